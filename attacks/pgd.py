@@ -1,0 +1,62 @@
+"""Projected gradient descent."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from bench import Budget, ClipRandom, GradientAttack, register
+
+_VIDEOPURE_STEP = 2 / 255
+
+
+@register("pgd", source="Madry et al., ICLR 2018; protocol videopure: Jiang et al., IEEE TCSVT 2025, released code")
+class PGD(GradientAttack):
+    """Projected gradient descent in the linf or l2 ball, from a random start.
+
+    Each step is ``x <- clip01(project(x + a * direction(gradient)))`` with the sign (linf) or the normalised
+    gradient (l2) as direction, and ``a = 2.5 * size / steps`` unless the budget says otherwise.
+
+    Args:
+        loss: ``ce`` (cross-entropy) or ``margin`` (best wrong logit minus the true one).
+        target: nothing for an untargeted attack, or the class to reach: ``runner_up`` or ``least_likely``.
+        protocol: ``credible`` starts uniformly in the ball, keeps the worst iterate and lets broken clips
+            leave the batch. ``videopure`` reproduces the published code: Gaussian start of standard deviation
+            ``size``, not projected before the first gradient; steps of 2/255; the last iterate is returned.
+        start: ``uniform``, ``gaussian`` or ``clean``; the protocol's start if not given.
+        keep: ``worst`` or ``last`` iterate; the protocol's rule if not given.
+    """
+
+    def __init__(
+        self,
+        loss: str = "ce",
+        target: Literal["runner_up", "least_likely"] | None = None,
+        protocol: Literal["credible", "videopure"] = "credible",
+        start: Literal["uniform", "gaussian", "clean"] | None = None,
+        keep: Literal["worst", "last"] | None = None,
+    ) -> None:
+        if protocol not in ("credible", "videopure"):
+            raise ValueError(f"protocol must be credible or videopure, not {protocol!r}")
+        published = protocol == "videopure"
+        super().__init__(loss, target, keep or ("last" if published else "worst"))
+        self.protocol = protocol
+        self.begin = start or ("gaussian" if published else "uniform")
+        if self.begin not in ("uniform", "gaussian", "clean"):
+            raise ValueError(f"start must be uniform, gaussian or clean, not {start!r}")
+
+    def start(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
+        if self.begin == "clean":
+            return clips.clone()
+        if self.begin == "uniform":
+            return budget.geometry.random_start(clips, budget.size, rng)
+        noise = rng.normal(*clips.shape[1:], device=clips.device).to(clips.dtype)
+        size = budget.size
+        if isinstance(size, Tensor):
+            size = size.to(clips).reshape(-1, 1, 1, 1, 1)
+        return (clips + size * noise).clamp(0, 1)
+
+    def step_size(self, budget: Budget) -> float | Tensor:
+        if self.protocol == "videopure" and budget.step_size is None:
+            return _VIDEOPURE_STEP
+        return super().step_size(budget)

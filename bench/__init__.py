@@ -1,0 +1,56 @@
+"""VideoRobustBench: how robust a video classifier really is.
+
+Everything a contributor needs is here: :class:`Attack`, :class:`Purifier`, :class:`RobustModel`,
+:class:`Dataset`, :func:`register`, and :func:`evaluate` for one's own classifier. Names are imported on
+first use, so that ``import bench`` and ``bench --help`` stay light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.api import evaluate as evaluate
+    from bench.attack import Attack as Attack
+    from bench.attack import AttackResult as AttackResult
+    from bench.attack import GradientAttack as GradientAttack
+    from bench.attack import Target as Target
+    from bench.budgets import Budget as Budget
+    from bench.dataset import ClipRef as ClipRef
+    from bench.dataset import Dataset as Dataset
+    from bench.defended import DefendedClassifier as DefendedClassifier
+    from bench.defense import Purifier as Purifier
+    from bench.defense import RobustModel as RobustModel
+    from bench.errors import BenchError as BenchError
+    from bench.models.base import VideoClassifier as VideoClassifier
+    from bench.registry import register as register
+    from bench.seeds import ClipRandom as ClipRandom
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Attack": "bench.attack",
+    "AttackResult": "bench.attack",
+    "BenchError": "bench.errors",
+    "Budget": "bench.budgets",
+    "ClipRandom": "bench.seeds",
+    "ClipRef": "bench.dataset",
+    "Dataset": "bench.dataset",
+    "DefendedClassifier": "bench.defended",
+    "GradientAttack": "bench.attack",
+    "Purifier": "bench.defense",
+    "RobustModel": "bench.defense",
+    "Target": "bench.attack",
+    "VideoClassifier": "bench.models.base",
+    "evaluate": "bench.api",
+    "register": "bench.registry",
+}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'bench' has no attribute {name!r}")

@@ -1,0 +1,277 @@
+"""Base classes of attacks: what a contributor derives from.
+
+An attack is ``(target, clips, labels, budget) -> adversarial clips``. It sees a differentiable module and
+never learns which defence stands behind it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.budgets import Budget
+from bench.errors import BenchError
+from bench.losses import loss_of
+from bench.seeds import ClipRandom
+
+
+class _CountBackward(torch.autograd.Function):
+    """The identity; counts the clips whose gradient passes through it."""
+
+    @staticmethod
+    def forward(ctx: Any, clips: Tensor, count: Callable[[], None]) -> Tensor:
+        ctx.count = count
+        return clips.view_as(clips)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        ctx.count()
+        return grads[0], None
+
+
+class Target:
+    """The classifier as an attack sees it: differentiable, and every pass is counted per clip.
+
+    Args:
+        function: ``(clips (b, 3, T, H, W), rows (b,)) -> logits (b, K)``.
+        batch: number of clips in the batch under attack.
+        stochastic: whether two calls on the same clip may differ.
+        transfer: whether the clips are meant for another pipeline than this one (gray-box, black-box), so
+            that fooling this one is not the end.
+
+    Attributes:
+        decisive: whether a misclassification seen here is final: neither stochastic nor transfer.
+        forwards, backwards: ``int64 (B,)``, passes spent on each clip so far.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        batch: int,
+        *,
+        stochastic: bool = False,
+        transfer: bool = False,
+    ) -> None:
+        self._function = function
+        self.stochastic = stochastic
+        self.decisive = not (stochastic or transfer)
+        self.forwards = torch.zeros(batch, dtype=torch.int64)
+        self.backwards = torch.zeros(batch, dtype=torch.int64)
+
+    @classmethod
+    def of(cls, model: Target | nn.Module, batch: int) -> Target:
+        """Wraps a plain classifier; a target is returned as it is."""
+        return model if isinstance(model, Target) else cls(lambda clips, rows: model(clips), batch)
+
+    def __call__(self, clips: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits of some clips.
+
+        Args:
+            clips: ``(b, 3, T, H, W)``.
+            rows: ``(b,)``, which clips of the batch these are; needed as soon as some have left it.
+        """
+        if rows is None:
+            rows = torch.arange(len(self.forwards))
+        where = rows.cpu()
+        self.forwards.index_add_(0, where, torch.ones_like(where))
+        if clips.requires_grad:
+
+            def count() -> None:
+                self.backwards.index_add_(0, where, torch.ones_like(where))
+
+            clips = _CountBackward.apply(clips, count)
+        return self._function(clips, where)
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack returns.
+
+    Attributes:
+        clips: ``float32 (B, 3, T, H, W)``, the adversarial clips.
+        trace: ``float32 (S, B)``, the attack's loss at each step (``nan`` once a clip has left the batch),
+            or ``None`` for attacks without a loss.
+    """
+
+    clips: Tensor
+    trace: Tensor | None = None
+
+
+class Attack(ABC):
+    """Base class. Implement :meth:`run` and :meth:`passes`.
+
+    Attributes:
+        norms: budgets the attack can take.
+        uses_model: whether it looks at the classifier at all.
+    """
+
+    kind: ClassVar[str] = "attack"
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    uses_model: ClassVar[bool] = True
+
+    @abstractmethod
+    def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
+        """Attacks a batch.
+
+        Args:
+            target: the classifier under attack.
+            clips: clean clips, ``float32 (B, 3, T, H, W)`` in ``[0, 1]``.
+            labels: true classes, ``int64 (B,)``.
+            budget: what may be done to each clip.
+            rng: the only source of randomness, one stream per clip.
+        """
+
+    @abstractmethod
+    def passes(self, budget: Budget) -> tuple[int, int]:
+        """Most forward and backward passes that one clip can cost; plans are made from it."""
+
+    def __call__(
+        self,
+        model: Target | nn.Module,
+        clips: Tensor,
+        labels: Tensor,
+        budget: Budget | None = None,
+        rng: ClipRandom | None = None,
+    ) -> AttackResult:
+        """Checks the input, then runs the attack.
+
+        Args:
+            model: a target, or any classifier on clips.
+            budget: :class:`Budget()` (linf 4/255, 10 steps) if not given.
+            rng: seeds ``0 .. B-1`` if not given.
+
+        Raises:
+            BenchError: clips, labels or budget are not what the attack can take.
+        """
+        budget = budget or Budget()
+        self.check(budget)
+        if clips.ndim != 5 or clips.shape[1] != 3 or not clips.is_floating_point():
+            raise BenchError(f"Clips must be floats of shape (B, 3, T, H, W), not {clips.dtype} {tuple(clips.shape)}.")
+        if not bool(((clips >= 0) & (clips <= 1)).all()):
+            raise BenchError("Clips must lie in [0, 1] and be finite; divide 8-bit frames by 255.")
+        if labels.shape != clips.shape[:1]:
+            raise BenchError(
+                f"There must be one label per clip: {len(clips)} clips, labels of shape {tuple(labels.shape)}."
+            )
+        target = Target.of(model, len(clips))
+        return self.run(target, clips, labels, budget, rng or ClipRandom(range(len(clips))))
+
+    def check(self, budget: Budget) -> None:
+        """Raises :class:`BenchError` if the attack cannot take the budget."""
+        if budget.norm not in self.norms:
+            raise BenchError(f"{type(self).__name__} takes {' or '.join(self.norms)} budgets, not {budget.norm}.")
+
+
+class GradientAttack(Attack):
+    """The loop shared by iterative gradient attacks: start, then ascend and project.
+
+    A subclass says how to :meth:`start`, how long a step is and, if it likes, how the gradient becomes a
+    step (:meth:`direct`). The loop sees to the rest: exactly ``k`` forward and ``k`` backward passes for ``k``
+    steps, no weight gradients, restarts, and clips that leave the batch as soon as they are broken.
+
+    The worst iterate counts, not the last. A clip is broken when an evaluated iterate is misclassified (reaches
+    the target class, if there is one). On a decisive target that iterate is returned and the clip leaves the
+    batch. Clips made for transfer go on climbing, because a defence would undo a perturbation that barely fools
+    the bare classifier: the broken iterate of highest loss is returned. A clip never seen broken gets its last
+    iterate, which the judge evaluates. One draw of a stochastic target proves nothing, so there every clip takes
+    every step and the last iterate of the last restart is returned.
+
+    Args:
+        loss: ``ce`` (cross-entropy) or ``margin``.
+        target: ``None`` (untargeted), ``runner_up`` or ``least_likely`` (by the clean logits, one forward
+            pass more).
+        keep: ``worst`` as above, or ``last``: no early leaving, the last iterate is returned.
+    """
+
+    def __init__(
+        self,
+        loss: str = "ce",
+        target: Literal["runner_up", "least_likely"] | None = None,
+        keep: Literal["worst", "last"] = "worst",
+    ) -> None:
+        self._loss = loss_of(loss)
+        if target not in (None, "runner_up", "least_likely"):
+            raise ValueError(f"target must be runner_up, least_likely or nothing, not {target!r}")
+        if keep not in ("worst", "last"):
+            raise ValueError(f"keep must be worst or last, not {keep!r}")
+        self.target, self.keep = target, keep
+
+    @abstractmethod
+    def start(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
+        """The first iterate."""
+
+    def direct(self, gradient: Tensor, budget: Budget) -> Tensor:
+        """Turns gradients ``(b, 3, T, H, W)`` into unit steps; steepest ascent by default."""
+        return budget.geometry.direction(gradient)
+
+    def step_size(self, budget: Budget) -> float | Tensor:
+        """Length of one step: the budget's, or 2.5 radii over all steps (Madry et al., 2018)."""
+        return budget.step_size if budget.step_size is not None else 2.5 * budget.size / budget.steps
+
+    def passes(self, budget: Budget) -> tuple[int, int]:
+        gradients = budget.steps * budget.restarts
+        checks = budget.restarts - 1 if self.keep == "worst" else 0
+        return gradients + checks + (self.target is not None), gradients
+
+    def _aim(self, target: Target, clips: Tensor, labels: Tensor) -> Tensor:
+        """The class each clip is pushed away from (untargeted) or towards (targeted)."""
+        if self.target is None:
+            return labels
+        with torch.no_grad():
+            logits = target(clips).scatter(1, labels[:, None], float("-inf" if self.target == "runner_up" else "inf"))
+        return logits.argmax(1) if self.target == "runner_up" else logits.argmin(1)
+
+    def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
+        early = self.keep == "worst" and target.decisive
+        climb = self.keep == "worst" and not target.decisive and not target.stochastic
+        aim = self._aim(target, clips, labels)
+        sign = 1.0 if self.target is None else -1.0
+        best, best_loss = clips.clone(), torch.full((len(clips),), float("-inf"), device=clips.device)
+        trace = torch.full((budget.steps * budget.restarts, len(clips)), float("nan"))
+        rows = torch.arange(len(clips))
+
+        def is_broken(logits: Tensor, of: Tensor) -> Tensor:
+            hit = logits.argmax(1) == aim[of]
+            return hit if self.target else ~hit
+
+        for restart in range(budget.restarts):
+            last_restart = restart == budget.restarts - 1
+            share = budget.select(rows)
+            x = self.start(clips[rows], share, rng.select(rows))
+            for step in range(budget.steps):
+                x = x.detach().requires_grad_(True)
+                logits = target(x, rows)
+                loss = sign * self._loss(logits, aim[rows])
+                (gradient,) = torch.autograd.grad(loss.sum(), x)
+                x, loss, logits = x.detach(), loss.detach(), logits.detach()
+                trace[restart * budget.steps + step, rows] = loss.float().cpu()
+                if early:
+                    broken = is_broken(logits, rows).cpu()
+                    best[rows[broken]] = x[broken]
+                    rows, x, gradient = rows[~broken], x[~broken], gradient[~broken]
+                    if not len(rows):
+                        return AttackResult(best, trace)
+                    share = budget.select(rows)
+                elif climb:
+                    higher = is_broken(logits, rows) & (loss > best_loss)
+                    best[higher], best_loss[higher] = x[higher], loss[higher]
+                length = self.step_size(share)
+                if isinstance(length, Tensor):
+                    length = length.to(x).reshape(-1, *([1] * (x.ndim - 1)))
+                x = share.geometry.project(x + length * self.direct(gradient, share), clips[rows], share.size)
+            if climb:
+                unbroken = best_loss == float("-inf")
+                best[unbroken] = x[unbroken]
+            else:
+                best[rows] = x
+            if early and not last_restart:  # another start is spent only on clips that need one
+                with torch.no_grad():
+                    rows = rows[~is_broken(target(x, rows), rows).cpu()]
+                if not len(rows):
+                    break
+        return AttackResult(best, trace)

@@ -1,0 +1,67 @@
+"""Base classes of defences: what a contributor derives from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from bench.seeds import ClipRandom
+
+
+class Purifier(nn.Module, ABC):
+    """A defence that changes the clip at test time and leaves the classifier alone.
+
+    Implement :meth:`purify`, and say in the class attributes what is true of it:
+
+    Attributes:
+        differentiable: whether autograd passes through :meth:`purify`. If not, the ``exact`` gradient is
+            refused and the adaptive attacker uses ``bpda``.
+        stochastic: whether :meth:`purify` draws from ``rng``. Attacks then never stop at a lucky draw.
+        identity: whether the clip comes back unchanged (the undefended baseline).
+    """
+
+    kind: ClassVar[str] = "defense"
+    differentiable: ClassVar[bool] = True
+    stochastic: ClassVar[bool] = False
+    identity: ClassVar[bool] = False
+
+    @abstractmethod
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        """Purifies a batch.
+
+        Args:
+            clips: ``float32 (B, 3, T, H, W)`` in ``[0, 1]``.
+            rng: the only allowed source of randomness, one stream per clip.
+
+        Returns:
+            ``(B, 3, T, H, W)``, or ``(V, B, 3, T, H, W)`` for ``V`` candidates that vote. Time and frame
+            size may change; the classifier must take them.
+        """
+
+    def surrogate(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        """What ``bpda`` differentiates in place of :meth:`purify`: the identity, unless overridden.
+
+        ``rng`` replays the draws that the call of :meth:`purify` on the same clips made. The result must
+        have the shape that :meth:`purify` returns, or that of ``clips`` (shared by all candidates).
+        """
+        return clips
+
+
+class RobustModel(ABC):
+    """A defence that changes the network or its weights: it turns a classifier into another one.
+
+    Attributes:
+        stochastic: whether the wrapped network draws random numbers in evaluation mode.
+    """
+
+    kind: ClassVar[str] = "defense"
+    stochastic: ClassVar[bool] = False
+
+    @abstractmethod
+    def wrap(self, classifier: nn.Module) -> nn.Module:
+        """Returns the robust classifier: clips ``(B, 3, T, H, W)`` to logits ``(B, K)``."""
+
+
+Defense = Purifier | RobustModel

@@ -1,0 +1,1 @@
+"""Where units are executed. One engine so far: in this process."""

@@ -1,0 +1,19 @@
+"""The one exception that means "your input, not our bug"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchError(Exception):
+    """Bad input. The message is one clear sentence (or list) that says what is wrong and what to do.
+
+    The command line prints it and exits with code 2; anything else is a bug and keeps its traceback.
+    """
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns `` (did you mean 'x'?)`` for the known word closest to ``word``, or an empty string."""
+    match = difflib.get_close_matches(word.lower(), [k.lower() for k in known], n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""

@@ -1,0 +1,246 @@
+"""Grids: YAML files that name classifiers, defences, attacks and budgets.
+
+.. code-block:: yaml
+
+    title: Simple defences on the embedded clips
+    dataset: {name: motion12, clips: 96}
+    models: [nl_tiny]
+    defenses: [none, jpeg, {name: jpeg, quality: 50}]
+    budgets: [{norm: linf, size: 4/255, steps: 10}]
+    attacks: [clean, noise, PGD, PGD+BPDA, PGD+exact]
+
+An attack is written as a label, ``ATTACK`` (gray-box) or ``ATTACK+GRADIENT`` (adaptive), or as a mapping
+``{attack: {name: pgd, loss: margin}, gradient: bpda, label: PGD-margin+BPDA}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import BenchError, nearest
+from bench.registry import Spec
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+class ReportedSection(_Section):
+    """Which published figures belong beside this grid's.
+
+    Attributes:
+        file: CSV in ``results/reported/``.
+        where: column values that select the rows, e.g. ``{dataset: UCF-101, model: NL}``.
+        defenses, attacks: this grid's labels to the file's.
+    """
+
+    file: str
+    where: dict[str, str] = {}
+    defenses: dict[str, str] = {}
+    attacks: dict[str, str] = {}
+
+
+class DatasetSection(BaseModel):
+    """The data set, how many of its clips, and its parameters (any further key).
+
+    Attributes:
+        name: registered name.
+        clips: the first so many clips, or all of them.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    clips: int | None = Field(default=None, ge=1)
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(self.name, dict(self.model_extra or {}))
+
+
+class AttackSection(_Section):
+    """One attack of the grid.
+
+    Attributes:
+        label: column header, unique within the grid.
+        attack: the attack, or ``None`` for ``clean``.
+        gradient: ``None`` for gray-box, else how the defence is differentiated.
+        budget: overrides of single keys of the grid's budgets, e.g. ``{steps: 50}``.
+    """
+
+    label: str
+    attack: Spec | None
+    gradient: str | None = None
+    budget: dict[str, Any] = {}
+
+    @classmethod
+    def read(cls, entry: str | Mapping[str, Any]) -> AttackSection:
+        """Reads a label or a mapping.
+
+        Raises:
+            BenchError: an unknown key, or nothing that names an attack.
+        """
+        if isinstance(entry, str):
+            name, _, tail = entry.partition("+")
+            if name.lower() == "clean":
+                return cls(label="clean", attack=None)
+            return cls(label=entry, attack=Spec.parse(name.lower()), gradient=tail.lower() or None)
+        known = ("attack", "gradient", "label", "budget")
+        for key in entry:
+            if key not in known:
+                raise BenchError(f"An attack has no key {key!r}{nearest(str(key), known)}; keys: {', '.join(known)}.")
+        if "attack" not in entry:
+            raise BenchError(f"This attack names none: {dict(entry)!r}; add 'attack: NAME'.")
+        spec = Spec.parse(entry["attack"])
+        gradient: str | None = entry.get("gradient")
+        default = str(spec) if gradient is None else f"{spec}+{gradient}"
+        return cls(label=entry.get("label", default), attack=spec, gradient=gradient, budget=entry.get("budget", {}))
+
+
+class Grid(_Section):
+    """A validated grid.
+
+    Attributes:
+        name: file name without suffix; results go to ``results/<name>/``.
+        title, summary: for people.
+        dataset, models, defenses, budgets, attacks: what is crossed.
+        seed: of every random choice.
+        reported: published figures shown beside the measured ones.
+    """
+
+    name: str
+    title: str = ""
+    summary: str = ""
+    dataset: DatasetSection
+    models: list[Any] = Field(min_length=1)
+    defenses: list[Any] = Field(min_length=1)
+    budgets: list[dict[str, Any]] = [{}]
+    attacks: list[Any] = Field(min_length=1)
+    seed: int = 0
+    reported: ReportedSection | None = None
+
+    @property
+    def model_specs(self) -> list[Spec]:
+        return [Spec.parse(m) for m in self.models]
+
+    @property
+    def defense_specs(self) -> list[Spec]:
+        return [Spec.parse(d) for d in self.defenses]
+
+    @property
+    def attack_sections(self) -> list[AttackSection]:
+        """The attacks, ``clean`` first whether it is written or not: Standard Acc belongs to every table.
+
+        Raises:
+            BenchError: two attacks with one label.
+        """
+        sections = [AttackSection.read(a) for a in self.attacks]
+        sections = [AttackSection.read("clean"), *(s for s in sections if s.attack is not None)]
+        labels = [s.label for s in sections]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise BenchError(f"Grid {self.name!r} has two attacks labelled {twice[0]!r}: give one another 'label'.")
+        return sections
+
+
+def _explain(name: str, error: ValidationError) -> BenchError:
+    sentences = []
+    for problem in error.errors():
+        where = ".".join(str(p) for p in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            parent = ReportedSection if problem["loc"][0] == "reported" else Grid
+            keys = list(parent.model_fields)
+            key = str(problem["loc"][-1])
+            sentences.append(f"unknown key {where!r}{nearest(key, keys)}")
+        elif problem["type"] == "missing":
+            sentences.append(f"key {where!r} is missing")
+        else:
+            sentences.append(f"{where!r}: {problem['msg'].lower()}")
+    return BenchError(f"Grid {name!r} is not valid: {'; '.join(sentences)}.")
+
+
+def read_grid(path: Path) -> Grid:
+    """Reads and checks a grid file.
+
+    Raises:
+        BenchError: not YAML, or a key is unknown, missing or of the wrong kind.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise BenchError(f"Grid file {path} is not YAML: {reason}.") from error
+    if not isinstance(content, dict):
+        raise BenchError(f"Grid file {path} must hold keys such as dataset, models, defenses and attacks.")
+    try:
+        grid = Grid(name=content.pop("name", path.stem), **{str(k): v for k, v in content.items()})
+    except ValidationError as error:
+        raise _explain(path.stem, error) from error
+    _ = grid.model_specs, grid.defense_specs, grid.attack_sections  # unreadable entries fail here, not later
+    return grid
+
+
+def shipped_grids() -> dict[str, Path]:
+    """Grids inside the package: name to file."""
+    folder = Path(str(resources.files("bench.grids")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_grid(name: str) -> Grid:
+    """A shipped grid by name, or any grid file by path.
+
+    Raises:
+        BenchError: neither exists.
+    """
+    grids = shipped_grids()
+    if name in grids:
+        return read_grid(grids[name])
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return read_grid(path)
+        raise BenchError(f"There is no grid file {name}.")
+    raise BenchError(
+        f"There is no grid {name!r}{nearest(name, grids)}; known: {', '.join(grids)}, or give a .yaml file."
+    )
+
+
+def override(
+    grid: Grid,
+    *,
+    models: Sequence[str] = (),
+    defenses: Sequence[str] = (),
+    attacks: Sequence[str] = (),
+    clips: int | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+) -> Grid:
+    """A grid with some of its parts replaced from the command line; results keep the grid's name.
+
+    Defences are *added* to the undefended row rather than put in place of it: a defence cannot be read
+    without its baseline.
+    """
+    changes: dict[str, Any] = {}
+    if models:
+        changes["models"] = list(models)
+    if defenses:
+        changes["defenses"] = list(dict.fromkeys(["none", *defenses]))
+    if attacks:
+        changes["attacks"] = list(attacks)
+    if clips is not None:
+        if clips < 1:
+            raise BenchError(f"--clips must be at least 1, not {clips}.")
+        changes["dataset"] = grid.dataset.model_copy(update={"clips": clips})
+    if steps is not None:
+        changes["budgets"] = [{**b, "steps": steps} for b in grid.budgets]
+    if seed is not None:
+        changes["seed"] = seed
+    changed = grid.model_copy(update=changes)
+    _ = changed.model_specs, changed.defense_specs, changed.attack_sections
+    return changed

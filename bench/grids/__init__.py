@@ -1,0 +1,1 @@
+"""Grids shipped with the package: one YAML file each."""

@@ -1,0 +1,183 @@
+"""Reading weights safely, and saying clearly what does not fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bench.dataset import Missing
+from bench.errors import BenchError
+from bench.registry import MODELS, Spec
+
+# Published weights that no machine may redistribute: where they are, for which (model, data set).
+PUBLISHED: dict[tuple[str, str], Missing] = {
+    ("nl_r50", "ucf101"): Missing(
+        "NL-R50 fine-tuned on UCF-101 (i3d_resnet50.pth of TT, called NL_res50.pth by VideoPure)",
+        "the UCF101 checkpoint folder linked from https://github.com/zhipeng-wei/TT",
+        "none stated by the authors; derived from GluonCV weights (Apache-2.0)",
+        "checkpoints/NL_res50.pth",
+    ),
+}
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Reads a flat state dict from ``.safetensors`` or, without running any code, from a PyTorch file.
+
+    A ``{'state_dict': ...}`` wrapper and ``module.`` prefixes (of data-parallel training) are removed.
+
+    Raises:
+        BenchError: the file is absent, unreadable, unsafe, or holds no state dict.
+    """
+    if not path.is_file():
+        raise BenchError(f"There is no checkpoint at {path}; check the path given with --checkpoint.")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BenchError(
+            f"Cannot read the checkpoint {path}: {reason} (only safetensors files and PyTorch files of "
+            "plain tensors are loaded)."
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise BenchError(f"The checkpoint {path} holds no state dict: expected parameter names and tensors.")
+    return {str(k).removeprefix("module."): v for k, v in content.items()}
+
+
+def _some(keys: Iterable[str], limit: int = 5) -> str:
+    listed = sorted(keys)
+    return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Loads a state dict that must fit exactly; counters of batch norm may be absent (old PyTorch).
+
+    Raises:
+        BenchError: names the first missing, unexpected or differently shaped keys.
+    """
+    own = model.state_dict()
+    missing = {k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked")}
+    unexpected = state.keys() - own.keys()
+    shapes = {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape}
+    problems = []
+    if missing:
+        problems.append(f"missing keys: {_some(missing)}")
+    if unexpected:
+        problems.append(f"unexpected keys: {_some(unexpected)}")
+    if shapes:
+        problems.append(
+            "other shapes: "
+            + _some(f"{k} (file {tuple(state[k].shape)}, network {tuple(own[k].shape)})" for k in shapes)
+        )
+    if problems:
+        raise BenchError(
+            f"The checkpoint {path} is not for {type(model).__name__}: {'; '.join(problems)}. "
+            "Give the checkpoint of this architecture."
+        )
+    model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False)
+
+
+def manifest() -> dict[str, Any]:
+    """The zoo's manifest: ``{file name: {model, dataset, sha256, recipe, seed, ..., figures}}``."""
+    text = resources.files("bench.zoo").joinpath("manifest.json").read_text(encoding="utf-8")
+    entries: dict[str, Any] = json.loads(text)
+    return entries
+
+
+def zoo_file(model: str, dataset: str) -> Path | None:
+    """Path of the shipped weights of a model for a data set, checksum verified; ``None`` if none are shipped.
+
+    Raises:
+        BenchError: the file is absent or does not match the manifest.
+    """
+    for name, entry in manifest().items():
+        if (entry["model"], entry["dataset"]) == (model, dataset):
+            path = Path(str(resources.files("bench.zoo").joinpath(name)))
+            if not path.is_file() or sha256_of(path) != entry["sha256"]:
+                raise BenchError(
+                    f"The shipped weights {path} are absent or do not match their checksum in the manifest: "
+                    "install the package again."
+                )
+            return path
+    return None
+
+
+def find_weights(spec: Spec, dataset: str, checkpoint: Path | None, data_root: Path | None) -> Path | Missing | None:
+    """Where the weights of a classifier are.
+
+    In this order: the file the user gave, the shipped zoo, the published file under ``data_root``.
+
+    Returns:
+        A path; a :class:`Missing` if a published file is needed and absent; ``None`` if nothing is known
+        (a factory of the user's own, which brings its weights).
+    """
+    if checkpoint is not None:
+        return checkpoint
+    shipped = zoo_file(spec.name, dataset)
+    if shipped is not None:
+        return shipped
+    published = PUBLISHED.get((spec.name, dataset))
+    if published is not None:
+        root = data_root or Path("DATA_ROOT")
+        path = root / published.put
+        if path.is_file():
+            return path
+        return Missing(published.what, published.get, published.licence, f"{path}, or give it with --checkpoint")
+    if ":" in spec.name:
+        return None
+    known = ", ".join(sorted(f"{e['model']} on {e['dataset']}" for e in manifest().values()))
+    raise BenchError(
+        f"No weights are known for model {spec.name!r} on data set {dataset!r}: give a file with --checkpoint "
+        f"(shipped: {known})."
+    )
+
+
+def build_classifier(spec: Spec, weights: Path | None) -> nn.Module:
+    """Makes a classifier and loads its weights, in evaluation mode and without weight gradients.
+
+    A factory with a ``checkpoint`` parameter reads its file itself (published layouts need care); any other
+    gets a strict load of the state dict.
+
+    Raises:
+        BenchError: the factory is unknown or returns no module, or the checkpoint does not fit.
+    """
+    entry = MODELS.get(spec.name)
+    params = dict(spec.params)
+    reads_file = any(p.name == "checkpoint" for p in entry.parameters)
+    if weights is not None and reads_file:
+        params["checkpoint"] = weights
+    model = entry.create(params)
+    if not isinstance(model, nn.Module):
+        raise BenchError(f"Model {spec.name!r} returned a {type(model).__name__}, not a torch.nn.Module.")
+    if weights is not None and not reads_file:
+        load_strictly(model, load_checkpoint(weights), weights)
+    return model.eval().requires_grad_(False)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Digest of all parameters and buffers: two classifiers with other weights are never confused."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

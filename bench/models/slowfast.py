@@ -1,0 +1,71 @@
+"""SlowFast networks (Feichtenhofer et al., ICCV 2019), built by PyTorchVideo."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from bench.models.base import VideoClassifier, gabor_init_
+from bench.registry import register
+
+
+class SlowFast(VideoClassifier):
+    """A slow pathway on every ``alpha``-th frame and a fast one on all of them.
+
+    Args:
+        num_classes: rows of the final layer.
+        alpha: frame-rate ratio of the pathways; the clip length must be a multiple of it.
+        beta: channel ratio slow : fast.
+        width: channels of the slow stem; stage ``i`` puts out ``width * 4 * 2^i``.
+        depth: 18, 50, 101 or 152 layers.
+        dropout: probability before the final layer.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        alpha: int = 4,
+        beta: int = 8,
+        width: int = 64,
+        depth: int = 50,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        with warnings.catch_warnings():  # importing PyTorchVideo compiles two swish kernels, loudly
+            warnings.simplefilter("ignore")
+            from pytorchvideo.models.slowfast import create_slowfast
+        self.alpha = alpha
+        self.net: nn.Module = create_slowfast(
+            slowfast_channel_reduction_ratio=(beta,),
+            slowfast_fusion_conv_kernel_size=(7 if alpha == 4 else 5, 1, 1),
+            slowfast_fusion_conv_stride=(alpha, 1, 1),
+            model_depth=depth,
+            model_num_class=num_classes,
+            dropout_rate=dropout,
+            stem_dim_outs=(width, width // beta),
+            head_pool=nn.AdaptiveAvgPool3d,
+        )
+
+    def logits(self, normalised: Tensor) -> Tensor:
+        return self.net([normalised[:, :, :: self.alpha], normalised])
+
+
+@register("slowfast_tiny", kind="model", source="Feichtenhofer et al., SlowFast Networks, ICCV 2019 (architecture)")
+def slowfast_tiny(num_classes: int = 12, seed: int = 0) -> SlowFast:
+    """A SlowFast network of 1.35 M parameters, for clips of 16x64x64; shipped trained on motion12.
+
+    Args:
+        num_classes: rows of the final layer.
+        seed: of the initial weights, moving Gabor filters in both stems.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SlowFast(num_classes, alpha=4, beta=2, width=16, depth=18, dropout=0.0)
+    stems = model.net.get_submodule("blocks.0.multipathway_blocks")
+    for pathway in ("1", "0"):
+        gabor_init_(stems.get_parameter(f"{pathway}.conv.weight"), generator)
+    return model

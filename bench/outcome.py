@@ -1,0 +1,51 @@
+"""One clip in one cell: the atom of every table."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Status = Literal["ok", "invalid", "missing", "failed"]
+"""``ok``: judged. ``invalid``: the adversarial clip broke its budget. ``missing``: the clip has no file.
+``failed``: something raised. Only ``ok`` can be correct; the others count against robustness."""
+
+
+class Outcome(BaseModel):
+    """What happened to one clip in one cell.
+
+    Attributes:
+        clip, label: id and true class.
+        status: see :data:`Status`.
+        correct: whether the defence's final decision is the true class.
+        attacked: whether the attack was run on this clip (a clip that a deterministic classifier already
+            gets wrong is not).
+        clean_prediction: the defence's decision on the clean clip.
+        prediction: its decision on the adversarial clip, on a fresh pass.
+        votes: the class each purified candidate was given.
+        linf, l2, changed: distances between the clean and the adversarial clip.
+        trace: the attack's loss at each step; ``None`` entries after the clip has left the batch.
+        forwards, backwards: passes the attack spent on this clip (a shared clip's are those of its making).
+        seconds: wall time of the batch divided by its clips; kept in the store, not in the exported file,
+            which is reproducible.
+        error: why the status is not ``ok``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    clip: str
+    label: int
+    status: Status = "ok"
+    correct: bool = False
+    attacked: bool = False
+    clean_prediction: int | None = None
+    prediction: int | None = None
+    votes: list[int] = []
+    linf: float = 0.0
+    l2: float = 0.0
+    changed: float = 0.0
+    trace: list[float | None] = []
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+    error: str | None = None

@@ -1,0 +1,228 @@
+"""Procedural action clips with analytic optical flow.
+
+A textured sprite moves over a quiet background; the class is its motion and nothing else. Every clip is a
+pure function of ``(split, index, frames, size)``: parameters come from a NumPy ``SeedSequence`` keyed by the
+split and the index, so splits never share a clip and a clip never depends on how many were made before it.
+
+The pose of the sprite at frame ``t`` is a similarity ``p = c_t + s_t R(a_t) u`` from sprite coordinates
+``u`` to pixels ``p``. Both the picture (inverse map) and the flow (inverse map at ``t``, forward map at
+``t + 1``) follow from it, so the flow is exact rather than estimated.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.errors import BenchError
+
+MOTIONS: tuple[str, ...] = (
+    "left",
+    "right",
+    "up",
+    "down",
+    "rotate_cw",
+    "rotate_ccw",
+    "grow",
+    "shrink",
+    "orbit_cw",
+    "orbit_ccw",
+    "oscillate_h",
+    "oscillate_v",
+)
+"""Class names in label order. "Clockwise" is as seen on the screen (y points down)."""
+
+SPLITS: dict[str, int] = {"train": 0, "val": 1, "test": 2}
+
+# Bump when the picture of any clip changes: shipped weights and stored outcomes depend on it.
+RECIPE_VERSION = 1
+
+_REFERENCE_SIZE = 64.0
+_REFERENCE_FRAMES = 16.0
+_DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+
+
+@dataclass(frozen=True)
+class RenderedClip:
+    """One procedural clip and its ground truth.
+
+    Attributes:
+        clip: ``float32 (3, T, H, W)`` in ``[0, 1]``.
+        label: class index into :data:`MOTIONS`.
+        flow: ``float32 (2, T-1, H, W)``, forward optical flow in pixels per frame, channel 0 along x
+            (right), channel 1 along y (down): the content of pixel ``p`` in frame ``t`` is at
+            ``p + flow[:, t, p]`` in frame ``t + 1``.
+        mask: ``bool (T, H, W)``, true on the moving sprite.
+    """
+
+    clip: Tensor
+    label: int
+    flow: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class _Pose:
+    """Centres ``(T, 2)`` in pixels, angles ``(T,)`` in radians and half-sizes ``(T,)`` in pixels."""
+
+    centre: np.ndarray
+    angle: np.ndarray
+    scale: np.ndarray
+
+
+def _trajectory(motion: str, rng: np.random.Generator, frames: int, size: int) -> _Pose:
+    """Draws the sprite's path. Speeds are those of a 16-frame, 64-pixel clip, rescaled to the asked shape."""
+    pixel = size / _REFERENCE_SIZE
+    # Time in reference frames, centred: the sprite passes the middle of the picture mid-clip.
+    tau = (np.arange(frames) - (frames - 1) / 2) * (_REFERENCE_FRAMES / frames)
+    centre = np.tile(size / 2 - 0.5 + rng.uniform(-3, 3, 2) * pixel, (frames, 1))
+    angle = np.full(frames, rng.uniform(-math.pi, math.pi))
+    scale = np.full(frames, rng.uniform(14, 19) * pixel)
+    if motion in _DIRECTIONS:
+        speed = rng.uniform(0.9, 1.8) * pixel
+        centre = centre + speed * tau[:, None] * np.array(_DIRECTIONS[motion])
+    elif motion.startswith("rotate"):
+        turn = rng.uniform(0.10, 0.18) * (1 if motion.endswith("_cw") else -1)
+        angle = angle + turn * tau
+    elif motion in ("grow", "shrink"):
+        rate = rng.uniform(0.035, 0.065) * (1 if motion == "grow" else -1)
+        scale = scale * np.exp(rate * tau)
+    elif motion.startswith("orbit"):
+        radius = rng.uniform(5, 8) * pixel
+        turned = rng.uniform(-math.pi, math.pi) + rng.uniform(0.35, 0.5) * tau * (1 if motion.endswith("_cw") else -1)
+        centre = centre + radius * np.stack([np.cos(turned), np.sin(turned)], axis=1)
+    else:
+        amplitude = rng.uniform(3, 5.5) * pixel
+        phase = rng.uniform(-math.pi, math.pi) + rng.uniform(0.7, 1.0) * tau
+        axis = np.array((1.0, 0.0) if motion == "oscillate_h" else (0.0, 1.0))
+        centre = centre + amplitude * np.sin(phase)[:, None] * axis
+    return _Pose(centre, angle, scale)
+
+
+def _texture(rng: np.random.Generator, contrast: float, side: int = 48) -> Tensor:
+    """Zero-mean colour noise ``(1, 3, side, side)`` of standard deviation ``contrast``, octaves 2, 4 and 8."""
+    texture = torch.zeros(1, 3, side, side)
+    for octave in (2, 4, 8):
+        coarse = torch.from_numpy(rng.standard_normal((1, 3, octave + 1, octave + 1), dtype=np.float32))
+        texture += F.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=True) / octave**0.5
+    return contrast * (texture - texture.mean()) / texture.std()
+
+
+def _blob(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Amplitudes and phases of the harmonics 2..4 of the sprite's outline."""
+    return rng.uniform(0.0, 0.12, 3), rng.uniform(-math.pi, math.pi, 3)
+
+
+def _outline(u: Tensor, amplitude: np.ndarray, phase: np.ndarray) -> Tensor:
+    """Signed distance-like value ``(...)`` of sprite coordinates ``u (..., 2)``: positive inside the blob."""
+    azimuth = torch.atan2(u[..., 1], u[..., 0])
+    radius = torch.ones_like(azimuth)
+    for k in range(3):
+        radius = radius + float(amplitude[k]) * torch.cos((k + 2) * azimuth + float(phase[k]))
+    return radius - u.norm(dim=-1)
+
+
+def _to_sprite(pixels: Tensor, pose: _Pose) -> Tensor:
+    """Inverse pose: pixel positions ``(H, W, 2)`` to sprite coordinates ``(T, H, W, 2)``."""
+    centre = torch.from_numpy(pose.centre).float()[:, None, None]
+    cos = torch.from_numpy(np.cos(pose.angle)).float()[:, None, None]
+    sin = torch.from_numpy(np.sin(pose.angle)).float()[:, None, None]
+    scale = torch.from_numpy(pose.scale).float()[:, None, None]
+    d = pixels[None] - centre
+    return torch.stack([cos * d[..., 0] + sin * d[..., 1], cos * d[..., 1] - sin * d[..., 0]], -1) / (scale[..., None])
+
+
+def _to_pixels(u: Tensor, pose: _Pose) -> Tensor:
+    """Forward pose: sprite coordinates ``(T, H, W, 2)`` to pixel positions, frame by frame."""
+    centre = torch.from_numpy(pose.centre).float()[:, None, None]
+    cos = torch.from_numpy(np.cos(pose.angle)).float()[:, None, None]
+    sin = torch.from_numpy(np.sin(pose.angle)).float()[:, None, None]
+    scale = torch.from_numpy(pose.scale).float()[:, None, None, None]
+    rotated = torch.stack([cos * u[..., 0] - sin * u[..., 1], sin * u[..., 0] + cos * u[..., 1]], -1)
+    return centre + scale * rotated
+
+
+def _paint(
+    canvas: Tensor, u: Tensor, scale: np.ndarray, rng: np.random.Generator, contrast: float
+) -> tuple[Tensor, Tensor]:
+    """Paints a freshly drawn sprite over ``canvas (T, 3, H, W)``; returns the picture and alpha ``(T, H, W)``."""
+    colour = rng.uniform(-0.4, 0.4, 3)
+    # A sprite of the background's own colour would be invisible: keep the mean contrast at 0.15 or more.
+    colour *= max(1.0, 0.15 / (np.abs(colour).mean() + 1e-6))
+    amplitude, phase = _blob(rng)
+    texture = _texture(rng, contrast).expand(len(u), -1, -1, -1)
+    # Sprite coordinates reach 1.4 at the tip of the outline; the texture covers that square.
+    paint = F.grid_sample(texture, u / 1.4, mode="bilinear", padding_mode="border", align_corners=True)
+    paint = paint + 0.5 + torch.from_numpy(colour).float()[None, :, None, None]
+    edge = torch.from_numpy(scale).float()[:, None, None]
+    alpha = torch.sigmoid(_outline(u, amplitude, phase) * edge * 2)  # about one pixel of soft edge
+    return canvas + alpha[:, None] * (paint - canvas), alpha
+
+
+def render(split: str, index: int, *, frames: int = 16, size: int = 64) -> RenderedClip:
+    """Renders one clip of the ``motion12`` recipe.
+
+    Args:
+        split: ``train``, ``val`` or ``test``.
+        index: any non-negative integer; the label is ``index % 12``, so any block of 12 is balanced.
+        frames: clip length ``T >= 2``. Longer clips show the same movement more slowly.
+        size: side of the square frame in pixels, at least 16. Larger frames show the same scene larger.
+
+    Returns:
+        The clip with its ground-truth flow and sprite mask.
+
+    Raises:
+        BenchError: unknown split, negative index, or a shape that cannot be rendered.
+    """
+    if split not in SPLITS:
+        raise BenchError(f"Unknown split {split!r}: choose one of {', '.join(SPLITS)}.")
+    if index < 0 or frames < 2 or size < 16:
+        raise BenchError(
+            f"Cannot render clip {index} with {frames} frames of {size} pixels: "
+            "the index must not be negative, frames must be at least 2 and size at least 16."
+        )
+    rng = np.random.default_rng([RECIPE_VERSION, SPLITS[split], index])
+    label = index % len(MOTIONS)
+    pixel = size / _REFERENCE_SIZE
+    pose = _trajectory(MOTIONS[label], rng, frames, size)
+
+    drift = rng.uniform(-0.15, 0.15, 2) * pixel * (_REFERENCE_FRAMES / frames)
+    shift = np.arange(frames)[:, None] * drift
+    pose = _Pose(pose.centre + shift, pose.angle, pose.scale)
+
+    axis = torch.arange(size, dtype=torch.float32)
+    pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
+    shift_t = torch.from_numpy(shift).float()[:, None, None]
+
+    # The background canvas covers 1.2 times the frame, more than the camera ever drifts.
+    background = _texture(rng, rng.uniform(0.03, 0.08)).expand(frames, -1, -1, -1)
+    where = (pixels[None] - shift_t - (size - 1) / 2) / (0.6 * size)
+    canvas = F.grid_sample(background, where, mode="bilinear", padding_mode="border", align_corners=True)
+    canvas = canvas + 0.5 + torch.from_numpy(rng.uniform(-0.1, 0.1, 3)).float()[None, :, None, None]
+
+    if rng.random() < 0.1:  # a static distractor, part of the background
+        still = _Pose(
+            rng.uniform(0.15, 0.85, 2) * size + shift,
+            np.full(frames, rng.uniform(-math.pi, math.pi)),
+            np.full(frames, rng.uniform(5, 9) * pixel),
+        )
+        canvas, _ = _paint(canvas, _to_sprite(pixels, still), still.scale, rng, 0.15)
+
+    u = _to_sprite(pixels, pose)
+    canvas, alpha = _paint(canvas, u, pose.scale, rng, rng.uniform(0.15, 0.25))
+    mask = alpha > 0.5
+
+    gain = rng.uniform(0.85, 1.15) * (1 + 0.03 * rng.standard_normal(frames))
+    clip = canvas.permute(1, 0, 2, 3) * torch.from_numpy(gain).float()[None, :, None, None]
+    clip = clip + 0.01 * torch.from_numpy(rng.standard_normal(clip.shape, dtype=np.float32))
+
+    following = _Pose(pose.centre[1:], pose.angle[1:], pose.scale[1:])
+    moved = _to_pixels(u[:-1], following) - pixels[None]
+    still_flow = torch.from_numpy(drift).float().expand_as(moved)
+    flow = torch.where(mask[:-1, ..., None], moved, still_flow).permute(3, 0, 1, 2).contiguous()
+    return RenderedClip(clip.clamp(0, 1).contiguous(), label, flow, mask)

@@ -1,0 +1,50 @@
+"""Tables as rich renderables; printing them is the caller's business."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from bench.results import Score
+from bench.tables import Table, flaws, interval, percent
+
+LEGEND = (
+    "Accuracy in percent over all clips, with 95 % Wilson intervals. Standard: clean clips through the defence. "
+    "Noise: random noise of the same size. Robust*: gray-box, the attacker knows the classifier but not the "
+    "defence. Robust: adaptive, the attacker differentiates the defence. Union: clips that survive every attack "
+    "of the row. n/a: that gradient does not exist."
+)
+
+
+def _cell(score: Score | None) -> Text:
+    if score is None:
+        return Text("n/a", style="dim")
+    text = Text(f"{percent(score.accuracy)}\n{interval(score)}")
+    if score.flawed:
+        text.append(f"\n{flaws(score)}", style="bold red")
+    return text
+
+
+def render(table: Table) -> RichTable:
+    """A table for the terminal."""
+    out = RichTable(box=box.SIMPLE_HEAD, title=f"{table.title} · {table.clips} clips", title_justify="left")
+    out.add_column("Defence")
+    for label, heading in table.columns.items():
+        out.add_column(heading if label in ("clean", "noise") else f"{heading}\n{label}", justify="right")
+    attacked = any(row.union is not None for row in table.rows)
+    if attacked:
+        out.add_column("Union", justify="right")
+        out.add_column("Mean", justify="right")
+    for row in table.rows:
+        cells = [_cell(row.scores.get(label)) for label in table.columns]
+        if attacked:
+            cells += [_cell(row.union), Text(percent(row.mean))]
+        out.add_row(row.defense, *cells)
+        if row.reported:
+            figures = [
+                Text(percent(row.reported[label]) if label in row.reported else "", style="dim italic")
+                for label in table.columns
+            ]
+            out.add_row(Text("  reported", style="dim italic"), *figures, *([""] * (2 if attacked else 0)))
+    return out

@@ -1,0 +1,230 @@
+"""Drives a plan: makes what is not in the store yet, batch by batch, and writes each batch as it comes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bench.dataset import ClipRef, MissingClip
+from bench.engines.local import LocalEngine
+from bench.errors import BenchError
+from bench.outcome import Outcome, Status
+from bench.plan import Cell, ClipsUnit, Plan, digest
+from bench.store import Adversarial, Store
+
+# Clean clips kept in memory between cells.
+_CACHE_BYTES = 1 << 30
+
+
+class Progress(Protocol):
+    """What the runner tells whoever watches."""
+
+    def begin(self, work: float, clips: int, cells: int) -> None:
+        """Totals of what is left to do: work in forward-pass equivalents, clip outcomes, cells."""
+
+    def working_on(self, what: str) -> None:
+        """A unit or a cell begins."""
+
+    def advance(self, work: float, clips: int, cells: int) -> None:
+        """So much was done and stored."""
+
+
+class Silent:
+    """A progress display for nobody."""
+
+    def begin(self, work: float, clips: int, cells: int) -> None: ...
+
+    def working_on(self, what: str) -> None: ...
+
+    def advance(self, work: float, clips: int, cells: int) -> None: ...
+
+
+class Runner:
+    """Runs a plan against a store.
+
+    Args:
+        batch_size: clips per batch, or ``None`` to choose. A choice is remembered in the store, so that a
+            run that continues a killed one forms the same batches and ends with the same result.
+        retry: run clips again that failed or were missing.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        engine: LocalEngine,
+        *,
+        batch_size: int | None = None,
+        retry: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise BenchError(f"--batch-size must be at least 1 or auto, not {batch_size}.")
+        self.plan, self.store, self.engine = plan, store, engine
+        self.progress: Progress = progress or Silent()
+        self._asked_size = batch_size
+        self._retry = retry
+        self._cache: OrderedDict[str, Tensor] = OrderedDict()
+        self._cached_bytes = 0
+        self._clean_cells = {(c.model.label, c.defense.label): c for c in plan.cells if c.knowledge == "clean"}
+
+    def run(self) -> None:
+        """Brings every cell of the plan up to date.
+
+        Raises:
+            BenchError: a setting turns out to be impossible; everything computed so far is stored.
+        """
+        if self._retry:
+            for cell in self.plan.cells:
+                self.store.forget(cell.id, ("failed", "missing"))
+                if cell.unit:
+                    self.store.forget_clip_errors(cell.unit.id)
+        pending = {c.id: self._pending(self.store.done(c.id)) for c in self.plan.cells}
+        open_cells = [c for c in self.plan.cells if pending[c.id]]
+        units = {c.unit.id: c.unit for c in open_cells if c.unit and c.unit.shared}
+        todo = {u: self._pending(self.store.clips_done(u)) for u in units}
+        work = sum(_weight(units[u]) * len(refs) for u, refs in todo.items())
+        work += sum(_cell_weight(c) * len(pending[c.id]) for c in open_cells)
+        self.progress.begin(work, sum(len(pending[c.id]) for c in open_cells), len(open_cells))
+        for cell in open_cells:
+            if cell.unit and todo.get(cell.unit.id):
+                self._make_clips(cell.unit, cell, todo.pop(cell.unit.id))
+            self._run_cell(cell, pending[cell.id])
+
+    def _pending(self, done: set[str]) -> list[ClipRef]:
+        return [r for r in self.plan.refs if r.id not in done]
+
+    def _make_clips(self, unit: ClipsUnit, cell: Cell, refs: list[ClipRef]) -> None:
+        """Makes and stores the shared adversarial clips of a unit."""
+        self.progress.working_on(f"{cell.model.label}: making {cell.attack_label} clips")
+
+        def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
+            self.store.add_clips(unit.id, [r.id for r in batch], self._attack(unit, cell, batch, clips))
+
+        def give_up(ref: ClipRef, status: Status, error: str) -> None:
+            self.store.add_clip_error(unit.id, ref.id, status, error)
+
+        for batch in self._batches(cell, refs):
+            self._attempt(batch, work, give_up)
+            self.progress.advance(_weight(unit) * len(batch), 0, 0)
+
+    def _run_cell(self, cell: Cell, refs: list[ClipRef]) -> None:
+        self.progress.working_on(f"{cell.model.label}: {cell.defense.label}, {cell.attack_label}")
+        shared = cell.unit if cell.unit and cell.unit.shared else None
+        errors = self.store.clip_errors(shared.id) if shared else {}
+        known = {} if cell.knowledge == "clean" else self.store.outcomes(self._clean_cell(cell, bare=False).id)
+
+        def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
+            made: Adversarial | None = None
+            if shared:
+                made = self.store.load_clips(shared.id, [r.id for r in batch])
+            elif cell.unit:
+                made = self._attack(cell.unit, cell, batch, clips)
+            clean = [known[r.id].prediction if r.id in known else None for r in batch]
+            self.store.add(cell.id, cell.settings, self.engine.judge(cell, batch, clips, made, clean))
+
+        def give_up(ref: ClipRef, status: Status, error: str) -> None:
+            outcome = Outcome(clip=ref.id, label=ref.label, status=status, error=error)
+            self.store.add(cell.id, cell.settings, [outcome])
+
+        for batch in self._batches(cell, refs):
+            for ref in batch:
+                if ref.id in errors:
+                    give_up(ref, *errors[ref.id])
+            self._attempt([r for r in batch if r.id not in errors], work, give_up)
+            self.progress.advance(_cell_weight(cell) * len(batch), len(batch), 0)
+        self.progress.advance(0, 0, 1)
+
+    def _clean_cell(self, cell: Cell, *, bare: bool) -> Cell:
+        return self._clean_cells[cell.model.label, "none" if bare else cell.defense.label]
+
+    def _attack(self, unit: ClipsUnit, cell: Cell, batch: Sequence[ClipRef], clips: Tensor) -> Adversarial:
+        """Attacks a batch, leaving out clips that need no attack.
+
+        Only a deterministic classifier's mistake on the clean clip is final; one draw of a stochastic
+        defence may err by chance, so there every clip is attacked.
+        """
+        skip = [False] * len(batch)
+        stochastic = unit.defense is not None and unit.defense.made.stochastic
+        if unit.model is not None and not stochastic:
+            clean = self.store.outcomes(self._clean_cell(cell, bare=unit.defense is None).id)
+            skip = [r.id in clean and clean[r.id].status == "ok" and not clean[r.id].correct for r in batch]
+        return self.engine.attack(unit, batch, clips, skip)
+
+    def _batches(self, cell: Cell, refs: list[ClipRef]) -> Iterator[list[ClipRef]]:
+        size = self._batch_size(cell)
+        # Batches are cut from the whole list of the plan, so that what is left after a kill is whole ones.
+        where = {r.id: i // size for i, r in enumerate(self.plan.refs)}
+        groups: dict[int, list[ClipRef]] = {}
+        for ref in refs:
+            groups.setdefault(where[ref.id], []).append(ref)
+        yield from groups.values()
+
+    def _batch_size(self, cell: Cell) -> int:
+        if self._asked_size is not None:
+            return self._asked_size
+        key = digest([cell.model.settings, cell.dataset.settings, self.engine.device.type])
+        return self.store.batch_size(key, lambda: self._choose_size(cell))
+
+    def _choose_size(self, cell: Cell) -> int:
+        for ref in self.plan.refs:
+            try:
+                return self.engine.batch_size(cell.model.made, self._load(ref))
+            except MissingClip:
+                continue
+        return 1
+
+    def _load(self, ref: ClipRef) -> Tensor:
+        if ref.id not in self._cache:
+            clip = self.plan.dataset.load(ref)
+            self._cache[ref.id] = clip
+            self._cached_bytes += clip.numel() * clip.element_size()
+            while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
+                _, old = self._cache.popitem(last=False)
+                self._cached_bytes -= old.numel() * old.element_size()
+        return self._cache[ref.id]
+
+    def _attempt(
+        self,
+        batch: Sequence[ClipRef],
+        work: Callable[[Sequence[ClipRef], Tensor], None],
+        give_up: Callable[[ClipRef, Status, str], None],
+    ) -> None:
+        """Works on a batch; if that raises, on each clip alone, so that only the guilty ones are charged."""
+        loaded: list[ClipRef] = []
+        clips: list[Tensor] = []
+        for ref in batch:
+            try:
+                clips.append(self._load(ref))
+                loaded.append(ref)
+            except MissingClip as error:
+                give_up(ref, "missing", str(error))
+            except (BenchError, OSError, RuntimeError, ValueError) as error:
+                give_up(ref, "failed", f"cannot be loaded: {error}")
+        if not loaded:
+            return
+        try:
+            work(loaded, torch.stack(clips))
+        except BenchError:
+            raise
+        except Exception as error:  # noqa: BLE001 - recorded with the clip, shown in every table, never robust
+            if len(loaded) == 1:
+                reason = str(error).strip().splitlines()
+                give_up(loaded[0], "failed", f"{type(error).__name__}: {reason[0] if reason else 'no message'}")
+                return
+            for ref in loaded:
+                self._attempt([ref], work, give_up)
+
+
+def _weight(unit: ClipsUnit) -> float:
+    """Work of one clip of a unit, in forward passes; a backward pass counts twice."""
+    forwards, backwards = unit.passes
+    return forwards + 2 * backwards
+
+
+def _cell_weight(cell: Cell) -> float:
+    return 1 + (_weight(cell.unit) if cell.unit and not cell.unit.shared else 0)

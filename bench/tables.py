@@ -1,0 +1,135 @@
+"""Standard / Robust* / Robust tables: views over outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from bench.metrics import mean, union
+from bench.reported_figures import Reported
+from bench.results import CellResult, Score
+
+HEADINGS = {"clean": "Standard", "noise": "Noise", "gray-box": "Robust*", "adaptive": "Robust"}
+
+
+@dataclass
+class Row:
+    """One defence: measured scores by column label, and reported figures where a paper gives them.
+
+    Attributes:
+        scores: ``{column label: score}``; a column the row lacks does not exist for this defence.
+        union: clips that are right under every attack of the row.
+        mean: average accuracy over the attacks, in percent.
+        reported: ``{column label: percent}`` as printed in the paper.
+    """
+
+    defense: str
+    scores: dict[str, Score]
+    union: Score | None
+    mean: float
+    reported: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Table:
+    """One classifier on one data set under one budget.
+
+    Attributes:
+        columns: attack label to heading (Standard, Noise, Robust*, Robust), in order.
+        clips: clips in every cell.
+    """
+
+    dataset: str
+    model: str
+    budget: str
+    columns: dict[str, str]
+    rows: list[Row]
+    clips: int
+    reported_from: str = ""
+
+    @property
+    def title(self) -> str:
+        return " · ".join(p for p in (self.dataset, self.model, self.budget) if p)
+
+
+def _row(defense: str, cells: Mapping[str, CellResult]) -> Row:
+    attacked = {label: r for label, r in cells.items() if r.knowledge != "clean"}
+    right = {label: {o.clip: o.correct and o.status == "ok" for o in r.outcomes} for label, r in attacked.items()}
+    together = union(right)
+    return Row(
+        defense,
+        {label: r.score for label, r in cells.items()},
+        Score(correct=sum(together.values()), clips=len(together)) if together else None,
+        mean([r.score.accuracy for r in attacked.values()]),
+    )
+
+
+def make_tables(results: Iterable[CellResult], reported: Reported | None = None) -> list[Table]:
+    """Groups cells into tables, one per data set, classifier and budget; clean cells belong to every budget."""
+    results = list(results)
+    groups: dict[tuple[str, str], list[CellResult]] = {}
+    for result in results:
+        groups.setdefault((result.dataset, result.model), []).append(result)
+    tables = []
+    for (dataset, model), cells in groups.items():
+        budgets = list(dict.fromkeys(c.budget for c in cells if c.budget)) or [""]
+        for budget in budgets:
+            chosen = [c for c in cells if c.budget in ("", budget)]
+            columns = {c.attack: HEADINGS[c.knowledge] for c in chosen}
+            by_defense: dict[str, dict[str, CellResult]] = {}
+            for cell in chosen:
+                by_defense.setdefault(cell.defense, {})[cell.attack] = cell
+            rows = [_row(defense, row) for defense, row in by_defense.items()]
+            table = Table(dataset, model, budget, columns, rows, max(len(c.outcomes) for c in chosen))
+            if reported is not None:
+                table.reported_from = reported.source
+                for row in table.rows:
+                    row.reported = reported.row(row.defense, columns)
+            tables.append(table)
+    return tables
+
+
+def percent(value: float) -> str:
+    """One decimal; ``-`` for not-a-number."""
+    return "-" if value != value else f"{value:.1f}"
+
+
+def interval(score: Score) -> str:
+    low, high = score.interval
+    return f"[{low:.0f}, {high:.0f}]"
+
+
+def flaws(score: Score) -> str:
+    """``2 invalid, 1 failed``, or an empty string."""
+    counts = {"invalid": score.invalid, "missing": score.missing, "failed": score.failed}
+    return ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+
+
+def to_pandas(tables: Sequence[Table]) -> pd.DataFrame:
+    """Tidy summary: one row per table, defence and column, with accuracy and interval in percent."""
+    rows = []
+    for table in tables:
+        for row in table.rows:
+            scores = dict(row.scores)
+            if row.union is not None:
+                scores["Union"] = row.union
+            for label, score in scores.items():
+                low, high = score.interval
+                rows.append(
+                    {
+                        "dataset": table.dataset,
+                        "model": table.model,
+                        "budget": table.budget,
+                        "defense": row.defense,
+                        "column": label,
+                        "heading": table.columns.get(label, "Union"),
+                        "accuracy": score.accuracy,
+                        "low": low,
+                        "high": high,
+                        "clips": score.clips,
+                        "flawed": score.flawed,
+                    }
+                )
+    return pd.DataFrame(rows)

@@ -1,0 +1,1 @@
+"""Defences, one file each; dropping a file in here is all it takes to add one."""
