@@ -24,7 +24,7 @@ from bench.grid import DatasetSection, Grid
 from bench.models.checkpoints import fingerprint
 from bench.plan import Component, expand
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
-from bench.render import render
+from bench.render import heading, render
 from bench.results import collect, to_frame
 from bench.runner import Runner
 from bench.store import Store
@@ -150,5 +150,6 @@ def evaluate(
     if verbose:
         console = Console(width=None if Console().is_terminal else 120)
         for table in make_tables(results):
+            console.print(heading(table), soft_wrap=True)
             console.print(render(table))
     return frame

@@ -122,7 +122,7 @@ def run(
         _print_plan(plan)
         return
 
-    from bench.render import LEGEND, render
+    from bench.render import LEGEND, heading, render
     from bench.results import export
     from bench.tables import make_tables
 
@@ -142,6 +142,7 @@ def run(
     if chosen.title:
         out.print(f"\n[bold]{chosen.title}[/bold]")
     for table in make_tables(cells, reported):
+        out.print(heading(table), soft_wrap=True)
         out.print(render(table))
     out.print(LEGEND, style="dim")
     if reported is not None:
@@ -162,6 +163,7 @@ def run(
             "Mend the cause and run again with --retry-failed.",
             style="bold red",
             markup=False,
+            soft_wrap=True,
         )
         raise typer.Exit(1)
 
@@ -177,7 +179,7 @@ class _RunProgress:
         self._what = ""
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=20),
             TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[counts]}"),
             TimeElapsedColumn(),

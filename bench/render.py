@@ -26,9 +26,14 @@ def _cell(score: Score | None) -> Text:
     return text
 
 
+def heading(table: Table) -> Text:
+    """What a table is about: data set, classifier, budget, clips."""
+    return Text(f"{table.title} · {table.clips} clips", style="italic")
+
+
 def render(table: Table) -> RichTable:
-    """A table for the terminal."""
-    out = RichTable(box=box.SIMPLE_HEAD, title=f"{table.title} · {table.clips} clips", title_justify="left")
+    """A table for the terminal; its :func:`heading` is printed above it."""
+    out = RichTable(box=box.SIMPLE_HEAD)
     out.add_column("Defence")
     for label, heading in table.columns.items():
         out.add_column(heading if label in ("clean", "noise") else f"{heading}\n{label}", justify="right")

@@ -172,10 +172,9 @@ class Runner:
 
     def _choose_size(self, cell: Cell) -> int:
         for ref in self.plan.refs:
-            try:
-                return self.engine.batch_size(cell.model.made, self._load(ref))
-            except MissingClip:
-                continue
+            clip = self._try_load(ref)
+            if isinstance(clip, Tensor):
+                return self.engine.batch_size(cell.model.made, clip)
         return 1
 
     def _load(self, ref: ClipRef) -> Tensor:
@@ -188,6 +187,15 @@ class Runner:
                 self._cached_bytes -= old.numel() * old.element_size()
         return self._cache[ref.id]
 
+    def _try_load(self, ref: ClipRef) -> Tensor | tuple[Status, str]:
+        """A clip, or the status and reason with which its outcome is entered."""
+        try:
+            return self._load(ref)
+        except MissingClip as error:
+            return "missing", str(error)
+        except (BenchError, OSError, RuntimeError, ValueError) as error:
+            return "failed", f"cannot be loaded: {error}"
+
     def _attempt(
         self,
         batch: Sequence[ClipRef],
@@ -198,13 +206,12 @@ class Runner:
         loaded: list[ClipRef] = []
         clips: list[Tensor] = []
         for ref in batch:
-            try:
-                clips.append(self._load(ref))
+            clip = self._try_load(ref)
+            if isinstance(clip, Tensor):
                 loaded.append(ref)
-            except MissingClip as error:
-                give_up(ref, "missing", str(error))
-            except (BenchError, OSError, RuntimeError, ValueError) as error:
-                give_up(ref, "failed", f"cannot be loaded: {error}")
+                clips.append(clip)
+            else:
+                give_up(ref, *clip)
         if not loaded:
             return
         try:

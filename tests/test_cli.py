@@ -1,0 +1,238 @@
+"""The command line: what it prints, how it ends, what it keeps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Answer
+from PIL import Image
+
+Bench = Callable[..., Answer]
+Write = Callable[..., Path]
+
+
+def test_help_needs_none_of_the_heavy_packages() -> None:
+    code = (
+        "import sys\n"
+        "from bench.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as stop:\n    assert stop.code == 0\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'diffusers', 'decord', 'torchvision'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("run", "list", "show", "leaderboard", "train"):
+        assert command in done.stdout
+
+
+def test_run_prints_the_table_and_a_second_run_does_nothing(bench: Bench, gray_grid: Write, tmp_path: Path) -> None:
+    arguments = ("run", "--grid", gray_grid(), "--results", tmp_path / "r")
+    first = bench(*arguments)
+    assert first.code == 0, first.err
+    for word in (
+        "Standard",
+        "Robust*",
+        "PGD+BPDA",
+        "Union",
+        "helpers:Identity",
+        "100.0",
+        "[61, 100]",
+        "60 clip outcomes",
+    ):
+        assert word in first.out, word
+    second = bench(*arguments)
+    assert second.code == 0
+    assert "nothing was left to do" in second.out
+    assert first.out.split("60 clip outcomes")[0] == second.out.split("nothing was left")[0]
+
+
+def test_run_with_a_defence_of_ones_own(bench: Bench, gray_grid: Write, tmp_path: Path) -> None:
+    answer = bench(
+        *("run", "--grid", gray_grid(), "--results", tmp_path / "r"),
+        *("--defense", "helpers:Lighten(by=0.1)", "--attack", "PGD+exact", "--clips", 3),
+    )
+    assert answer.code == 0, answer.err
+    assert "helpers:Lighten(by=0.1)" in answer.out
+    assert "helpers:Identity" not in answer.out
+
+
+def test_run_with_ones_own_classifier_and_checkpoint(bench: Bench, tmp_path: Path, gray_grid: Write) -> None:
+    import torch
+
+    levels = tmp_path / "levels.pth"
+    torch.save({"state_dict": {"module.levels": torch.tensor([0.9, 0.5, 0.1])}}, levels)
+    arguments = ("run", "--grid", gray_grid(), "--results", tmp_path / "r", "--attack", "noise")
+    model = ("--model", "helpers:level_classifier")
+    assert "100.0" in bench(*arguments, *model).out
+    answer = bench(*arguments, *model, "--checkpoint", levels)  # dark and bright change places: 2 of 6 stay right
+    assert answer.code == 0, answer.err
+    assert "33.3" in answer.out
+    torch.save({"scales": torch.ones(3)}, levels)
+    answer = bench(*arguments, *model, "--checkpoint", levels)
+    assert answer.code == 2
+    assert "missing keys: levels" in answer.err
+    assert "unexpected keys: scales" in answer.err
+    answer = bench(*arguments, *model, "--checkpoint", tmp_path / "nowhere.pth")
+    assert answer.code == 2
+    assert "no checkpoint at" in answer.err
+
+
+def test_failed_clips_are_shown_and_end_with_code_1(bench: Bench, gray_grid: Write, tmp_path: Path) -> None:
+    path = gray_grid(("helpers:Identity", "helpers:FailsOnBright"))
+    answer = bench("run", "--grid", path, "--results", tmp_path / "r", "--attack", "noise")
+    assert answer.code == 1
+    assert "2 failed" in answer.out
+    assert "too bright" in answer.err
+    assert (tmp_path / "r" / "gray" / "_grid.json").is_file()  # what was computed is there
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "--grid", "dmo"), "did you mean 'demo'"),
+        (("run", "--device", "tpu"), "choose auto, cpu or cuda"),
+        (("run", "--batch-size", "many"), "--batch-size"),
+        (("run", "--defense", "jepg"), "did you mean 'jpeg'"),
+        (("run", "--attack", "PGD+BDPA"), "did you mean 'bpda'"),
+        (("run", "--clips", "0"), "--clips"),
+        (("run", "--model", "nl_r50"), "No weights are known for model 'nl_r50' on data set 'motion12'"),
+        (("show", "jepg"), "did you mean 'jpeg'"),
+        (("show", "jpeg", "--sheet", "x.png"), "not a data set"),
+        (("show", "motion12", "--sheet", "x.txt"), ".png"),
+        (("leaderboard", "--results", "/nowhere"), "no results folder"),
+        (("train", "--model", "nl_tiny", "--recipe", "standrd"), "did you mean 'standard'"),
+        (("train", "--model", "nl_tinny"), "did you mean 'nl_tiny'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_code_2(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = bench(*arguments)
+    assert answer.code == 2
+    assert says in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_missing_data_set_and_checkpoint_are_named_together(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = bench("run", "--grid", "ucf101_nl", "--data-root", tmp_path / "ucf")
+    assert answer.code == 2
+    for part in ("UCF101.php", "testlist01.txt", "NL_res50.pth", "zhipeng-wei/TT", "licence:", "put it:"):
+        assert part in answer.err, part
+    assert str(tmp_path / "ucf") in answer.err
+
+
+@pytest.mark.parametrize("what", ["attacks", "defenses", "datasets", "models", "grids"])
+def test_lists_are_also_json(bench: Bench, what: str) -> None:
+    plain, listed = bench("list", what), json.loads(bench("list", what, "--json").out)
+    assert isinstance(listed, list)
+    assert listed
+    for item in listed:
+        assert item["name"] in plain.out
+        assert item["summary"], item["name"]
+
+
+@pytest.mark.parametrize("name", ["pgd", "jpeg", "motion12", "nl_tiny", "demo"])
+def test_show_explains_a_component(bench: Bench, name: str) -> None:
+    (item,) = json.loads(bench("show", name, "--json").out)
+    assert item["name"] == name
+    plain = bench("show", name).out
+    assert name in plain
+    for parameter in item.get("parameters", []):
+        assert parameter["name"] in plain
+        assert parameter["help"], f"{parameter['name']} is not documented"
+
+
+def test_every_registered_component_documents_its_parameters() -> None:
+    from bench.registry import REGISTRIES
+
+    for registry in REGISTRIES.values():
+        for entry in registry:
+            assert entry.summary, entry.name
+            for parameter in entry.parameters:
+                assert parameter.help, f"{entry.kind} {entry.name}: parameter {parameter.name}"
+
+
+def test_dry_run_counts_passes_and_computes_nothing(bench: Bench, tmp_path: Path) -> None:
+    answer = bench("run", "--dry-run", "--results", tmp_path / "r", "--clips", 10)
+    assert answer.code == 0
+    # 10 clips x (gray-box, 3 x bpda, exact shuffle) x 10 steps; judging: 18 cells x 10 clips.
+    assert "680 forward and 500 backward" in answer.out
+    assert "JPEG has no exact gradient" in answer.out
+    assert not (tmp_path / "r").exists()
+
+
+def test_leaderboard_is_written_once(bench: Bench, gray_grid: Write, tmp_path: Path) -> None:
+    bench("run", "--grid", gray_grid(), "--results", tmp_path / "r")
+    arguments = ("leaderboard", "--results", tmp_path / "r", "--output", tmp_path / "board.md")
+    assert "written" in bench(*arguments).out
+    before = (tmp_path / "board.md").read_bytes()
+    assert "up to date" in bench(*arguments).out
+    assert (tmp_path / "board.md").read_bytes() == before
+
+
+def test_show_draws_clips(bench: Bench, tmp_path: Path) -> None:
+    sheet, moving = tmp_path / "a.png", tmp_path / "a.gif"
+    answer = bench("show", "motion12", "--sheet", sheet, "--animate", moving, "--clips", 2)
+    assert answer.code == 0, answer.err
+    with Image.open(sheet) as picture:
+        assert picture.size == (80 + 8 * 68, 2 * 68)
+    with Image.open(moving) as picture:
+        assert picture.n_frames == 16  # type: ignore[attr-defined]
+
+
+def test_train_resumes_and_exports_what_the_manifest_says(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from bench.models.checkpoints import load_checkpoint, sha256_of
+    from bench.training import loop
+
+    monkeypatch.setitem(loop.RECIPES, "short", loop.Recipe("short", steps=4, batch=2, warmup=1))
+    arguments = ("train", "--model", "nl_tiny", "--recipe", "short")
+    monkeypatch.setattr(loop.export, "__kwdefaults__", {"clean_clips": 12, "attacked_clips": 2})
+    whole = bench(*arguments, "--work", tmp_path / "w", "--out", tmp_path / "whole")
+    assert whole.code == 0, whole.err
+    entry = json.loads(whole.out)
+    file = tmp_path / "whole" / "nl_tiny-motion12.safetensors"
+    assert entry["sha256"] == sha256_of(file)
+    assert entry["figures"]["clean"]["clips"] == 12
+
+    # Stopped after two steps, continued by the same command: the same weights.
+    class Stop(Exception):
+        pass
+
+    def stop(state: loop.TrainingState) -> None:
+        if state.step == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        loop.train(
+            "nl_tiny",
+            "motion12",
+            loop.RECIPES["short"],
+            seed=0,
+            work=tmp_path / "v",
+            device=torch.device("cpu"),
+            report=stop,
+            save_every=2,
+        )
+    again = bench(*arguments, "--work", tmp_path / "v", "--out", tmp_path / "resumed")
+    assert again.code == 0, again.err
+    resumed = load_checkpoint(tmp_path / "resumed" / "nl_tiny-motion12.safetensors")
+    for name, tensor in load_checkpoint(file).items():
+        assert torch.equal(tensor, resumed[name]), name
+
+    other = bench(*arguments, "--seed", 1, "--work", tmp_path / "v")
+    assert other.code == 2
+    assert "other settings" in other.err

@@ -1,0 +1,107 @@
+"""Grids: every key checked, mistakes named with the nearest right word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import BenchError
+from bench.grid import find_grid, override, read_grid, shipped_grids
+from bench.plan import make_plan
+from bench.reported_figures import Reported, shipped_folder
+
+Write = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    ("replace", "says"),
+    [
+        (("defenses:", "defences:"), "did you mean 'defenses'?"),
+        (("budgets:", "budget:"), "did you mean 'budgets'?"),
+        (('models: ["helpers:level_classifier"]', "title2: x"), "'models' is missing"),
+        (("defenses: [none", "defenses: [3x("), "3x("),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[PGD, PGD]"), "two attacks labelled 'PGD'"),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attak: pgd}]"), "did you mean 'attack'?"),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[]"), "attacks"),
+        (("length: 6", "clips: 0"), "clips"),
+        (("models: [", "models: {["), "not YAML"),
+    ],
+)
+def test_bad_grids_are_one_sentence(gray_grid: Write, replace: tuple[str, str], says: str) -> None:
+    with pytest.raises(BenchError) as caught:
+        read_grid(gray_grid(replace))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("replace", "says"),
+    [
+        (("norm: linf", "nrom: linf"), "did you mean 'norm'?"),
+        (("norm: linf", "norm: lin"), "did you mean 'linf'?"),
+        (("size: 0.15", "size: four"), "fraction such as 4/255"),
+        (("steps: 4", "steps: 2.5"), "whole number"),
+        (("PGD+BPDA", "PGD+BDPA"), "did you mean 'bpda'?"),
+        (("PGD+BPDA", "PDG+BPDA"), "did you mean 'pgd'?"),
+        (('"helpers:Identity"', "jepg"), "did you mean 'jpeg'?"),
+        (('"helpers:Identity"', "jpeg(qality=3)"), "did you mean 'quality'?"),
+        (('"helpers:Identity"', "jpeg(quality=300)"), "1 to 95"),
+        (("length: 6", "lenght: 6"), "did you mean 'length'?"),
+        (("helpers:level_classifier", "helpers:TEXT"), "no class or function 'TEXT'"),
+        (("helpers:level_classifier", "helpers:not_a_model"), "not a torch.nn.Module"),
+        (("helpers:level_classifier", "nowhere_at_all:x"), "Cannot import 'nowhere_at_all'"),
+        (("helpers:level_classifier", "nl_tinny"), "did you mean 'nl_tiny'?"),
+        (("helpers:level_classifier", "nl_tiny"), "No weights are known"),
+    ],
+)
+def test_bad_names_and_values_stop_the_plan(gray_grid: Write, replace: tuple[str, str], says: str) -> None:
+    with pytest.raises(BenchError) as caught:
+        make_plan(read_grid(gray_grid(replace)))
+    assert says in str(caught.value)
+
+
+def test_unknown_grids_suggest_the_nearest() -> None:
+    with pytest.raises(BenchError, match="did you mean 'demo'"):
+        find_grid("dmo")
+    with pytest.raises(BenchError, match="no grid file"):
+        find_grid("nowhere.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_grids()))
+def test_shipped_grids_are_valid_and_their_reported_figures_exist(name: str) -> None:
+    grid = find_grid(name)
+    assert grid.title
+    assert grid.attack_sections[0].attack is None  # Standard comes first
+    if grid.reported is not None:
+        reported = Reported(grid.reported, shipped_folder())
+        labels = [s.label for s in grid.attack_sections]
+        for defense in grid.reported.defenses:
+            assert reported.row(defense, labels), f"no reported figure for {defense}"
+
+
+def test_reported_figures_are_those_of_the_paper() -> None:
+    """VideoPure, Table I, NL on UCF-101: JPEG 99 clean, 8.9 gray-box PGD."""
+    grid = find_grid("ucf101_nl")
+    assert grid.reported is not None
+    row = Reported(grid.reported, shipped_folder()).row("jpeg", ["clean", "PGD", "noise"])
+    assert row == {"clean": 99.0, "PGD": 8.9}
+
+
+def test_overrides_keep_the_undefended_row(gray_grid: Write) -> None:
+    grid = override(read_grid(gray_grid()), defenses=["jpeg"], attacks=["PGD+BPDA"], clips=2, steps=7, seed=5)
+    assert [str(s) for s in grid.defense_specs] == ["none", "jpeg"]
+    assert [s.label for s in grid.attack_sections] == ["clean", "PGD+BPDA"]
+    assert (grid.dataset.clips, grid.budgets[0]["steps"], grid.seed) == (2, 7, 5)
+    with pytest.raises(BenchError, match="--clips"):
+        override(grid, clips=0)
+
+
+def test_attack_budgets_override_single_keys(gray_grid: Write) -> None:
+    entry = "[{attack: {name: pgd, loss: margin}, gradient: exact, label: strong, budget: {steps: 9}}]"
+    plan = make_plan(read_grid(gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", entry))))
+    cell = next(c for c in plan.cells if c.attack_label == "strong" and c.defense.label != "none")
+    assert cell.budget is not None
+    assert (cell.budget.steps, cell.budget.size) == (9, 0.15)
+    assert cell.settings["attack"]["params"]["loss"] == "margin"

@@ -1,0 +1,187 @@
+"""Result files, tables and the leaderboard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import BenchError
+from bench.engines.local import LocalEngine
+from bench.grid import read_grid
+from bench.leaderboard import make_leaderboard
+from bench.outcome import Outcome
+from bench.plan import make_plan
+from bench.reported_figures import shipped_folder
+from bench.results import CellResult, Score, export, read_results, to_frame
+from bench.runner import Runner
+from bench.store import Store
+from bench.tables import make_tables, to_pandas
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def results(gray_grid: Write, tmp_path: Path) -> Path:
+    """A results folder with the gray grid in it."""
+    folder = tmp_path / "results"
+    plan = make_plan(read_grid(gray_grid(("helpers:Identity", "helpers:Lighten"))))
+    store = Store(folder / ".store")
+    Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
+    export(plan, store, folder, "cpu")
+    store.close()
+    return folder
+
+
+def test_result_files_hold_every_clip_and_read_back_the_same(results: Path) -> None:
+    files = [p for p in (results / "gray").glob("*.json") if not p.name.startswith("_")]
+    cells = read_results(results / "gray")
+    assert len(cells) == len(files) == 10
+    for cell in cells:
+        assert len(cell.outcomes) == 6
+        assert (results / "gray" / cell.file_name).read_text() == cell.to_text()
+    # Clean first, undefended row first: the order of the grid, not of the alphabet.
+    assert (cells[0].defense, cells[0].attack) == ("none", "clean")
+
+
+def test_wall_times_stay_out_of_the_reproducible_record(results: Path) -> None:
+    for path in (results / "gray").glob("[!_]*.json"):
+        assert "seconds" not in path.read_text()
+
+
+def test_a_result_file_that_was_tampered_with_is_refused(results: Path) -> None:
+    path = sorted((results / "gray").glob("*none--clean.json"))[0]
+    content = json.loads(path.read_text())
+    content["score"]["correct"] -= 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(BenchError, match="does not follow from the outcomes"):
+        read_results(results / "gray")
+    content["scoer"] = content.pop("score")
+    path.write_text(json.dumps(content))
+    with pytest.raises(BenchError, match="not a valid result file"):
+        read_results(results / "gray")
+
+
+def cell(defense: str, attack: str, knowledge: str, right: str, statuses: str = "") -> CellResult:
+    outcomes = [
+        Outcome(
+            clip=str(i),
+            label=0,
+            correct=r == "1",
+            prediction=0 if r == "1" else 1,
+            status="invalid" if statuses[i : i + 1] == "x" else "ok",
+        )
+        for i, r in enumerate(right)
+    ]
+    return CellResult(
+        cell=f"{defense}{attack}",
+        dataset="d",
+        model="m",
+        defense=defense,
+        attack=attack,
+        knowledge=knowledge,
+        gradient="none",
+        budget="" if knowledge == "clean" else "linf 4/255",
+        settings={},
+        score=Score.of(outcomes),
+        outcomes=outcomes,
+    )
+
+
+def test_union_and_mean_have_known_values() -> None:
+    cells = [
+        cell("a", "clean", "clean", "1111"),
+        cell("a", "noise", "noise", "1110"),
+        cell("a", "PGD", "gray-box", "1101"),
+        cell("a", "PGD+BPDA", "adaptive", "1001", "x"),
+    ]
+    (table,) = make_tables(cells)
+    row = table.rows[0]
+    assert table.columns == {"clean": "Standard", "noise": "Noise", "PGD": "Robust*", "PGD+BPDA": "Robust"}
+    assert row.union is not None
+    # Clip 0 is invalid under BPDA, 1 falls to BPDA, 2 to PGD, 3 to noise: nothing survives everything.
+    assert row.union.correct == 0
+    assert row.scores["PGD+BPDA"].correct == 1
+    assert row.scores["PGD+BPDA"].invalid == 1
+    assert row.mean == pytest.approx((75 + 75 + 25) / 3)
+
+
+def test_every_budget_gets_its_own_table_with_the_clean_column() -> None:
+    strong = cell("a", "PGD", "gray-box", "00")
+    strong.budget = "linf 8/255"
+    tables = make_tables([cell("a", "clean", "clean", "11"), cell("a", "PGD", "gray-box", "10"), strong])
+    assert [(t.budget, t.rows[0].scores["clean"].correct, t.rows[0].scores["PGD"].correct) for t in tables] == [
+        ("linf 4/255", 2, 1),
+        ("linf 8/255", 2, 0),
+    ]
+
+
+def test_frames_have_one_row_per_clip_and_cell(results: Path) -> None:
+    cells = read_results(results / "gray")
+    frame = to_frame(cells)
+    assert len(frame) == 60
+    assert frame.groupby(["defense", "attack"])["correct"].sum()["none", "clean"] == 6
+    tidy = to_pandas(make_tables(cells)).set_index(["defense", "column"])
+    assert tidy.loc[("none", "clean"), "accuracy"] == 100
+    assert tidy.loc[("none", "PGD+exact"), "accuracy"] == 0
+    assert tidy.loc[("none", "clean"), "low"] == pytest.approx(60.97, abs=0.01)  # Wilson, 6 of 6
+
+
+def test_the_leaderboard_is_the_same_bytes_from_the_same_files(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(shipped_folder(), results / "reported")
+    text = make_leaderboard(results)
+    assert make_leaderboard(results) == text
+    copied = tmp_path / "elsewhere"
+    shutil.copytree(results, copied)
+    shutil.rmtree(copied / ".store")  # from the result files alone
+    assert make_leaderboard(copied) == text
+
+
+def test_the_leaderboard_labels_measured_and_reported(results: Path) -> None:
+    shutil.copytree(shipped_folder(), results / "reported")
+    measured, reported = make_leaderboard(results).split("## Reported by the papers")
+    assert "Gray clips" in measured
+    assert "| none | 100.0 [61, 100]" in measured
+    assert "*measured here*" in measured
+    # VideoPure's own row on NL and UCF-101: 96 standard, 94.1 gray-box PGD, 100 adaptive.
+    assert "*Reported*, UCF-101 · NL (`videopure_table1.csv`)" in reported
+    row = next(line for line in reported.splitlines() if line.startswith("| VideoPure |"))
+    assert row.split(" | ")[1:3] == ["96", "94.1"]
+    assert "[61, 100]" not in reported
+
+
+def test_reported_figures_stand_beside_measured_ones_on_the_leaderboard(gray_grid: Write, tmp_path: Path) -> None:
+    section = (
+        "title: Gray clips\nreported: {file: videopure_table1.csv, where: {dataset: UCF-101, model: NL}, "
+        "defenses: {jpeg: JPEG}, attacks: {clean: None, PGD: PGD}}"
+    )
+    path = gray_grid(("title: Gray clips", section), ('"helpers:Identity"', "jpeg"))
+    plan, folder = make_plan(read_grid(path)), tmp_path / "results"
+    store = Store(folder / ".store")
+    Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
+    export(plan, store, folder, "cpu")
+    store.close()
+    shutil.copytree(shipped_folder(), folder / "reported")
+    text = make_leaderboard(folder)
+    row = next(line for line in text.splitlines() if line.startswith("| jpeg, *reported* |"))
+    assert row.startswith("| jpeg, *reported* | *99.0* |  | *8.9* |")
+    assert "reported in videopure_table1.csv" in text
+
+
+def test_an_added_defence_joins_the_rows_of_its_grid(results: Path, gray_grid: Write) -> None:
+    plan = make_plan(read_grid(gray_grid(('"helpers:Identity"', "jpeg"))))
+    store = Store(results / ".store")
+    Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
+    export(plan, store, results, "cpu")
+    store.close()
+    (table,) = make_tables(read_results(results / "gray"))
+    assert {r.defense for r in table.rows} == {"none", "jpeg", "helpers:Lighten"}
+
+
+def test_no_results_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="no results folder"):
+        make_leaderboard(tmp_path / "nothing")

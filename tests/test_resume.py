@@ -1,0 +1,68 @@
+"""A run that is killed at any moment loses nothing, repeats nothing, and ends with the same files."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ARGUMENTS = [
+    *("run", "--clips", "16", "--steps", "3", "--batch-size", "4"),
+    *("--defense", "temporal_shuffle(window=2)", "--attack", "PGD", "--attack", "PGD+exact"),
+]
+
+
+def start(results: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench.cli", *ARGUMENTS, "--results", str(results)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def outcomes(results: Path) -> dict[tuple[str, str], str]:
+    """Everything stored so far, wall times included."""
+    file = results / ".store" / "outcomes.sqlite"
+    if not file.is_file():
+        return {}
+    with sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=30) as db:
+        try:
+            return {(cell, clip): body for cell, clip, body in db.execute("SELECT cell, clip, body FROM outcomes")}
+        except sqlite3.OperationalError:  # the tables are not made yet
+            return {}
+
+
+def files(results: Path) -> dict[str, str]:
+    return {p.name: p.read_text() for p in sorted((results / "demo").glob("*.json")) if p.name != "_run.json"}
+
+
+def test_kill_9_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    undisturbed, disturbed = tmp_path / "a", tmp_path / "b"
+    assert start(undisturbed).wait(timeout=300) == 0
+    total = len(outcomes(undisturbed))
+    assert total == 6 * 16  # {none, shuffle} x {clean, PGD, PGD+exact} x 16 clips
+
+    kept: dict[tuple[str, str], str] = {}
+    for threshold in (8, 36, 68):  # among the clean cells, among the gray-box ones, among the adaptive ones
+        process = start(disturbed)
+        deadline = time.monotonic() + 240
+        while len(outcomes(disturbed)) < threshold and process.poll() is None:
+            assert time.monotonic() < deadline, "the run makes no progress"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=60) == -signal.SIGKILL, "the run ended before it could be killed"
+        after = outcomes(disturbed)
+        assert threshold <= len(after) < total
+        # Nothing that was stored before is gone or was computed again (its wall time would differ).
+        assert {key: after[key] for key in kept} == kept
+        kept = after
+
+    assert start(disturbed).wait(timeout=300) == 0
+    final = outcomes(disturbed)
+    assert {key: final[key] for key in kept} == kept
+    assert len(final) == total
+    assert files(disturbed) == files(undisturbed)
+    assert len(files(disturbed)) == 7
