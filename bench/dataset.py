@@ -68,6 +68,13 @@ class Dataset(ABC):
             MissingClip: the file of this clip does not exist.
         """
 
+    def fingerprint(self) -> str:
+        """Tells two copies of the data with different content apart; part of every result's identity.
+
+        Empty where the parameters and the clip ids already say which clips these are.
+        """
+        return ""
+
     def missing(self) -> list[Missing]:
         """Files without which no clip can be loaded; empty when the data set is ready."""
         return []

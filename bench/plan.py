@@ -181,8 +181,10 @@ def _dataset(grid: Grid, data_root: Path | None) -> Component:
     takes_root = any(p.name == "root" for p in entry.parameters)
     params = {**spec.params, **({"root": data_root} if takes_root and "root" not in spec.params else {})}
     identity = {k: v for k, v in entry.settings(params).items() if k != "root"}
-    settings = {"name": spec.name, "params": identity, "code": entry.code}
-    return Component(str(spec), entry.create(params), settings)
+    made: Dataset = entry.create(params)
+    files = made.fingerprint()
+    settings = {"name": spec.name, "params": identity, "code": entry.code, **({"files": files} if files else {})}
+    return Component(str(spec), made, settings)
 
 
 def _components(specs: list[Spec], registry: Any) -> list[Component]:

@@ -1,0 +1,359 @@
+"""UCF-101: 13,320 YouTube videos of 101 human actions, read from a copy on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from bench import BenchError, ClipRef, Dataset, register
+from bench.dataset import Missing, MissingClip
+from bench.seeds import seed_of
+
+# Order of the official classInd.txt, from 0. It is alphabetical without regard to case: Python's sorted()
+# would put HammerThrow before Hammering and JumpRope before JumpingJack.
+# fmt: off
+CLASSES = (
+    "ApplyEyeMakeup", "ApplyLipstick", "Archery", "BabyCrawling", "BalanceBeam", "BandMarching",
+    "BaseballPitch", "Basketball", "BasketballDunk", "BenchPress", "Biking", "Billiards", "BlowDryHair",
+    "BlowingCandles", "BodyWeightSquats", "Bowling", "BoxingPunchingBag", "BoxingSpeedBag",
+    "BreastStroke", "BrushingTeeth", "CleanAndJerk", "CliffDiving", "CricketBowling", "CricketShot",
+    "CuttingInKitchen", "Diving", "Drumming", "Fencing", "FieldHockeyPenalty", "FloorGymnastics",
+    "FrisbeeCatch", "FrontCrawl", "GolfSwing", "Haircut", "Hammering", "HammerThrow", "HandstandPushups",
+    "HandstandWalking", "HeadMassage", "HighJump", "HorseRace", "HorseRiding", "HulaHoop", "IceDancing",
+    "JavelinThrow", "JugglingBalls", "JumpingJack", "JumpRope", "Kayaking", "Knitting", "LongJump",
+    "Lunges", "MilitaryParade", "Mixing", "MoppingFloor", "Nunchucks", "ParallelBars", "PizzaTossing",
+    "PlayingCello", "PlayingDaf", "PlayingDhol", "PlayingFlute", "PlayingGuitar", "PlayingPiano",
+    "PlayingSitar", "PlayingTabla", "PlayingViolin", "PoleVault", "PommelHorse", "PullUps", "Punch",
+    "PushUps", "Rafting", "RockClimbingIndoor", "RopeClimbing", "Rowing", "SalsaSpin", "ShavingBeard",
+    "Shotput", "SkateBoarding", "Skiing", "Skijet", "SkyDiving", "SoccerJuggling", "SoccerPenalty",
+    "StillRings", "SumoWrestling", "Surfing", "Swing", "TableTennisShot", "TaiChi", "TennisSwing",
+    "ThrowDiscus", "TrampolineJumping", "Typing", "UnevenBars", "VolleyballSpiking", "WalkingWithDog",
+    "WallPushups", "WritingOnBoard", "YoYo",
+)
+# fmt: on
+
+# Copies of the lists differ in case (HandstandPushups, HandStandPushups), never in more.
+_LABELS = {name.lower(): label for label, name in enumerate(CLASSES)}
+_LISTS = "ucfTrainTestlist"
+_VIDEOS = "UCF-101"
+_IMAGES = (".png", ".jpg", ".jpeg")
+_PAGE = "https://www.crcv.ucf.edu/data/UCF101.php"
+_LICENCE = "none stated; for research, cite Soomro, Zamir and Shah, CRCV-TR-12-01, 2012"
+
+Frame = NDArray[np.uint8]
+
+
+@register("ucf101", source="Soomro et al., 2012; clip rules: Wei et al. (TT), AAAI 2022")
+class UCF101(Dataset):
+    """UCF-101: one clip of each video, read from the official videos or from folders of frames.
+
+    Two layouts are known. With both under one root, the videos are used.
+
+    Videos, as published: ``ROOT/UCF-101/<Class>/v_*.avi`` (or ``ROOT/<Class>/v_*.avi``), chosen by
+    ``ROOT/ucfTrainTestlist/testlist01.txt``. A clip is frames 2 to ``frames + 1`` of the video, counted from
+    1, at the native rate; a shorter video starts again from its first frame.
+
+    Frame folders, one per clip: ``ROOT/<class index>/<n>.png`` or ``ROOT/<class index>/<clip name>/<n>.png``
+    (or ``.jpg``), class indices from 0 in the order of ``classInd.txt``. Frames are taken in the order of
+    their numbers, from the first one, since they are cut out already; a shorter folder is looped. All clips
+    are used: ``split``, ``fold``, ``clips_per_class`` and ``seed`` do not apply.
+
+    Every frame is resized (bilinear, antialiased) so that its short side is ``size``, and cropped at the
+    centre.
+
+    Args:
+        root: folder of the files; never part of a result's identity.
+        split: ``test`` or ``train`` (videos only).
+        fold: which of the three official splits, 1 to 3 (videos only).
+        frames: clip length.
+        size: side of the square frames in pixels.
+        clips_per_class: how many videos of each class of the list, or None for all (videos only). The
+            choice for a class depends on ``seed`` and on that class's videos, not on other classes.
+        seed: seed of that choice (videos only).
+    """
+
+    classes = CLASSES
+
+    def __init__(
+        self,
+        root: Path | str | None = None,
+        split: Literal["test", "train"] = "test",
+        fold: int = 1,
+        frames: int = 32,
+        size: int = 224,
+        clips_per_class: int | None = 1,
+        seed: int = 0,
+    ) -> None:
+        if split not in ("test", "train"):
+            raise BenchError(f"Unknown split {split!r}: choose test or train.")
+        if fold not in (1, 2, 3):
+            raise BenchError(f"Unknown fold {fold!r}: UCF-101 has the folds 1, 2 and 3.")
+        _at_least("frames", frames, 1)
+        _at_least("size", size, 16)
+        if clips_per_class is not None:
+            _at_least("clips_per_class", clips_per_class, 1, " or None for all")
+        self.root = None if root is None else Path(root).expanduser()
+        self.split, self.fold, self.frames, self.size = split, fold, frames, size
+        self.clips_per_class, self.seed = clips_per_class, seed
+
+    def missing(self) -> list[Missing]:
+        return self._scan()[1]
+
+    def refs(self) -> list[ClipRef]:
+        """All clips, in the order of the list or of the class indices, without reading any.
+
+        Raises:
+            BenchError: there is neither a list nor a frame folder, or one of them makes no sense.
+        """
+        refs, missing = self._scan()
+        if not refs:
+            listed = "\n".join(f"  - {item}" for item in missing)
+            raise BenchError(f"UCF-101 needs files that are not here:\n{listed}")
+        return refs
+
+    def load(self, ref: ClipRef) -> Tensor:
+        """One clip, ``float32 (3, frames, size, size)`` in ``[0, 1]``, RGB.
+
+        Raises:
+            MissingClip: the video or frame folder does not exist.
+            BenchError: it exists and cannot be decoded.
+        """
+        if self.root is None:
+            raise BenchError("UCF-101 has no data root: use --data-root, or root=... in Python.")
+        # The ids of the two layouts cannot be confused: no class name is a number.
+        if _number(ref.id.partition("/")[0]) is None:
+            path = self._video(ref.id)
+            if path is None:
+                tried = " or ".join(str(p) for p in self._places(ref.id))
+                raise MissingClip(f"The video {ref.id} is not there; it was looked for at {tried}.")
+            # TT starts a short video again from its second frame, this from its first. Only 2 of the 3783
+            # videos of testlist01 are that short for 32 frames, and none of TT's 101 clips.
+            frames = _decode(path, range(1, self.frames + 1))
+        else:
+            folder = self.root / ref.id
+            files = _numbered(folder) if folder.is_dir() else []
+            if not files:
+                raise MissingClip(f"The frame folder {folder} does not exist or holds no <number>.png or .jpg.")
+            images = [_read_image(file) for file in files[: self.frames]]
+            frames = [images[i % len(images)] for i in range(self.frames)]
+        clip = torch.from_numpy(np.stack([_fit(frame, self.size) for frame in frames]))
+        return clip.permute(3, 0, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
+
+    def fingerprint(self) -> str:
+        """Names and sizes of all frames of a folder of frames, whose ids (``17``) say nothing of the clip; empty
+        for the official videos, which have one content per name."""
+        if self.root is None or any(_number(ref.id.partition("/")[0]) is None for ref in self._scan()[0]):
+            return ""
+        digest = hashlib.sha256()
+        for ref in self._scan()[0]:
+            for file in _numbered(self.root / ref.id):
+                digest.update(f"{ref.id}/{file.name} {file.stat().st_size}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def _scan(self) -> tuple[list[ClipRef], list[Missing]]:
+        """The clips, and the files without which none of them can be loaded."""
+        if self.root is None:
+            return [], [self._videos("no data root is given: use --data-root DATA_ROOT"), self._the_list()]
+        if not self.root.is_dir():
+            why = "is not a folder" if self.root.exists() else "does not exist"
+            return [], [self._videos(f"the data root {self.root} {why}"), self._the_list()]
+        listed = self._list.is_file()
+        chosen = self._chosen() if listed else []
+        if any(self._video(ref.id) is not None for ref in chosen):
+            return chosen, []
+        if frames := self._frame_folders():
+            return frames, []
+        if listed:
+            why = f"none of the {len(chosen)} clips of {self._list.name} is there, such as {chosen[0].id}"
+            return chosen, [self._videos(why)]
+        folders = (folder for name in CLASSES for folder in self._places(name))
+        if any(True for folder in folders for _ in folder.glob("*.avi")):
+            return [], [self._the_list()]
+        return [], [self._videos(f"the data root {self.root} holds neither"), self._the_list()]
+
+    def _videos(self, why: str) -> Missing:
+        frames = f"{self._base}/<class index>/<clip name>/<n>.png"
+        return Missing(
+            f"the UCF-101 videos, or a folder of frames per clip, {frames}, which needs no list ({why})",
+            f"UCF101.rar from {_PAGE}",
+            _LICENCE,
+            self._base / _VIDEOS / "<Class>" / "v_*.avi",
+        )
+
+    def _the_list(self) -> Missing:
+        return Missing(
+            f"the official list of the videos, {self._list.name}",
+            f"UCF101TrainTestSplits-RecognitionTask.zip from {_PAGE}",
+            _LICENCE,
+            self._list,
+        )
+
+    @property
+    def _base(self) -> Path:
+        return Path("DATA_ROOT") if self.root is None else self.root
+
+    @property
+    def _list(self) -> Path:
+        return self._base / _LISTS / f"{self.split}list{self.fold:02d}.txt"
+
+    def _places(self, name: str) -> tuple[Path, Path]:
+        return self._base / _VIDEOS / name, self._base / name
+
+    def _video(self, name: str) -> Path | None:
+        return next((path for path in self._places(name) if path.is_file()), None)
+
+    def _chosen(self) -> list[ClipRef]:
+        _check_classes(self._base / _LISTS / "classInd.txt")
+        refs = _read_list(self._list)
+        if self.clips_per_class is None:
+            return refs
+        videos: dict[int, list[str]] = {}
+        for ref in refs:
+            videos.setdefault(ref.label, []).append(ref.id)
+        kept: set[str] = set()
+        for names in videos.values():
+            # Ranking by a hash of the name makes the choice blind to other classes and to the list's order.
+            ranked = sorted(names, key=lambda name: seed_of("ucf101", self.seed, name))
+            kept.update(ranked[: self.clips_per_class])
+        return [ref for ref in refs if ref.id in kept]
+
+    def _frame_folders(self) -> list[ClipRef]:
+        found: list[ClipRef] = []
+        for folder in self._base.iterdir():
+            label = _number(folder.name)
+            if label is None or not folder.is_dir():
+                continue
+            clips = [folder, *(inner for inner in folder.iterdir() if inner.is_dir())]
+            names = [clip.relative_to(self._base).as_posix() for clip in clips if _numbered(clip)]
+            if names and label >= len(CLASSES):
+                last = len(CLASSES) - 1
+                raise BenchError(f"The frame folder {folder} is no class of UCF-101: use an index from 0 to {last}.")
+            found += [ClipRef(name, label) for name in names]
+        return sorted(found, key=lambda ref: (ref.label, ref.id))
+
+
+def _at_least(name: str, value: object, least: int, otherwise: str = "") -> None:
+    if not isinstance(value, int) or value < least:
+        raise BenchError(f"{name} must be a whole number of at least {least}{otherwise}, not {value!r}.")
+
+
+def _number(name: str) -> int | None:
+    return int(name) if name.isascii() and name.isdecimal() else None
+
+
+def _lines(path: Path) -> list[tuple[str, list[str]]]:
+    """Words of the non-blank lines, each with ``file, line n`` for messages."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"Cannot read {path}: {error}; get it again from {_PAGE}.") from error
+    lines = enumerate(text.splitlines(), start=1)
+    return [(f"{path}, line {n}", line.split()) for n, line in lines if line.strip()]
+
+
+def _check_classes(path: Path) -> None:
+    """Compares an optional ``classInd.txt``: with another order every label would be wrong."""
+    if not path.is_file():
+        return
+    found = [(where, " ".join(words)) for where, words in _lines(path)]
+    expected = [f"{number} {name}" for number, name in enumerate(CLASSES, start=1)]
+    for (where, line), right in zip(found, expected, strict=False):
+        if line.lower() != right.lower():
+            raise BenchError(f"{where}: {line!r} should be {right!r}; use the official classInd.txt, or none.")
+    if len(found) != len(expected):
+        raise BenchError(
+            f"{path} lists {len(found)} classes, not {len(expected)}; use the official classInd.txt, or none."
+        )
+
+
+def _read_list(path: Path) -> list[ClipRef]:
+    """Reads ``Class/video.avi`` lines; the label that train lists add (from 1) must be that of the class."""
+    refs: dict[str, ClipRef] = {}
+    for where, (name, *rest) in _lines(path):
+        parts = PurePosixPath(name).parts
+        if len(parts) != 2 or not name.lower().endswith(".avi") or len(rest) > 1:
+            raise BenchError(f"{where}: expected '<Class>/<video>.avi' and perhaps a label; use the official list.")
+        label = _LABELS.get(parts[0].lower())
+        if label is None:
+            raise BenchError(f"{where}: {parts[0]!r} is not a class of UCF-101; use the official list.")
+        if rest and rest[0] != str(label + 1):
+            raise BenchError(f"{where}: the label of {parts[0]} is {label + 1}, not {rest[0]}; use the official list.")
+        if name in refs:
+            raise BenchError(f"{where}: {name} is listed twice; use the official list.")
+        refs[name] = ClipRef(name, label)
+    if not refs:
+        raise BenchError(f"{path} lists no video; get it again from {_PAGE}.")
+    return list(refs.values())
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """Images of a folder whose names are numbers, in the order of the numbers."""
+    files: dict[int, Path] = {}
+    for path in folder.iterdir():
+        number = _number(path.stem)
+        if number is None or path.suffix.lower() not in _IMAGES:
+            continue
+        if number in files:
+            raise BenchError(f"{folder} holds frame {number} twice: {files[number].name} and {path.name}; remove one.")
+        files[number] = path
+    return [files[number] for number in sorted(files)]
+
+
+def _read_image(path: Path) -> Frame:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    # Pillow raises SyntaxError and ValueError too, depending on which part of a file is broken.
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BenchError(f"Cannot read the frame {path}: {error}") from error
+
+
+def _decode(path: Path, indices: Sequence[int]) -> list[Frame]:
+    """Frames of a video, counted from 0, indices beyond its end starting again from its first frame."""
+    try:
+        import decord
+    except ImportError as error:
+        raise BenchError(f"Reading {path} needs decord ({error}); install it, or use folders of frames.") from error
+    try:
+        reader: Any = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+        length = len(reader)
+        if length < 1:
+            raise BenchError(f"Cannot decode {path}: it holds no frame.")
+        if length <= max(indices) + 1 and _cut_off(path):
+            raise BenchError(f"Cannot decode {path}: the file is cut off after about {length} frames; copy it again.")
+        wanted = sorted({i % length for i in indices})
+        batch: Frame = reader.get_batch(wanted).asnumpy()
+    except (RuntimeError, IndexError, decord.DECORDError, decord.DECORDLimitReachedError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BenchError(f"Cannot decode {path}: {reason}") from error
+    frames = dict(zip(wanted, batch, strict=True))
+    return [frames[i % length] for i in indices]
+
+
+def _cut_off(path: Path) -> bool:
+    """Whether an AVI file is shorter than its header says: decord takes a torn file for a short one."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    # The size in the header leaves out these 8 bytes, but some writers count them; both count as whole.
+    return head[:4] == b"RIFF" and int.from_bytes(head[4:], "little") > path.stat().st_size
+
+
+def _fit(frame: Frame, size: int) -> Frame:
+    """Short side to ``size``, then the central square; rounding as in TT's ``Scale`` and ``CornerCrop``."""
+    height, width = frame.shape[:2]
+    if min(height, width) != size:
+        if width < height:
+            width, height = size, int(size * height / width)
+        else:
+            width, height = int(size * width / height), size
+        frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return frame[top : top + size, left : left + size]
