@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from bench import Budget, ClipRandom, GradientAttack, register
+from bench import BenchError, Budget, ClipRandom, GradientAttack, register
 
 _VIDEOPURE_STEP = 2 / 255
 
@@ -44,6 +44,14 @@ class PGD(GradientAttack):
         self.begin = start or ("gaussian" if published else "uniform")
         if self.begin not in ("uniform", "gaussian", "clean"):
             raise ValueError(f"start must be uniform, gaussian or clean, not {start!r}")
+
+    def check(self, budget: Budget) -> None:
+        super().check(budget)
+        if self.begin == "gaussian" and budget.norm != "linf":
+            raise BenchError(
+                "A Gaussian start (protocol videopure) is defined for linf budgets: its standard deviation is the "
+                f"change allowed to each value. Choose start=uniform for {budget.norm}."
+            )
 
     def start(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
         if self.begin == "clean":

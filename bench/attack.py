@@ -38,20 +38,23 @@ class Target:
     """The classifier as an attack sees it: differentiable, and every pass is counted per clip.
 
     Args:
-        function: ``(clips (b, 3, T, H, W), rows (b,)) -> logits (b, K)``.
+        function: ``(clips (b, 3, T, H, W), rows (b,)) -> logits (b, K)``, or a pair of these and the hard
+            decision ``(b,)`` where that is not simply the largest logit.
         batch: number of clips in the batch under attack.
         stochastic: whether two calls on the same clip may differ.
         transfer: whether the clips are meant for another pipeline than this one (gray-box, black-box), so
             that fooling this one is not the end.
 
     Attributes:
+        decision: ``int64 (b,)``, the hard decision of the last call. It is what the judge goes by, and with
+            several voting candidates not always the largest logit.
         decisive: whether a misclassification seen here is final: neither stochastic nor transfer.
         forwards, backwards: ``int64 (B,)``, passes spent on each clip so far.
     """
 
     def __init__(
         self,
-        function: Callable[[Tensor, Tensor], Tensor],
+        function: Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]],
         batch: int,
         *,
         stochastic: bool = False,
@@ -60,6 +63,7 @@ class Target:
         self._function = function
         self.stochastic = stochastic
         self.decisive = not (stochastic or transfer)
+        self.decision = torch.zeros(0, dtype=torch.int64)
         self.forwards = torch.zeros(batch, dtype=torch.int64)
         self.backwards = torch.zeros(batch, dtype=torch.int64)
 
@@ -85,7 +89,9 @@ class Target:
                 self.backwards.index_add_(0, where, torch.ones_like(where))
 
             clips = _CountBackward.apply(clips, count)
-        return self._function(clips, where)
+        answer = self._function(clips, where)
+        logits, self.decision = answer if isinstance(answer, tuple) else (answer, answer.detach().argmax(1))
+        return logits
 
 
 @dataclass(frozen=True)
@@ -154,10 +160,10 @@ class Attack(ABC):
             raise BenchError(f"Clips must be floats of shape (B, 3, T, H, W), not {clips.dtype} {tuple(clips.shape)}.")
         if not bool(((clips >= 0) & (clips <= 1)).all()):
             raise BenchError("Clips must lie in [0, 1] and be finite; divide 8-bit frames by 255.")
-        if labels.shape != clips.shape[:1]:
-            raise BenchError(
-                f"There must be one label per clip: {len(clips)} clips, labels of shape {tuple(labels.shape)}."
-            )
+        if not isinstance(labels, Tensor) or labels.shape != clips.shape[:1] or labels.is_floating_point():
+            raise BenchError(f"Labels must be an integer tensor, one per clip: there are {len(clips)} clips.")
+        if rng is not None and len(rng) != len(clips):
+            raise BenchError(f"There must be one random stream per clip: {len(clips)} clips, {len(rng)} streams.")
         target = Target.of(model, len(clips))
         return self.run(target, clips, labels, budget, rng or ClipRandom(range(len(clips))))
 
@@ -177,9 +183,10 @@ class GradientAttack(Attack):
     The worst iterate counts, not the last. A clip is broken when an evaluated iterate is misclassified (reaches
     the target class, if there is one). On a decisive target that iterate is returned and the clip leaves the
     batch. Clips made for transfer go on climbing, because a defence would undo a perturbation that barely fools
-    the bare classifier: the broken iterate of highest loss is returned. A clip never seen broken gets its last
-    iterate, which the judge evaluates. One draw of a stochastic target proves nothing, so there every clip takes
-    every step and the last iterate of the last restart is returned.
+    the bare classifier: the broken iterate of highest loss is returned, or the last one if the loss was still
+    rising. A clip never seen broken gets its last iterate, which the judge evaluates. One draw of a stochastic
+    target proves nothing, so there every clip takes every step and the last iterate of the last restart is
+    returned.
 
     Args:
         loss: ``ce`` (cross-entropy) or ``margin``.
@@ -231,47 +238,49 @@ class GradientAttack(Attack):
         climb = self.keep == "worst" and not target.decisive and not target.stochastic
         aim = self._aim(target, clips, labels)
         sign = 1.0 if self.target is None else -1.0
-        best, best_loss = clips.clone(), torch.full((len(clips),), float("-inf"), device=clips.device)
+        best = clips.clone()
+        best_loss = torch.full((len(clips),), float("-inf"), dtype=torch.float64, device=clips.device)
         trace = torch.full((budget.steps * budget.restarts, len(clips)), float("nan"))
         rows = torch.arange(len(clips))
 
-        def is_broken(logits: Tensor, of: Tensor) -> Tensor:
-            hit = logits.argmax(1) == aim[of]
+        def is_broken(of: Tensor) -> Tensor:
+            hit = target.decision.to(aim.device) == aim[of]
             return hit if self.target else ~hit
 
         for restart in range(budget.restarts):
             last_restart = restart == budget.restarts - 1
             share = budget.select(rows)
             x = self.start(clips[rows], share, rng.select(rows))
+            rising = torch.zeros(len(clips), dtype=torch.bool, device=clips.device)
             for step in range(budget.steps):
                 x = x.detach().requires_grad_(True)
-                logits = target(x, rows)
-                loss = sign * self._loss(logits, aim[rows])
+                loss = sign * self._loss(target(x, rows), aim[rows])
                 (gradient,) = torch.autograd.grad(loss.sum(), x)
-                x, loss, logits = x.detach(), loss.detach(), logits.detach()
+                x, loss = x.detach(), loss.detach().double()
                 trace[restart * budget.steps + step, rows] = loss.float().cpu()
                 if early:
-                    broken = is_broken(logits, rows).cpu()
+                    broken = is_broken(rows).cpu()
                     best[rows[broken]] = x[broken]
                     rows, x, gradient = rows[~broken], x[~broken], gradient[~broken]
                     if not len(rows):
                         return AttackResult(best, trace)
                     share = budget.select(rows)
                 elif climb:
-                    higher = is_broken(logits, rows) & (loss > best_loss)
-                    best[higher], best_loss[higher] = x[higher], loss[higher]
+                    rising = is_broken(rows) & (loss > best_loss)
+                    best[rising], best_loss[rising] = x[rising], loss[rising]
                 length = self.step_size(share)
                 if isinstance(length, Tensor):
                     length = length.to(x).reshape(-1, *([1] * (x.ndim - 1)))
                 x = share.geometry.project(x + length * self.direct(gradient, share), clips[rows], share.size)
             if climb:
                 unbroken = best_loss == float("-inf")
-                best[unbroken] = x[unbroken]
+                best[unbroken | rising] = x[unbroken | rising]
             else:
                 best[rows] = x
             if early and not last_restart:  # another start is spent only on clips that need one
                 with torch.no_grad():
-                    rows = rows[~is_broken(target(x, rows), rows).cpu()]
+                    target(x, rows)
+                rows = rows[~is_broken(rows).cpu()]
                 if not len(rows):
                     break
         return AttackResult(best, trace)

@@ -102,10 +102,9 @@ def norm_of(name: str) -> Norm:
     Raises:
         BenchError: unknown name.
     """
-    try:
-        return NORMS[name]
-    except KeyError:
-        raise BenchError(f"Unknown norm {name!r}{nearest(name, NORMS)}; known: {', '.join(NORMS)}.") from None
+    if not isinstance(name, str) or name not in NORMS:
+        raise BenchError(f"Unknown norm {name!r}{nearest(name, NORMS)}; known: {', '.join(NORMS)}.")
+    return NORMS[name]
 
 
 def parse_size(text: str | float) -> float:
@@ -115,8 +114,10 @@ def parse_size(text: str | float) -> float:
         BenchError: not a number, negative or infinite.
     """
     try:
+        if isinstance(text, bool):
+            raise ValueError("a truth value is no size")
         number = float(Fraction(text.replace(" ", ""))) if isinstance(text, str) else float(text)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError):
         raise BenchError(f"Cannot read the size {text!r}: write a number or a fraction such as 4/255.") from None
     if not math.isfinite(number) or number < 0:
         raise BenchError(f"A size must be finite and not negative, not {text!r}.")
@@ -166,7 +167,7 @@ class Budget:
                 raise BenchError(f"A budget has no key {key!r}{nearest(str(key), known)}; keys: {', '.join(known)}.")
         values = dict(settings)
         for key in ("size", "step_size"):
-            if values.get(key) is not None:
+            if key in values and (key == "size" or values[key] is not None):
                 values[key] = parse_size(values[key])
         for key in ("steps", "restarts"):
             if key in values and (not isinstance(values[key], int) or isinstance(values[key], bool)):
@@ -203,5 +204,13 @@ class Budget:
         if isinstance(self.size, Tensor):
             return f"{self.norm} per-clip"
         in_255 = self.size * 255
-        whole = self.norm == "linf" and abs(in_255 - round(in_255)) < 1e-6
-        return f"{self.norm} {round(in_255)}/255" if whole else f"{self.norm} {self.size:g}"
+        whole = self.norm == "linf" and round(in_255) >= 1 and abs(in_255 - round(in_255)) < 1e-9
+        parts = [
+            f"{self.norm} {round(in_255)}/255" if whole else f"{self.norm} {self.size:.9g}",
+            f"{self.steps} step{'s' if self.steps > 1 else ''}",
+        ]
+        if self.step_size is not None:
+            parts.append(f"step size {self.step_size:.9g}")
+        if self.restarts > 1:
+            parts.append(f"{self.restarts} restarts")
+        return ", ".join(parts)

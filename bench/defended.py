@@ -55,6 +55,8 @@ class Decision:
 
 def plurality(votes: Tensor, classes: int) -> Tensor:
     """Most frequent class of each column of ``votes (V, B)``; a tie goes to the lowest class."""
+    if len(votes) == 1:
+        return votes[0].cpu()
     counts = F.one_hot(votes, classes).sum(0)
     return torch.from_numpy(np.argmax(counts.cpu().numpy(), axis=1))  # NumPy: first maximum, guaranteed
 
@@ -132,9 +134,12 @@ class DefendedClassifier(nn.Module):
             rng: one stream per clip of the batch, for the defence's own randomness.
             transfer: whether the clips are meant for other pipelines too, see :class:`Target`.
         """
-        return Target(
-            lambda clips, rows: self(clips, rng.select(rows)), len(rng), stochastic=self.stochastic, transfer=transfer
-        )
+
+        def look(clips: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            votes = self.vote_logits(clips, rng.select(rows))
+            return self.pool(votes), plurality(votes.detach().argmax(-1), votes.shape[-1])
+
+        return Target(look, len(rng), stochastic=self.stochastic, transfer=transfer)
 
 
 def why_not(defense: Defense, gradient: str) -> str | None:

@@ -221,14 +221,17 @@ def override(
     steps: int | None = None,
     seed: int | None = None,
 ) -> Grid:
-    """A grid with some of its parts replaced from the command line; results keep the grid's name.
+    """A grid with some of its parts replaced from the command line.
 
     Defences are *added* to the undefended row rather than put in place of it: a defence cannot be read
-    without its baseline.
+    without its baseline. Other defences, attacks and classifiers are rows, columns and tables of the same grid;
+    other clips, steps or seeds make it another measurement, with a name and a results folder of its own, so that
+    a quick look never overwrites the full one.
     """
     changes: dict[str, Any] = {}
     if models:
         changes["models"] = list(models)
+        changes["reported"] = None  # the paper's figures are those of the grid's own classifier
     if defenses:
         changes["defenses"] = list(dict.fromkeys(["none", *defenses]))
     if attacks:
@@ -241,6 +244,11 @@ def override(
         changes["budgets"] = [{**b, "steps": steps} for b in grid.budgets]
     if seed is not None:
         changes["seed"] = seed
+    other = {"clips": clips, "steps": steps, "seed": seed}
+    tags = [f"{key}{value}" for key, value in other.items() if value is not None]
+    if tags:
+        words = ", ".join(f"{key} {value}" for key, value in other.items() if value is not None)
+        changes |= {"name": "-".join([grid.name, *tags]), "title": f"{grid.title or grid.name} ({words})"}
     changed = grid.model_copy(update=changes)
     _ = changed.model_specs, changed.defense_specs, changed.attack_sections
     return changed

@@ -98,6 +98,8 @@ class Cell:
         attack_label: column header.
         knowledge: ``clean``, ``noise``, ``gray-box`` or ``adaptive``.
         unit: where its adversarial clips come from; ``None`` for clean cells.
+        threat: the grid's budget as text, which groups cells into tables (an attack may override its effort);
+            empty for clean cells.
     """
 
     dataset: Component
@@ -108,6 +110,7 @@ class Cell:
     gradient: str
     seed: int
     unit: ClipsUnit | None = None
+    threat: str = ""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -210,12 +213,18 @@ def _models(grid: Grid, dataset: Dataset, checkpoint: Path | None, data_root: Pa
         assert not isinstance(weights, Missing)
         model: nn.Module = build_classifier(spec, weights)
         settings = {"name": spec.name, "params": dict(spec.params), "weights": fingerprint(model)}
-        models.append(Component(str(spec), model, settings))
+        # Other weights must not pass for the shipped or published ones in any table.
+        label = str(spec) if checkpoint is None else f"{spec}@{checkpoint.stem}"
+        models.append(Component(label, model, settings))
     return models
 
 
-def _budgets(grid: Grid, section: AttackSection) -> list[Budget]:
-    return [Budget.parse({**b, **section.budget}) for b in grid.budgets]
+def _budgets(grid: Grid, section: AttackSection) -> dict[str, Budget]:
+    """The budgets under which an attack is run, by the text of the grid's budget each belongs to."""
+    budgets = {str(Budget.parse(b)): Budget.parse({**b, **section.budget}) for b in grid.budgets}
+    if len(budgets) < len(grid.budgets):
+        raise BenchError(f"Grid {grid.name!r} lists the same budget twice: remove one.")
+    return budgets
 
 
 def make_plan(grid: Grid, *, data_root: Path | None = None, checkpoint: Path | None = None) -> Plan:
@@ -250,7 +259,7 @@ def _check_attacks(grid: Grid, attacks: Mapping[str, Component]) -> None:
                 f"Attack {section.label!r} asks for gradient {section.gradient!r}"
                 f"{nearest(section.gradient, GRADIENTS)}; known: {', '.join(GRADIENTS)}."
             )
-        for budget in _budgets(grid, section) if section.attack else []:
+        for budget in _budgets(grid, section).values() if section.attack else ():
             attacks[section.label].made.check(budget)
 
 
@@ -274,9 +283,9 @@ def expand(
         for section in grid.attack_sections:
             if section.attack is None:
                 continue
-            for budget in _budgets(grid, section):
+            for threat, budget in _budgets(grid, section).items():
                 for defense in defenses:
-                    _add_cell(plan, dataset, model, defense, attacks[section.label], section, budget)
+                    _add_cell(plan, dataset, model, defense, attacks[section.label], section, budget, threat)
     return plan
 
 
@@ -288,6 +297,7 @@ def _add_cell(
     attack: Component,
     section: AttackSection,
     budget: Budget,
+    threat: str,
 ) -> None:
     made: Defense = defense.made
     uses_model = attack.made.uses_model
@@ -308,4 +318,4 @@ def _add_cell(
         gradient if adaptive and not nothing_there else "none",
     )
     knowledge = "adaptive" if adaptive else "gray-box" if uses_model else "noise"
-    plan.cells.append(Cell(dataset, model, defense, section.label, knowledge, gradient, plan.grid.seed, unit))
+    plan.cells.append(Cell(dataset, model, defense, section.label, knowledge, gradient, plan.grid.seed, unit, threat))

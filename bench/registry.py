@@ -64,10 +64,12 @@ class Spec:
             return cls(match[1])
         try:
             call = ast.parse(f"_{match[2]}", mode="eval").body
-            if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
-                raise ValueError("positional argument")
-            params = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-        except (SyntaxError, ValueError) as error:
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+                raise ValueError("not one call with named parameters")
+            params = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg is not None}
+            if len(params) < len(call.keywords):
+                raise ValueError("a parameter is repeated or has no name")
+        except (SyntaxError, ValueError, TypeError) as error:
             raise BenchError(
                 f"Cannot read the parameters of {text!r}: write name(parameter=value, ...) with plain values."
             ) from error
@@ -171,11 +173,17 @@ class Entry:
         tree = ast.parse(Path(file).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                value = body[0].value
-                if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                    body[0].value = ast.Constant(value="")
+            if isinstance(body, list):  # a string that stands alone is documentation wherever it stands
+                body[:] = [s for s in body if not _is_text(s)] or [ast.Pass()]
         return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
 
 
 def _annotation(annotation: Any) -> str:
@@ -313,7 +321,7 @@ class Registry:
         module_name, _, attribute = name.partition(":")
         try:
             module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
+        except (ImportError, ValueError, TypeError) as error:
             raise BenchError(
                 f"Cannot import {module_name!r} for {self.kind} {name!r}: {error}; "
                 "is it installed, or its folder on PYTHONPATH?"

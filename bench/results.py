@@ -73,7 +73,7 @@ class CellResult(BaseModel):
     Attributes:
         cell: id, the digest of ``settings``.
         dataset, model, defense, attack, knowledge, gradient: labels.
-        budget: as text, e.g. ``linf 4/255``; empty for clean cells.
+        budget: the grid's budget as text, e.g. ``linf 4/255, 10 steps``; empty for clean cells.
         settings: everything that identifies the cell.
         score: summary of the outcomes.
         outcomes: one per clip, in the order of the data set.
@@ -145,7 +145,7 @@ def collect(plan: Plan, store: Store) -> list[CellResult]:
                 attack=cell.attack_label,
                 knowledge=cell.knowledge,
                 gradient=cell.gradient,
-                budget=str(cell.budget) if cell.budget else "",
+                budget=cell.threat,
                 settings=json.loads(json.dumps(cell.settings, default=str)),
                 score=Score.of(outcomes),
                 outcomes=outcomes,

@@ -35,8 +35,8 @@ class JPEG(Purifier):
         rounding: Literal["nearest", "truncate"] = "nearest",
     ) -> None:
         super().__init__()
-        if not 1 <= quality <= 95:
-            raise ValueError(f"quality must be 1 to 95, not {quality}")
+        if not isinstance(quality, int) or not 1 <= quality <= 95:
+            raise ValueError(f"quality must be a whole number, 1 to 95, not {quality}")
         if subsampling not in _SUBSAMPLING:
             raise ValueError(f"subsampling must be one of {', '.join(_SUBSAMPLING)}, not {subsampling!r}")
         if rounding not in ("nearest", "truncate"):

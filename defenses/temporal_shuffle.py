@@ -40,8 +40,8 @@ class TemporalShuffle(Purifier):
         super().__init__()
         if variant not in ("window", "chunks"):
             raise ValueError(f"variant must be window or chunks, not {variant!r}")
-        if window < 0 or reach < 1 or length < 1:
-            raise ValueError("window must be 0 or more, reach and length 1 or more")
+        if not all(isinstance(n, int) for n in (window, reach, length)) or window < 0 or min(reach, length) < 1:
+            raise ValueError("window must be a whole number of 0 or more, reach and length of 1 or more")
         self.variant, self.window, self.reach, self.length = variant, window, reach, length
 
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:

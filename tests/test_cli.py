@@ -73,6 +73,7 @@ def test_run_with_ones_own_classifier_and_checkpoint(bench: Bench, tmp_path: Pat
     answer = bench(*arguments, *model, "--checkpoint", levels)  # dark and bright change places: 2 of 6 stay right
     assert answer.code == 0, answer.err
     assert "33.3" in answer.out
+    assert "helpers:level_classifier@levels" in answer.out
     torch.save({"scales": torch.ones(3)}, levels)
     answer = bench(*arguments, *model, "--checkpoint", levels)
     assert answer.code == 2
@@ -81,6 +82,17 @@ def test_run_with_ones_own_classifier_and_checkpoint(bench: Bench, tmp_path: Pat
     answer = bench(*arguments, *model, "--checkpoint", tmp_path / "nowhere.pth")
     assert answer.code == 2
     assert "no checkpoint at" in answer.err
+
+
+def test_a_quick_look_never_overwrites_the_full_measurement(bench: Bench, gray_grid: Write, tmp_path: Path) -> None:
+    arguments = ("run", "--grid", gray_grid(), "--results", tmp_path / "r")
+    assert bench(*arguments).code == 0
+    before = {p.name: p.read_text() for p in (tmp_path / "r" / "gray").glob("[!_]*.json")}
+    for option in (("--clips", 3), ("--steps", 1), ("--seed", 9)):
+        assert bench(*arguments, *option).code == 0
+    assert {p.name: p.read_text() for p in (tmp_path / "r" / "gray").glob("[!_]*.json")} == before
+    folders = {p.name for p in (tmp_path / "r").iterdir() if not p.name.startswith(".")}
+    assert folders == {"gray", "gray-clips3", "gray-steps1", "gray-seed9"}
 
 
 def test_failed_clips_are_shown_and_end_with_code_1(bench: Bench, gray_grid: Write, tmp_path: Path) -> None:

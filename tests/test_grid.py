@@ -98,6 +98,12 @@ def test_overrides_keep_the_undefended_row(gray_grid: Write) -> None:
         override(grid, clips=0)
 
 
+def test_the_same_budget_twice_is_refused(gray_grid: Write) -> None:
+    twice = ("budgets: [", "budgets: [{norm: linf, size: 0.15, steps: 4, restarts: 1}, ")
+    with pytest.raises(BenchError, match="same budget twice"):
+        make_plan(read_grid(gray_grid(twice)))
+
+
 def test_attack_budgets_override_single_keys(gray_grid: Write) -> None:
     entry = "[{attack: {name: pgd, loss: margin}, gradient: exact, label: strong, budget: {steps: 9}}]"
     plan = make_plan(read_grid(gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", entry))))
@@ -105,3 +111,4 @@ def test_attack_budgets_override_single_keys(gray_grid: Write) -> None:
     assert cell.budget is not None
     assert (cell.budget.steps, cell.budget.size) == (9, 0.15)
     assert cell.settings["attack"]["params"]["loss"] == "margin"
+    assert cell.threat == "linf 0.15, 4 steps"  # it stays in the table of the grid's budget

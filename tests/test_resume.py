@@ -36,7 +36,9 @@ def outcomes(results: Path) -> dict[tuple[str, str], str]:
 
 
 def files(results: Path) -> dict[str, str]:
-    return {p.name: p.read_text() for p in sorted((results / "demo").glob("*.json")) if p.name != "_run.json"}
+    return {
+        p.name: p.read_text() for p in sorted((results / "demo-clips16-steps3").glob("*.json")) if p.name != "_run.json"
+    }
 
 
 def test_kill_9_loses_and_repeats_nothing(tmp_path: Path) -> None:

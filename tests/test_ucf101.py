@@ -10,12 +10,12 @@ import av
 import numpy as np
 import pytest
 import torch
-from bench.datasets.ucf101 import UCF101
 from PIL import Image
 from torch import Tensor
 
 from bench import BenchError, ClipRef
 from bench.dataset import MissingClip
+from bench.datasets.ucf101 import UCF101
 from bench.registry import DATASETS
 
 PAGE = "https://www.crcv.ucf.edu/data/UCF101.php"

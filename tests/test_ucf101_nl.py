@@ -39,7 +39,7 @@ def test_ucf101_nl_runs_on_frames_and_a_checkpoint_in_the_authors_layout(
     )
     assert answer.code == 0, answer.err
     assert "reported" in answer.out
-    files = list((tmp_path / "r" / "ucf101_nl").glob("*jpeg--PGD--*.json"))
+    files = list((tmp_path / "r" / "ucf101_nl-steps1").glob("*jpeg--PGD--*.json"))
     (outcome,) = json.loads(files[0].read_text())["outcomes"]
     assert outcome["label"] == outcome["clean_prediction"] == 17
     assert (outcome["forwards"], outcome["backwards"]) == (1, 1)

@@ -30,6 +30,21 @@ PUBLISHED: dict[tuple[str, str], Missing] = {
 }
 
 
+# What reading a file that is no checkpoint raises; the unpickler trips over garbage in many ways.
+_UNREADABLE = (
+    SafetensorError,
+    UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OSError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    TypeError,
+)
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
@@ -51,8 +66,8 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except _UNREADABLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BenchError(
             f"Cannot read the checkpoint {path}: {reason} (only safetensors files and PyTorch files of "
             "plain tensors are loaded)."
@@ -175,9 +190,10 @@ def build_classifier(spec: Spec, weights: Path | None) -> nn.Module:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Digest of all parameters and buffers: two classifiers with other weights are never confused."""
+    """Digest of all parameters and buffers, those that checkpoints leave out included: two classifiers with other
+    weights or other normalisation are never confused."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
+    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

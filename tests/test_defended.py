@@ -1,0 +1,353 @@
+"""The defended classifier: one pipeline for attack and evaluation, and its gradients."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bench import BenchError, Budget, ClipRandom, DefendedClassifier, Purifier, RobustModel
+from bench.attacks.pgd import PGD
+from bench.defended import GRADIENTS, plurality, why_not
+from bench.defenses.jpeg import JPEG
+from bench.defenses.none import NoDefense
+from bench.defenses.temporal_shuffle import TemporalShuffle
+
+few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+SHAPE = (3, 4, 6, 6)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.conv, self.drop, self.fc = nn.Conv3d(3, 4, 3, padding=1), nn.Dropout(0.5), nn.Linear(4, 3)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return 20 * self.fc(self.drop(torch.tanh(4 * self.conv(clips))).mean(dim=(2, 3, 4)))
+
+
+class Coarse(Purifier):
+    """Few gray levels: no useful gradient of its own."""
+
+    differentiable = False
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return (clips.detach() * 8).round() / 8
+
+
+class Candidates(Purifier):
+    """Three candidates, each a different rounding."""
+
+    differentiable = False
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return torch.stack([(clips.detach() * n).round() / n for n in (2, 5, 9)])
+
+
+class Copy(Purifier):
+    """The identity that does not say so."""
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return clips.clone()
+
+
+class Noisy(Purifier):
+    """Random gains; the surrogate needs the very same gains."""
+
+    differentiable = False
+    stochastic = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[Tensor] = []
+        self.replayed: list[Tensor] = []
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        self.drawn.append(rng.uniform(*clips.shape[1:]))
+        return ((clips * self.drawn[-1]) * 16).round() / 16
+
+    def surrogate(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        self.replayed.append(rng.uniform(*clips.shape[1:]))
+        return clips**2 * self.replayed[-1]
+
+
+class Doubled(RobustModel):
+    """Twice the logits."""
+
+    def wrap(self, classifier: nn.Module) -> nn.Module:
+        class Double(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = classifier
+
+            def forward(self, clips: Tensor) -> Tensor:
+                return 2 * self.inner(clips)
+
+        return Double()
+
+
+def batch(seed: int = 0, size: int = 3) -> tuple[Tensor, Tensor]:
+    clips = torch.rand(size, *SHAPE, generator=torch.Generator().manual_seed(seed))
+    return clips, torch.arange(size) % 3
+
+
+def loss_gradient(model: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
+    """Gradient of the summed cross-entropy at some points: the reference for every straight-through rule."""
+    leaf = points.detach().clone().requires_grad_(True)
+    return torch.autograd.grad(F.cross_entropy(model(leaf), labels, reduction="sum"), leaf)[0]
+
+
+# --- the identity changes nothing -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gradient", ["exact", "bpda"])
+@pytest.mark.parametrize("purifier", [NoDefense(), Copy()])
+def test_identity_reproduces_the_bare_logits(purifier: Purifier, gradient: str) -> None:
+    model, (clips, _) = Small().eval(), batch()
+    defended = DefendedClassifier(model, purifier, gradient)
+    assert torch.equal(defended(clips, ClipRandom(range(3))), model(clips))
+    assert torch.equal(defended(clips.clone().requires_grad_(True), ClipRandom(range(3))), model(clips))
+    decision = defended.decide(clips, ClipRandom(range(3)))
+    assert torch.equal(decision.logits, model(clips).detach())
+    assert torch.equal(decision.prediction, model(clips).argmax(1))
+    assert torch.equal(decision.votes, decision.prediction[None])
+
+
+@pytest.mark.parametrize("gradient", ["exact", "bpda"])
+@pytest.mark.parametrize("purifier", [NoDefense(), Copy()])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("keep", ["worst", "last"])
+def test_pgd_through_the_identity_is_pgd_on_the_bare_model(
+    purifier: Purifier, gradient: str, norm: str, keep: str
+) -> None:
+    model, (clips, _) = Small().eval(), batch(size=4)
+    labels = model(clips).argmax(1)
+    labels[0] = (labels[0] + 1) % 3  # one clip is wrong from the start
+    budget = Budget(norm, 0.03 if norm == "linf" else 0.5, steps=4, restarts=2)
+    bare = PGD(keep=keep)(model, clips, labels, budget, ClipRandom(range(4)))  # type: ignore[arg-type]
+    target = DefendedClassifier(model, purifier, gradient).target(ClipRandom([9, 9, 9, 9]))
+    defended = PGD(keep=keep)(target, clips, labels, budget, ClipRandom(range(4)))  # type: ignore[arg-type]
+    assert torch.equal(defended.clips, bare.clips)
+    assert not torch.equal(bare.clips, clips)
+
+
+# --- bpda -----------------------------------------------------------------------------------------------------
+
+
+def test_bpda_value_is_purify_and_gradient_skips_it() -> None:
+    model, (clips, labels) = Small().eval(), batch()
+    defended = DefendedClassifier(model, Coarse(), "bpda")
+    x = clips.clone().requires_grad_(True)
+    rng = ClipRandom(range(3))
+    purified = Coarse().purify(clips, rng)
+    assert torch.equal(defended.candidates(x, rng)[0], purified)
+    logits = defended(x, rng)
+    assert torch.equal(logits, model(purified))
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), x)
+    assert torch.equal(gradient, loss_gradient(model, purified, labels))
+    assert gradient.abs().max() > 0
+
+
+def test_bpda_sums_the_gradients_of_the_candidates() -> None:
+    model, (clips, _) = Small().eval(), batch()
+    x = clips.clone().requires_grad_(True)
+    defended = DefendedClassifier(model, Candidates(), "bpda")
+    votes = defended.vote_logits(x, ClipRandom(range(3)))
+    assert votes.shape == (3, 3, 3)
+    weights = torch.randn(votes.shape, generator=torch.Generator().manual_seed(1))
+    (gradient,) = torch.autograd.grad((weights * votes).sum(), x)
+    expected = torch.zeros_like(clips)
+    for v, candidate in enumerate(Candidates().purify(clips, ClipRandom(range(3)))):
+        leaf = candidate.clone().requires_grad_(True)
+        torch.testing.assert_close(votes[v], model(leaf), rtol=1e-5, atol=1e-5)
+        expected += torch.autograd.grad((weights[v] * model(leaf)).sum(), leaf)[0]
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_bpda_uses_the_surrogate_of_the_purifier_and_replays_its_draws() -> None:
+    model, (clips, labels) = Small().eval(), batch()
+    purifier = Noisy()
+    defended = DefendedClassifier(model, purifier, "bpda")
+    x, rng = clips.clone().requires_grad_(True), ClipRandom([4, 5, 6])
+    logits = defended(x, rng)
+    assert torch.equal(purifier.drawn[0], purifier.replayed[0])
+    assert torch.equal(purifier.drawn[0], ClipRandom([4, 5, 6]).uniform(*SHAPE))
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), x)
+    purified = ((clips * purifier.drawn[0]) * 16).round() / 16
+    assert torch.equal(logits, model(purified))
+    # d(x^2 m)/dx = 2 x m, times the classifier's gradient where it really was evaluated.
+    expected = loss_gradient(model, purified, labels) * 2 * clips * purifier.drawn[0]
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
+    # The replay leaves the stream where one call of purify leaves it.
+    defended(x, rng)
+    fresh = ClipRandom([4, 5, 6])
+    fresh.uniform(*SHAPE)
+    assert torch.equal(purifier.drawn[1], fresh.uniform(*SHAPE))
+    assert torch.equal(purifier.drawn[1], purifier.replayed[1])
+
+
+def test_evaluation_does_not_touch_the_surrogate() -> None:
+    model, (clips, _) = Small().eval(), batch()
+    purifier = Noisy()
+    defended = DefendedClassifier(model, purifier, "bpda")
+    decided = defended.decide(clips.clone().requires_grad_(True), ClipRandom([4, 5, 6]))
+    assert purifier.replayed == []
+    attacked = defended(clips.clone().requires_grad_(True), ClipRandom([4, 5, 6]))
+    assert torch.equal(decided.logits, attacked.detach())
+
+
+def test_gradient_none_gives_none() -> None:
+    model, (clips, _) = Small().eval(), batch()
+    defended = DefendedClassifier(model, Copy(), "none")
+    assert not defended(clips.clone().requires_grad_(True), ClipRandom(range(3))).requires_grad
+
+
+@pytest.mark.parametrize("purifier", [NoDefense(), TemporalShuffle(window=0)])
+def test_draws_of_a_clip_ignore_who_left_the_batch(purifier: Purifier) -> None:
+    """Target rows pick the streams, so a clip meets the same purifications whoever else is still there."""
+    model, (clips, _) = Small().eval(), batch()
+    defended = DefendedClassifier(model, purifier)
+    first = defended.target(ClipRandom([1, 2, 3]))
+    second = defended.target(ClipRandom([1, 2, 3]))
+    first(clips)
+    second(clips[2:], torch.tensor([2]))
+    rows = torch.tensor([2])
+    assert torch.equal(first(clips[2:], rows), second(clips[2:], rows))
+
+
+# --- what does not exist --------------------------------------------------------------------------------------
+
+
+def test_exact_is_refused_where_there_is_no_gradient() -> None:
+    with pytest.raises(BenchError, match=r"JPEG has no exact gradient .* use bpda"):
+        DefendedClassifier(Small(), JPEG(), "exact")
+    assert why_not(JPEG(), "bpda") is None
+    assert why_not(NoDefense(), "exact") is None
+
+
+def test_bpda_is_refused_for_a_robust_model() -> None:
+    with pytest.raises(BenchError, match=r"Doubled is a network.* use exact"):
+        DefendedClassifier(Small(), Doubled(), "bpda")
+
+
+def test_unknown_gradient_is_refused() -> None:
+    with pytest.raises(BenchError, match="Unknown gradient 'adjoint'; known: exact, bpda, none"):
+        DefendedClassifier(Small(), NoDefense(), "adjoint")
+    assert list(GRADIENTS) == ["exact", "bpda", "none"]
+
+
+# --- robust models, modes -------------------------------------------------------------------------------------
+
+
+def test_robust_model_wraps_the_classifier() -> None:
+    model, (clips, labels) = Small().eval(), batch()
+    defended = DefendedClassifier(model, Doubled())
+    assert torch.equal(defended(clips, ClipRandom(range(3))), 2 * model(clips))
+    x = clips.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(defended(x, ClipRandom(range(3))).gather(1, labels[:, None]).sum(), x)
+    y = clips.clone().requires_grad_(True)
+    (bare,) = torch.autograd.grad(model(y).gather(1, labels[:, None]).sum(), y)
+    torch.testing.assert_close(gradient, 2 * bare)
+
+
+def test_classifier_is_put_in_evaluation_mode_without_weight_gradients() -> None:
+    defended = DefendedClassifier(Small().train(), NoDefense())
+    assert not any(m.training for m in defended.modules())
+    assert not any(p.requires_grad for p in defended.parameters())
+
+
+@pytest.mark.parametrize(("defense", "stochastic"), [(Noisy(), True), (Coarse(), False), (Doubled(), False)])
+def test_target_knows_whether_the_defense_is_stochastic(defense: Purifier | RobustModel, stochastic: bool) -> None:
+    gradient = "bpda" if isinstance(defense, Purifier) else "exact"
+    target = DefendedClassifier(Small(), defense, gradient).target(ClipRandom([1, 2]))
+    assert target.stochastic is stochastic
+    assert target.forwards.tolist() == [0, 0]
+
+
+def test_target_knows_whether_its_clips_go_elsewhere() -> None:
+    defended = DefendedClassifier(Small(), NoDefense())
+    assert defended.target(ClipRandom([1])).decisive
+    assert not defended.target(ClipRandom([1]), transfer=True).decisive
+
+
+# --- votes ----------------------------------------------------------------------------------------------------
+
+
+@few
+@given(st.lists(st.lists(st.integers(0, 4), min_size=2, max_size=2), min_size=1, max_size=7))
+def test_plurality_is_the_most_frequent_class_and_ties_go_low(votes: list[list[int]]) -> None:
+    found = plurality(torch.tensor(votes), 5).tolist()
+    for clip in range(2):
+        counts = Counter(vote[clip] for vote in votes)
+        assert found[clip] == min(c for c, n in counts.items() if n == max(counts.values()))
+
+
+def test_plurality_ties() -> None:
+    votes = torch.tensor([[4, 2, 1], [1, 2, 0], [4, 0, 2], [1, 3, 3]])
+    assert plurality(votes, 5).tolist() == [1, 2, 0]
+
+
+def test_decision_is_the_hard_vote_not_the_soft_one() -> None:
+    """Two lukewarm votes for class 1 beat one very sure vote for class 0; the pooled logits say otherwise."""
+
+    class Three(Purifier):
+        def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+            return torch.stack([clips, clips * 0.5, clips * 0.25])
+
+    class Reader(nn.Module):
+        def forward(self, clips: Tensor) -> Tensor:
+            level = clips.mean(dim=(1, 2, 3, 4))
+            sure = torch.tensor([20.0, 0.0, 0.0])
+            split = torch.tensor([0.0, 0.1, -9.0])
+            return torch.where(level[:, None] > 0.6, sure, split)
+
+    decision = DefendedClassifier(Reader(), Three()).decide(torch.ones(2, *SHAPE), ClipRandom([0, 1]))
+    assert decision.votes.tolist() == [[0, 0], [1, 1], [1, 1]]
+    assert decision.prediction.tolist() == [1, 1]
+    assert decision.logits.argmax(1).tolist() == [0, 0]
+
+
+def test_attack_goes_on_until_the_hard_vote_is_lost() -> None:
+    """One sure candidate carries the soft vote from the start; the other two fall after 0.4 radii."""
+    size = 0.05
+
+    class Offset(Purifier):
+        def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+            return torch.stack([clips, clips, clips + 0.3])
+
+    class Reader(nn.Module):
+        def forward(self, clips: Tensor) -> Tensor:
+            level = clips.mean(dim=(1, 2, 3, 4))
+            wrong = 10 * (level - 0.5 - 0.4 * size) + torch.where(level > 0.7, 20.0, 0.0)
+            return torch.stack([torch.zeros_like(level), wrong], 1)
+
+    clips, labels, rng = torch.full((1, *SHAPE), 0.5), torch.tensor([0]), ClipRandom([0])
+    defended = DefendedClassifier(Reader(), Offset())
+    decision = defended.decide(clips, rng)
+    assert decision.prediction.tolist() == [0]
+    assert decision.logits.argmax(1).tolist() == [1]
+    assert defended.decide(clips + 0.5 * size, rng).prediction.tolist() == [1]
+    found = PGD(start="clean")(defended.target(rng), clips, labels, Budget(size=size), ClipRandom([0])).clips
+    assert defended.decide(found, rng).prediction.tolist() == [1]
+
+
+def test_pool_of_one_is_untouched() -> None:
+    votes = 1e4 * torch.randn(1, 3, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(DefendedClassifier.pool(votes), votes[0])
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_pool_is_the_log_of_the_mean_softmax(count: int) -> None:
+    votes = 5 * torch.randn(count, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = votes.numpy()
+    softmax = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    np.testing.assert_allclose(DefendedClassifier.pool(votes).numpy(), np.log(softmax.mean(0)), rtol=1e-10)
+    assert torch.isfinite(DefendedClassifier.pool(1e4 * votes)).all()

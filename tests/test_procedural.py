@@ -1,0 +1,222 @@
+"""Procedural clips: pure functions of their index, with a flow that is right and looks that say nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench import BenchError
+from bench.procedural import MOTIONS, RenderedClip, render
+from bench.registry import DATASETS
+
+
+@pytest.fixture(scope="module")
+def block() -> list[RenderedClip]:
+    """One clip of each class."""
+    return [render("test", i) for i in range(12)]
+
+
+def test_shapes_and_ranges(block: list[RenderedClip]) -> None:
+    for made in block:
+        assert made.clip.shape == (3, 16, 64, 64)
+        assert made.clip.dtype == torch.float32
+        assert 0 <= made.clip.min() < made.clip.max() <= 1
+        assert made.flow.shape == (2, 15, 64, 64)
+        assert made.flow.dtype == torch.float32
+        assert torch.isfinite(made.flow).all()
+        assert made.mask.shape == (16, 64, 64)
+        assert made.mask.dtype == torch.bool
+        assert 0.03 < float(made.mask.float().mean()) < 0.6
+
+
+@pytest.mark.parametrize(("frames", "size"), [(2, 16), (9, 33), (32, 48)])
+def test_other_shapes(frames: int, size: int) -> None:
+    made = render("train", 5, frames=frames, size=size)
+    assert made.clip.shape == (3, frames, size, size)
+    assert made.flow.shape == (2, frames - 1, size, size)
+    assert made.mask.shape == (frames, size, size)
+    assert made.mask.any()
+    assert made.label == 5
+
+
+def test_label_is_the_index_modulo_twelve() -> None:
+    assert len(MOTIONS) == len(set(MOTIONS)) == 12
+    assert [render("val", i, frames=2, size=16).label for i in (0, 1, 11, 12, 30, 1201)] == [0, 1, 11, 0, 6, 1]
+
+
+def test_clips_are_deterministic_whatever_was_made_before() -> None:
+    first = render("test", 17, frames=4, size=32)
+    torch.manual_seed(3)
+    np.random.seed(3)
+    render("test", 16, frames=4, size=32)
+    again = render("test", 17, frames=4, size=32)
+    assert torch.equal(first.clip, again.clip)
+    assert torch.equal(first.flow, again.flow)
+    assert torch.equal(first.mask, again.mask)
+
+
+def test_rendering_leaves_the_global_generators_alone() -> None:
+    torch.manual_seed(0)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    render("test", 0, frames=2, size=16)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (np.random.get_state()[1] == numpy_before).all()  # type: ignore[index]
+
+
+def test_splits_and_indices_share_no_clip() -> None:
+    clips = [render(s, i, frames=2, size=16).clip for s in ("train", "val", "test") for i in (0, 12, 24)]
+    for i, a in enumerate(clips):
+        for b in clips[:i]:
+            assert float((a - b).abs().mean()) > 0.02
+
+
+def warp_back(frame: Tensor, flow: Tensor) -> Tensor:
+    """Samples ``frame (3, H, W)`` at ``p + flow[p]``: frame t + 1 as seen from the pixels of frame t."""
+    height, width = frame.shape[1:]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    grid = torch.stack([2 * (x + flow[0]) / (width - 1) - 1, 2 * (y + flow[1]) / (height - 1) - 1], -1)
+    return F.grid_sample(frame[None], grid[None].float(), padding_mode="border", align_corners=True)[0]
+
+
+def mismatch(a: Tensor, b: Tensor, where: Tensor) -> float:
+    """Mean difference on a mask after the best common gain, so that flicker does not count."""
+    a, b = a[:, where].double(), b[:, where].double()
+    return float((a - b * (a * b).sum() / (b * b).sum()).abs().mean())
+
+
+def test_flow_warps_the_next_frame_onto_this_one(block: list[RenderedClip]) -> None:
+    ratios = {}
+    for made in block:
+        warped = static = 0.0
+        for t in range(0, 15, 2):
+            # Frame borders and the soft edge of the sprite are not sprite: step back from both.
+            core = -F.max_pool2d(-made.mask[t][None].float(), 5, 1, 2)[0] > 0
+            core[:2] = core[-2:] = core[:, :2] = core[:, -2:] = False
+            after = made.clip[:, t + 1]
+            warped += mismatch(made.clip[:, t], warp_back(after, made.flow[:, t]), core)
+            static += mismatch(made.clip[:, t], after, core)
+        ratios[MOTIONS[made.label]] = warped / static
+    assert np.mean(list(ratios.values())) < 0.6, ratios
+    assert max(ratios.values()) < 0.9, ratios
+
+
+def test_flow_of_the_background_is_the_drift(block: list[RenderedClip]) -> None:
+    for made in block:
+        outside = made.flow.permute(1, 2, 3, 0)[~made.mask[:-1]]
+        assert (outside == outside[0]).all()
+        assert outside[0].abs().max() <= 0.15 + 1e-6
+
+
+@pytest.mark.parametrize(("name", "axis", "sign"), [("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1)])
+@pytest.mark.parametrize("round_", [0, 3])
+def test_translations_move_their_way(name: str, axis: int, sign: int, round_: int) -> None:
+    made = render("train", 12 * round_ + MOTIONS.index(name))
+    inside = made.flow.permute(1, 2, 3, 0)[made.mask[:-1]]
+    along, across = sign * inside[:, axis], inside[:, 1 - axis]
+    assert along.min() >= 0.9 - 0.151
+    assert along.max() <= 1.8 + 0.151
+    assert across.abs().max() <= 0.151
+
+    # The mask itself moves as the flow says: independent of how the flow was computed.
+    def middle(t: int) -> float:
+        return float(made.mask[t].nonzero().float().mean(0)[1 - axis])
+
+    middle_frames = range(5, 11)  # the sprite is surely whole in mid-clip
+    travelled = sign * (middle(middle_frames[-1]) - middle(middle_frames[0])) / 5
+    assert travelled == pytest.approx(float(along.mean()), abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "turn", "spread"),
+    [("rotate_cw", 1, 0), ("rotate_ccw", -1, 0), ("grow", 0, 1), ("shrink", 0, -1)],
+)
+def test_rotations_turn_and_zooms_spread(name: str, turn: int, spread: int) -> None:
+    """Fits ``flow = A p + b`` on the sprite: a turn is the antisymmetric part of A, a zoom its trace.
+
+    On the screen y points down, so clockwise is from +x to +y: a positive turn.
+    """
+    made = render("train", 24 + MOTIONS.index(name))
+    y, x = made.mask[7].nonzero().double().T
+    design = torch.stack([x, y, torch.ones_like(x)], 1)
+    flow = made.flow[:, 7][:, made.mask[7]].double().T
+    (a, b, _), (c, d, _) = torch.linalg.lstsq(design, flow).solution.T.tolist()
+    measured = ((c - b) / 2, (a + d) / 2)
+    # Sines of 0.10..0.18 rad per frame, and rates of 0.035..0.065 per frame.
+    for value, sign, low, high in ((measured[0], turn, 0.099, 0.18), (measured[1], spread, 0.034, 0.068)):
+        if sign:
+            assert low <= sign * value <= high
+        else:  # a turn by a alone leaves cos(a) - 1 on the diagonal
+            assert abs(value) < 0.02
+
+
+@pytest.mark.parametrize(("name", "sign"), [("orbit_cw", 1), ("orbit_ccw", -1)])
+def test_orbits_circle_their_way(name: str, sign: int) -> None:
+    made = render("train", MOTIONS.index(name))
+    flow = torch.stack([made.flow[:, t][:, made.mask[t]].mean(1) for t in range(15)])
+    cross = flow[:-1, 0] * flow[1:, 1] - flow[:-1, 1] * flow[1:, 0]  # velocity turns cw: x towards y
+    assert (sign * cross > 0).all()
+
+
+@pytest.mark.parametrize(("name", "axis"), [("oscillate_h", 0), ("oscillate_v", 1)])
+def test_oscillations_turn_back_along_their_axis(name: str, axis: int) -> None:
+    made = render("train", MOTIONS.index(name))
+    flow = torch.stack([made.flow[:, t][:, made.mask[t]].mean(1) for t in range(15)])
+    assert flow[:, axis].min() < -0.5
+    assert flow[:, axis].max() > 0.5
+    assert flow[:, 1 - axis].abs().max() <= 0.151
+
+
+def nearest_mean_accuracy(features: np.ndarray, labels: np.ndarray, half: int) -> float:
+    """Trains class means on the first half, tests on the second."""
+    spread = features[:half].std(0) + 1e-9
+    means = np.stack([features[:half][labels[:half] == k].mean(0) for k in range(12)]) / spread
+    distance = ((features[half:, None] / spread - means) ** 2).sum(-1)
+    return float((distance.argmin(1) == labels[half:]).mean())
+
+
+def test_looks_say_nothing_about_the_class_and_motion_does() -> None:
+    made = [render("train", i, frames=8, size=32) for i in range(480)]
+    labels = np.array([m.label for m in made])
+    colours, areas, motion = [], [], []
+    for m in made:
+        # Mean and spread of each colour, averaged over time, and the area of the sprite in mid-clip.
+        values = m.clip.permute(1, 0, 2, 3).flatten(2)
+        colours.append(torch.cat([values.mean(2), values.std(2)], 1).mean(0).numpy())
+        areas.append(m.mask[3:5].float().mean()[None].numpy())
+        motion.append(m.flow[:, m.mask[:-1]].mean(1).numpy())
+    # Chance is 1/12; the standard deviation of the score of 240 guesses is 0.018.
+    for looks in (colours, areas):
+        assert nearest_mean_accuracy(np.stack(looks), labels, 240) < 1 / 12 + 0.05
+    # The same classifier finds the four translations, at the least, from the mean flow.
+    assert nearest_mean_accuracy(np.stack(motion), labels, 240) > 1 / 3
+
+
+@pytest.mark.parametrize(
+    ("split", "index", "shape"),
+    [
+        ("training", 0, {}),
+        ("test", -1, {}),
+        ("test", 0, {"frames": 1}),
+        ("test", 0, {"size": 15}),
+    ],
+)
+def test_impossible_clips_are_refused(split: str, index: int, shape: dict[str, int]) -> None:
+    with pytest.raises(BenchError, match=r"Unknown split 'training': choose one of train|Cannot render clip"):
+        render(split, index, **shape)
+
+
+def test_data_set_lists_and_loads_the_same_clips() -> None:
+    data = DATASETS.create("motion12(split='val', frames=4, size=16, length=25)")
+    refs = data.refs()
+    assert len(refs) == 25
+    assert len({r.id for r in refs}) == 25
+    assert [r.label for r in refs] == [i % 12 for i in range(25)]
+    assert list(data.classes) == list(MOTIONS)
+    made = render("val", 13, frames=4, size=16)
+    assert torch.equal(data.load(refs[13]), made.clip)
+    assert refs[13].label == made.label
+    with pytest.raises(BenchError, match="Unknown split"):
+        DATASETS.create("motion12(split='dev')")
