@@ -109,13 +109,15 @@ def run(
         seed=seed,
     )
     with err.status("Loading ..."):
-        from bench.engines.local import LocalEngine, pick_device
+        from bench.engines.local import LocalEngine, keep_freed_memory, pick_device
         from bench.plan import make_plan
         from bench.reported_figures import Reported, shipped_folder
         from bench.runner import Runner
         from bench.store import Store
 
         where = pick_device(device)
+        if where.type == "cpu":
+            keep_freed_memory()
         plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint)
     _warn_broken()
     if dry_run:
