@@ -134,7 +134,7 @@ def run(
         with _RunProgress() as progress:
             runner = Runner(plan, store, LocalEngine(where), batch_size=size, retry=retry_failed, progress=progress)
             runner.run()
-        cells = export(plan, store, results, str(where))
+        cells = export(plan, store, results, str(where), ran=progress.clips > 0)
     except KeyboardInterrupt:
         err.print("Stopped. Every finished batch is stored; the same command continues from there.")
         raise typer.Exit(130) from None

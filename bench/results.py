@@ -154,11 +154,15 @@ def collect(plan: Plan, store: Store) -> list[CellResult]:
     return results
 
 
-def export(plan: Plan, store: Store, folder: Path, device: str) -> list[CellResult]:
+def export(plan: Plan, store: Store, folder: Path, device: str, *, ran: bool = True) -> list[CellResult]:
     """Writes ``folder/<grid>/``: a file per cell, the grid's description and, apart from the reproducible
     record, when, where and how long it ran.
 
     Files of cells that are not in the plan stay: a run with ``--defense mine`` adds a row.
+
+    Args:
+        device: PyTorch's name of the device that was used.
+        ran: whether anything was computed; if not, the record of when, where and how long is left alone.
     """
     target = folder / plan.grid.name
     target.mkdir(parents=True, exist_ok=True)
@@ -178,6 +182,8 @@ def export(plan: Plan, store: Store, folder: Path, device: str) -> list[CellResu
         reported=plan.grid.reported.model_dump() if plan.grid.reported else None,
     )
     (target / _GRID_FILE).write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    if not ran and (target / _RUN_FILE).is_file():
+        return results
     import torch  # the only use; reading results needs no torch
 
     seconds = sum(o.seconds for r in results for o in r.outcomes)
