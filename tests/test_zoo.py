@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import Budget, ClipRandom
+from bench import BenchError, Budget, ClipRandom
 from bench.models.checkpoints import build_classifier, manifest, sha256_of, zoo_file
 from bench.procedural import render
 from bench.registry import ATTACKS, Spec
@@ -44,3 +44,9 @@ def test_shipped_classifiers_are_right_on_clean_clips_and_wrong_under_pgd(name: 
         with torch.no_grad():
             kept = float((model(adversarial).argmax(1) == answers).float().mean())
         assert low <= kept <= high, attack
+
+
+def test_slowfast_says_which_clip_lengths_it_takes() -> None:
+    model = build_classifier(Spec("slowfast_tiny"), None)
+    with pytest.raises(BenchError, match="multiple of 4, not 6"):
+        model(torch.rand(1, 3, 6, 32, 32))

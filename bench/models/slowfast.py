@@ -7,6 +7,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from bench.errors import BenchError
 from bench.models.base import VideoClassifier, gabor_init_
 from bench.registry import register
 
@@ -50,6 +51,10 @@ class SlowFast(VideoClassifier):
         )
 
     def logits(self, normalised: Tensor) -> Tensor:
+        if normalised.shape[2] % self.alpha:
+            raise BenchError(
+                f"SlowFast needs a clip length that is a multiple of {self.alpha}, not {normalised.shape[2]} frames."
+            )
         return self.net([normalised[:, :, :: self.alpha], normalised])
 
 
