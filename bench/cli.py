@@ -412,13 +412,13 @@ def train(
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from bench.engines.local import pick_device
-        from bench.training.loop import Stopwatch, TrainingState, default_work, export, recipe_of
+        from bench.training.loop import TrainingState, default_work, export, recipe_of
         from bench.training.loop import train as fit
 
         chosen = recipe_of(recipe, steps)
         where = pick_device(device)
     folder = work or default_work(model, dataset, chosen, seed)
-    watch = Stopwatch()
+    spent = 0.0
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -431,6 +431,8 @@ def train(
             task = bar.add_task(f"{model} on {dataset}", total=chosen.steps, figures="")
 
             def report(state: TrainingState) -> None:
+                nonlocal spent
+                spent = state.seconds
                 figures = f"loss {state.loss:.3f} accuracy {100 * state.accuracy:.1f} %"
                 bar.update(task, completed=state.step, figures=figures)
 
@@ -439,7 +441,7 @@ def train(
         err.print(f"Stopped. The same command continues from the last state in {folder}.")
         raise typer.Exit(130) from None
     with err.status("Measuring the exported weights ..."):
-        entry = export(fitted, model, dataset, chosen, seed=seed, seconds=watch.seconds(), out=out_folder, device=where)
+        entry = export(fitted, model, dataset, chosen, seed=seed, seconds=spent, out=out_folder, device=where)
     out.print_json(json.dumps(entry))
 
 

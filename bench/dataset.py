@@ -39,6 +39,11 @@ class Missing:
         return f"{self.what}\n    get it:  {self.get}\n    licence: {self.licence}\n    put it:  {self.put}"
 
 
+def listing(missing: Sequence[Missing]) -> str:
+    """All missing files as one indented list, for the end of a message."""
+    return "\n".join(f"  - {item}" for item in missing)
+
+
 class MissingClip(Exception):
     """One clip of the list has no file. The runner counts it as missing, never as robust."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from bench.dataset import Dataset
+from bench.dataset import Dataset, listing
 from bench.errors import BenchError
 
 _GAP = 4
@@ -67,8 +67,7 @@ def write_sheets(dataset: Dataset, count: int, sheet: Path | None, animate: Path
     """
     missing = dataset.missing()
     if missing:
-        listed = "\n".join(f"  - {item}" for item in missing)
-        raise BenchError(f"The data set needs files that are not here:\n{listed}")
+        raise BenchError(f"The data set needs files that are not here:\n{listing(missing)}")
     if count < 1:
         raise BenchError(f"--clips must be at least 1, not {count}.")
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):

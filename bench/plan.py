@@ -14,7 +14,7 @@ from torch import nn
 
 from bench.attack import Attack
 from bench.budgets import Budget
-from bench.dataset import ClipRef, Dataset, Missing
+from bench.dataset import ClipRef, Dataset, Missing, listing
 from bench.defended import GRADIENTS, why_not
 from bench.defense import Defense, Purifier
 from bench.errors import BenchError, nearest
@@ -206,8 +206,7 @@ def _models(grid: Grid, dataset: Dataset, checkpoint: Path | None, data_root: Pa
     found = [(spec, find_weights(spec, grid.dataset.name, checkpoint, data_root)) for spec in grid.model_specs]
     missing = [*dataset.missing(), *(w for _, w in found if isinstance(w, Missing))]
     if missing:
-        listed = "\n".join(f"  - {item}" for item in missing)
-        raise BenchError(f"Grid {grid.name!r} needs files that are not here:\n{listed}")
+        raise BenchError(f"Grid {grid.name!r} needs files that are not here:\n{listing(missing)}")
     models = []
     for spec, weights in found:
         assert not isinstance(weights, Missing)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench import BenchError, ClipRef, Dataset, register
-from bench.dataset import Missing, MissingClip
+from bench.dataset import Missing, MissingClip, listing
 from bench.seeds import seed_of
 
 # Order of the official classInd.txt, from 0. It is alphabetical without regard to case: Python's sorted()
@@ -115,8 +115,7 @@ class UCF101(Dataset):
         """
         refs, missing = self._scan()
         if not refs:
-            listed = "\n".join(f"  - {item}" for item in missing)
-            raise BenchError(f"UCF-101 needs files that are not here:\n{listed}")
+            raise BenchError(f"UCF-101 needs files that are not here:\n{listing(missing)}")
         return refs
 
     def load(self, ref: ClipRef) -> Tensor:

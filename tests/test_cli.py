@@ -224,7 +224,10 @@ def test_train_resumes_and_exports_what_the_manifest_says(
     class Stop(Exception):
         pass
 
+    clock = {"seconds": 0.0}
+
     def stop(state: loop.TrainingState) -> None:
+        clock["seconds"] = state.seconds if state.step == 2 else clock["seconds"]
         if state.step == 3:
             raise Stop
 
@@ -244,6 +247,13 @@ def test_train_resumes_and_exports_what_the_manifest_says(
     resumed = load_checkpoint(tmp_path / "resumed" / "nl_tiny-motion12.safetensors")
     for name, tensor in load_checkpoint(file).items():
         assert torch.equal(tensor, resumed[name]), name
+
+    stored = torch.load(tmp_path / "v" / "state.pt", weights_only=True)
+    assert stored["seconds"] > clock["seconds"] > 0  # the first sitting counts too
+
+    finished = bench(*arguments, "--work", tmp_path / "v", "--out", tmp_path / "once_more")
+    assert finished.code == 0, finished.err
+    assert json.loads(finished.out)["sha256"] == entry["sha256"]
 
     other = bench(*arguments, "--seed", 1, "--work", tmp_path / "v")
     assert other.code == 2

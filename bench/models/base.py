@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class VideoClassifier(nn.Module):
+class VideoClassifier(nn.Module, ABC):
     """Base class: normalises inside, so that attacks and defences work on clips in ``[0, 1]``.
 
     Subclasses implement :meth:`logits` on normalised clips. The statistics are non-persistent buffers:
@@ -32,9 +33,9 @@ class VideoClassifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1, 1), persistent=False)
 
+    @abstractmethod
     def logits(self, normalised: Tensor) -> Tensor:
         """Normalised clips ``(B, 3, T, H, W)`` to logits ``(B, K)``."""
-        raise NotImplementedError(f"{type(self).__name__} must implement logits().")
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips ``float32 (B, 3, T, H, W)`` in ``[0, 1]`` to logits ``(B, K)``.

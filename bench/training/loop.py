@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -50,12 +51,13 @@ RECIPES: dict[str, Recipe] = {"standard": Recipe("standard")}
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training stands, for a progress display."""
+    """Where a training stands, for a progress display; ``seconds`` spent so far, earlier sittings included."""
 
     step: int
     steps: int
     loss: float
     accuracy: float
+    seconds: float
 
 
 def recipe_of(name: str, steps: int | None = None) -> Recipe:
@@ -88,6 +90,8 @@ def _batches(data: Dataset, recipe: Recipe, seed: int, first: int) -> Iterator[t
         chosen = [refs[int(i)] for i in order]
         return torch.stack([data.load(r) for r in chosen]), torch.tensor([r.label for r in chosen])
 
+    if first >= recipe.steps:
+        return
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(batch, first)
         for step in range(first, recipe.steps):
@@ -116,14 +120,16 @@ def train(
         BenchError: a name is unknown, or the state in ``work`` belongs to other settings.
     """
     model = build_classifier(Spec.parse(model_name), None).to(device).train().requires_grad_(True)
-    length = {"length": recipe.steps * recipe.batch} if dataset_name.startswith("motion") else {}
+    # A data set that is rendered on demand has as many training clips as the training can use.
+    rendered = any(p.name == "length" for p in DATASETS.get(dataset_name).parameters)
+    length = {"length": recipe.steps * recipe.batch} if rendered else {}
     data: Dataset = DATASETS.create(Spec(dataset_name, {"split": "train", **length}))
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda s: min(1.0, (s + 1) / recipe.warmup) * (1 - s / recipe.steps)
     )
     settings = {"model": model_name, "dataset": dataset_name, "seed": seed, **asdict(recipe)}
-    state_file, first, accuracy = work / "state.pt", 0, 0.0
+    state_file, first, accuracy, earlier = work / "state.pt", 0, 0.0, 0.0
     if state_file.is_file():
         state = torch.load(state_file, map_location=device, weights_only=True)
         if state["settings"] != settings:
@@ -131,8 +137,10 @@ def train(
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
-        first, accuracy = state["step"], state["accuracy"]
+        first, accuracy, earlier = state["step"], state["accuracy"], state["seconds"]
+        report(TrainingState(first, recipe.steps, math.nan, accuracy, earlier))
     work.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
     for step, (clips, labels) in enumerate(_batches(data, recipe, seed, first), start=first):
         logits = model(clips.to(device))
         labels = labels.to(device)
@@ -144,7 +152,8 @@ def train(
         schedule.step()
         right = float((logits.detach().argmax(1) == labels).float().mean())
         accuracy = right if step == 0 else 0.95 * accuracy + 0.05 * right
-        report(TrainingState(step + 1, recipe.steps, float(loss.detach()), accuracy))
+        seconds = earlier + time.monotonic() - begun
+        report(TrainingState(step + 1, recipe.steps, float(loss.detach()), accuracy, seconds))
         if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
             partial = state_file.with_suffix(".part")
             torch.save(
@@ -152,6 +161,7 @@ def train(
                     "settings": settings,
                     "step": step + 1,
                     "accuracy": accuracy,
+                    "seconds": seconds,
                     "model": model.state_dict(),
                     "optimiser": optimiser.state_dict(),
                     "schedule": schedule.state_dict(),
@@ -243,13 +253,3 @@ def export(
 def default_work(model: str, dataset: str, recipe: Recipe, seed: int) -> Path:
     """Folder of a training's state when the user names none."""
     return Path("runs") / "train" / f"{model}-{dataset}-{recipe.name}-{recipe.steps}-{seed}"
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
