@@ -23,7 +23,10 @@ class PGD(GradientAttack):
         target: nothing for an untargeted attack, or the class to reach: ``runner_up`` or ``least_likely``.
         protocol: ``credible`` starts uniformly in the ball, keeps the worst iterate and lets broken clips
             leave the batch. ``videopure`` reproduces the published code: Gaussian start of standard deviation
-            ``size``, not projected before the first gradient; steps of 2/255; the last iterate is returned.
+            ``size``, not projected before the first gradient; steps of 2/255 unless the budget names another
+            length; the last iterate is returned. The published ten steps are the budget's to give. Where several
+            candidates vote, the published loss is the mean of their cross-entropies, ours that of their mean
+            probability.
         start: ``uniform``, ``gaussian`` or ``clean``; the protocol's start if not given.
         keep: ``worst`` or ``last`` iterate; the protocol's rule if not given.
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from bench.models.checkpoints import fingerprint
 from bench.plan import Component, expand
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
 from bench.render import heading, render
-from bench.results import collect, to_frame
+from bench.results import SkippedCell, collect, to_frame
 from bench.runner import Runner
 from bench.store import Store
 from bench.tables import make_tables
@@ -35,15 +36,39 @@ class _InMemory(Dataset):
     """The user's clips."""
 
     def __init__(self, clips: Tensor, labels: Tensor) -> None:
-        self.clips = clips
         self._refs = [ClipRef(f"clip-{i:05d}", int(label)) for i, label in enumerate(labels)]
+        self._clips = {ref.id: clip for ref, clip in zip(self._refs, clips, strict=True)}
         self.classes = [str(c) for c in range(int(labels.max()) + 1)]
 
     def refs(self) -> list[ClipRef]:
         return self._refs
 
     def load(self, ref: ClipRef) -> Tensor:
-        return self.clips[self._refs.index(ref)]
+        return self._clips[ref.id]
+
+
+def _array(given: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BenchError(f"{name} must be a tensor or an array, not a {type(given).__name__}: {error}.") from error
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Puts modes, gradient flags and the device of somebody else's network back."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    device = next((p.device for p in model.parameters()), None)
+    try:
+        yield
+    finally:
+        if device is not None:
+            model.to(device)
+        for module, training in modes:
+            module.training = training
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def _component(given: Any, registry: Registry) -> Component:
@@ -72,7 +97,7 @@ def evaluate(
 
     Args:
         model: clips ``float32 (B, 3, T, H, W)`` in ``[0, 1]`` to logits ``(B, K)``; it normalises inside.
-            It is put in evaluation mode and its weights take no gradient.
+            It is in evaluation mode, without weight gradients, while it is evaluated, and left as it was.
         clips: ``float32 (N, 3, T, H, W)`` in ``[0, 1]``, RGB.
         labels: true classes, ``(N,)`` integers.
         defense: a registered defence (``"jpeg(quality=50)"``) or an instance of your own.
@@ -97,7 +122,9 @@ def evaluate(
         >>> frame = bench.evaluate(model, clips, labels, defense="jpeg", attack="pgd", gradient="bpda")
         >>> frame["correct"].mean()
     """
-    clips, labels = torch.as_tensor(clips), torch.as_tensor(labels)
+    if not isinstance(model, nn.Module):
+        raise BenchError(f"model must be a torch.nn.Module, not a {type(model).__name__}.")
+    clips, labels = _array(clips, "clips"), _array(labels, "labels")
     if clips.ndim != 5 or clips.shape[1] != 3 or clips.dtype != torch.float32:
         raise BenchError(
             f"clips must be float32 of shape (N, 3, T, H, W) in [0, 1], not {clips.dtype} {tuple(clips.shape)}."
@@ -106,6 +133,8 @@ def evaluate(
         raise BenchError(
             f"labels must be one integer per clip: {len(clips)} clips, labels {labels.dtype} {tuple(labels.shape)}."
         )
+    if int(labels.min()) < 0:
+        raise BenchError(f"labels must be classes counted from 0, but one is {int(labels.min())}.")
     if not bool(((clips >= 0) & (clips <= 1)).all()):
         raise BenchError("clips must lie in [0, 1] and be finite; divide 8-bit frames by 255.")
     shield, weapon = _component(defense, DEFENSES), _component(attack, ATTACKS)
@@ -127,16 +156,15 @@ def evaluate(
         seed=seed,
     )
     where = pick_device(device)
-    model.eval().requires_grad_(False)
     name = type(model).__name__
-    plan = expand(
-        grid,
-        Component("clips", _InMemory(clips.cpu(), labels.cpu()), {"name": "clips"}),
-        [Component(name, model, {"name": name, "weights": fingerprint(model)})],
-        [shield],
-        {label: weapon},
-    )
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+    with _as_it_was(model), tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        plan = expand(
+            grid,
+            Component("clips", _InMemory(clips.cpu(), labels.cpu()), {"name": "clips"}),
+            [Component(name, model, {"name": name, "weights": fingerprint(model)})],
+            [shield],
+            {label: weapon},
+        )
         store = Store(Path(folder))
         try:
             Runner(plan, store, LocalEngine(where), batch_size=batch_size).run()
@@ -149,7 +177,7 @@ def evaluate(
     frame.insert(list(frame.columns).index("correct") + 1, "clean_correct", frame["clip"].map(clean))
     if verbose:
         console = Console(width=None if Console().is_terminal else 120)
-        for table in make_tables(results):
+        for table in make_tables(results, skipped=[SkippedCell(**vars(s)) for s in plan.skipped]):
             console.print(heading(table), soft_wrap=True)
             console.print(render(table))
     return frame

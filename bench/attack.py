@@ -152,7 +152,7 @@ class Attack(ABC):
             rng: seeds ``0 .. B-1`` if not given.
 
         Raises:
-            BenchError: clips, labels or budget are not what the attack can take.
+            BenchError: clips, labels or budget are not what the attack can take, or it returns no result.
         """
         budget = budget or Budget()
         self.check(budget)
@@ -165,7 +165,12 @@ class Attack(ABC):
         if rng is not None and len(rng) != len(clips):
             raise BenchError(f"There must be one random stream per clip: {len(clips)} clips, {len(rng)} streams.")
         target = Target.of(model, len(clips))
-        return self.run(target, clips, labels, budget, rng or ClipRandom(range(len(clips))))
+        result = self.run(target, clips, labels, budget, rng or ClipRandom(range(len(clips))))
+        if not isinstance(result, AttackResult) or not isinstance(result.clips, Tensor):
+            raise BenchError(
+                f"{type(self).__name__}.run must return AttackResult(clips), not a {type(result).__name__}."
+            )
+        return result
 
     def check(self, budget: Budget) -> None:
         """Raises :class:`BenchError` if the attack cannot take the budget."""
@@ -182,17 +187,17 @@ class GradientAttack(Attack):
 
     The worst iterate counts, not the last. A clip is broken when an evaluated iterate is misclassified (reaches
     the target class, if there is one). On a decisive target that iterate is returned and the clip leaves the
-    batch. Clips made for transfer go on climbing, because a defence would undo a perturbation that barely fools
-    the bare classifier: the broken iterate of highest loss is returned, or the last one if the loss was still
-    rising. A clip never seen broken gets its last iterate, which the judge evaluates. One draw of a stochastic
-    target proves nothing, so there every clip takes every step and the last iterate of the last restart is
-    returned.
+    batch; a clip never seen broken gets its last iterate, which the judge evaluates. Clips made for transfer go on
+    climbing, because a defence would undo a perturbation that barely fools the bare classifier: every iterate is
+    evaluated, the last one too, and the one of highest loss is returned, a broken one if there is any. One draw of
+    a stochastic target proves nothing, so there every clip takes every step, and of several restarts the last
+    iterate of the one with the highest mean loss over its second half is returned.
 
     Args:
         loss: ``ce`` (cross-entropy) or ``margin``.
         target: ``None`` (untargeted), ``runner_up`` or ``least_likely`` (by the clean logits, one forward
             pass more).
-        keep: ``worst`` as above, or ``last``: no early leaving, the last iterate is returned.
+        keep: ``worst`` as above, or ``last``: the last iterate is returned, as for a stochastic target.
     """
 
     def __init__(
@@ -222,7 +227,7 @@ class GradientAttack(Attack):
 
     def passes(self, budget: Budget) -> tuple[int, int]:
         gradients = budget.steps * budget.restarts
-        checks = budget.restarts - 1 if self.keep == "worst" else 0
+        checks = budget.restarts if self.keep == "worst" else 0
         return gradients + checks + (self.target is not None), gradients
 
     def _aim(self, target: Target, clips: Tensor, labels: Tensor) -> Tensor:
@@ -238,20 +243,18 @@ class GradientAttack(Attack):
         climb = self.keep == "worst" and not target.decisive and not target.stochastic
         aim = self._aim(target, clips, labels)
         sign = 1.0 if self.target is None else -1.0
-        best = clips.clone()
-        best_loss = torch.full((len(clips),), float("-inf"), dtype=torch.float64, device=clips.device)
         trace = torch.full((budget.steps * budget.restarts, len(clips)), float("nan"))
         rows = torch.arange(len(clips))
+        best = _Best(clips)
 
         def is_broken(of: Tensor) -> Tensor:
             hit = target.decision.to(aim.device) == aim[of]
             return hit if self.target else ~hit
 
         for restart in range(budget.restarts):
-            last_restart = restart == budget.restarts - 1
             share = budget.select(rows)
             x = self.start(clips[rows], share, rng.select(rows))
-            rising = torch.zeros(len(clips), dtype=torch.bool, device=clips.device)
+            losses: list[Tensor] = []
             for step in range(budget.steps):
                 x = x.detach().requires_grad_(True)
                 loss = sign * self._loss(target(x, rows), aim[rows])
@@ -260,27 +263,48 @@ class GradientAttack(Attack):
                 trace[restart * budget.steps + step, rows] = loss.float().cpu()
                 if early:
                     broken = is_broken(rows).cpu()
-                    best[rows[broken]] = x[broken]
+                    best.clips[rows[broken]] = x[broken]
                     rows, x, gradient = rows[~broken], x[~broken], gradient[~broken]
                     if not len(rows):
-                        return AttackResult(best, trace)
+                        return AttackResult(best.clips, trace)
                     share = budget.select(rows)
                 elif climb:
-                    rising = is_broken(rows) & (loss > best_loss)
-                    best[rising], best_loss[rising] = x[rising], loss[rising]
+                    best.keep(x, loss, is_broken(rows))
+                losses.append(loss)
                 length = self.step_size(share)
                 if isinstance(length, Tensor):
                     length = length.to(x).reshape(-1, *([1] * (x.ndim - 1)))
                 x = share.geometry.project(x + length * self.direct(gradient, share), clips[rows], share.size)
             if climb:
-                unbroken = best_loss == float("-inf")
-                best[unbroken | rising] = x[unbroken | rising]
-            else:
-                best[rows] = x
-            if early and not last_restart:  # another start is spent only on clips that need one
                 with torch.no_grad():
-                    target(x, rows)
-                rows = rows[~is_broken(rows).cpu()]
-                if not len(rows):
-                    break
-        return AttackResult(best, trace)
+                    loss = sign * self._loss(target(x, rows), aim[rows]).double()
+                best.keep(x, loss, is_broken(rows))
+            elif early:
+                best.clips[rows] = x
+                if restart < budget.restarts - 1:  # another start is spent only on clips that need one
+                    with torch.no_grad():
+                        target(x, rows)
+                    rows = rows[~is_broken(rows).cpu()]
+                    if not len(rows):
+                        break
+            else:
+                late = torch.stack(losses[budget.steps // 2 :]).mean(0)
+                best.keep(x, late, torch.zeros_like(late, dtype=torch.bool))
+        return AttackResult(best.clips, trace)
+
+
+class _Best:
+    """The strongest candidate seen so far of each clip: broken before unbroken, then by score."""
+
+    def __init__(self, clips: Tensor) -> None:
+        self.clips = clips.clone()
+        # Not-a-number: nothing is kept yet, and any candidate is better.
+        self._score = torch.full((len(clips),), float("nan"), dtype=torch.float64, device=clips.device)
+        self._broken = torch.zeros(len(clips), dtype=torch.bool, device=clips.device)
+
+    def keep(self, candidates: Tensor, score: Tensor, broken: Tensor) -> None:
+        """Offers one candidate per clip: ``(B, 3, T, H, W)``, scores ``(B,)``, whether broken ``(B,)``."""
+        higher = (score >= self._score) | self._score.isnan()  # where the loss is flat, the later one
+        better = (broken & ~self._broken) | ((broken == self._broken) & higher)
+        self.clips[better], self._score[better] = candidates[better], score[better]
+        self._broken |= broken

@@ -88,7 +88,7 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Clips per batch, or auto.")] = "auto",
     results: Results = Path("results"),
-    retry_failed: Annotated[bool, typer.Option(help="Run failed and missing clips again.")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="Run failed, missing and invalid clips again.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
 ) -> None:
     """Run a grid and print its Standard / Robust* / Robust table.
@@ -125,7 +125,7 @@ def run(
         return
 
     from bench.render import LEGEND, heading, render
-    from bench.results import export
+    from bench.results import SkippedCell, export
     from bench.tables import make_tables
 
     reported = Reported(chosen.reported, shipped_folder()) if chosen.reported else None
@@ -134,7 +134,7 @@ def run(
         with _RunProgress() as progress:
             runner = Runner(plan, store, LocalEngine(where), batch_size=size, retry=retry_failed, progress=progress)
             runner.run()
-        cells = export(plan, store, results, str(where), ran=progress.clips > 0)
+        cells, stale = export(plan, store, results, str(where), ran=progress.clips > 0)
     except KeyboardInterrupt:
         err.print("Stopped. Every finished batch is stored; the same command continues from there.")
         raise typer.Exit(130) from None
@@ -143,12 +143,20 @@ def run(
 
     if chosen.title:
         out.print(f"\n[bold]{chosen.title}[/bold]")
-    for table in make_tables(cells, reported):
+    skipped = [SkippedCell(**vars(s)) for s in plan.skipped]
+    tables = make_tables(cells, reported, skipped)
+    for table in tables:
         out.print(heading(table), soft_wrap=True)
         out.print(render(table))
     out.print(LEGEND, style="dim")
-    if reported is not None:
+    if reported is not None and any(table.reported_from for table in tables):
         out.print(f"Rows marked reported: {reported.source}.", style="dim")
+    if stale:
+        out.print(
+            f"Removed {len(stale)} result files of an earlier measurement with other weights, code, clips or settings: "
+            f"{', '.join(stale)}.",
+            highlight=False,
+        )
     seconds = time.monotonic() - begun
     done = (
         f"{progress.clips} clip outcomes in {seconds:.0f} s"
@@ -175,21 +183,24 @@ class _RunProgress:
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.table import Column
 
         self.clips = 0
         self._cells = self._all_clips = self._all_cells = 0
         self._what = ""
+        # What matters stands first and never wraps; the description takes the room that is left.
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),
             TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[counts]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
-            # Speeds differ between attacks and judging: average over a long window.
             TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             console=err,
+            # Speeds differ between attacks and judging: average over a long window.
             speed_estimate_period=120,
+            expand=True,
         )
         self._task: Any = None
 
@@ -201,7 +212,7 @@ class _RunProgress:
         self._bar.stop()
 
     def _counts(self) -> str:
-        return f"clips {self.clips}/{self._all_clips} cells {self._cells}/{self._all_cells}"
+        return f"clips {self.clips}/{self._all_clips}, cells {self._cells}/{self._all_cells}"
 
     def begin(self, work: float, clips: int, cells: int) -> None:
         self._all_clips, self._all_cells = clips, cells
@@ -343,20 +354,20 @@ def show(
         from bench.grid import read_grid
 
         grid = read_grid(grids[name])
-        described.append({"kind": "grid", **json.loads(grid.model_dump_json())})
+        described.append({"kind": "grid", "origin": str(grids[name]), **json.loads(grid.model_dump_json())})
     if as_json:
         typer.echo(json.dumps(described, indent=1))
         return
     for item in described:
-        _print_description(item)
+        if item["kind"] == "grid":  # as it is written, to copy and change
+            text = grids[name].read_text(encoding="utf-8").rstrip()
+            out.print(f"# {item['origin']}\n{text}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            _print_description(item)
 
 
 def _print_description(item: dict[str, Any]) -> None:
     out.print(f"[bold]{item['name']}[/bold]  ({item['kind']})", highlight=False)
-    if item["kind"] == "grid":
-        for key in ("title", "summary", "dataset", "models", "defenses", "budgets", "attacks", "seed"):
-            out.print(f"  {key}: {item[key]}", markup=False, highlight=False)
-        return
     out.print(item["description"].split("\n\nArgs:")[0].split("\nArgs:")[0], markup=False, highlight=False)
     if item["source"]:
         out.print(f"\nSource: {item['source']}", markup=False, highlight=False)
@@ -390,7 +401,11 @@ def leaderboard(
     text = make_leaderboard(results)
     unchanged = output.is_file() and output.read_text(encoding="utf-8") == text
     if not unchanged:
-        output.write_text(text, encoding="utf-8")
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise BenchError(f"Cannot write {output}: {error}; choose another --output.") from error
     out.print(f"{output} {'is up to date' if unchanged else 'written'}", highlight=False)
 
 

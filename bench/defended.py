@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -46,11 +47,14 @@ class Decision:
         prediction: ``int64 (B,)``: hard plurality of the votes, ties to the lowest class.
         votes: ``int64 (V, B)``: the class each candidate is given.
         logits: ``(B, K)``: what attacks see, see :meth:`DefendedClassifier.forward`.
+        finite: ``bool (B,)``: whether all candidates and all their logits are finite. Where they are not, the
+            prediction means nothing.
     """
 
     prediction: Tensor
     votes: Tensor
     logits: Tensor
+    finite: Tensor
 
 
 def plurality(votes: Tensor, classes: int) -> Tensor:
@@ -64,12 +68,12 @@ def plurality(votes: Tensor, classes: int) -> Tensor:
 class DefendedClassifier(nn.Module):
     """A classifier behind a defence.
 
-    The same object is attacked and evaluated, so an attack can never face a different pipeline from the one
-    that is scored. Weights take no gradient.
+    The same networks are attacked and evaluated (:meth:`with_gradient` gives another view of them), so an attack
+    can never face a different pipeline from the one that is scored. Weights take no gradient.
 
     Args:
         classifier: clips ``(B, 3, T, H, W)`` to logits ``(B, K)``; put in evaluation mode.
-        defense: a purifier, or a robust model, which wraps the classifier.
+        defense: a purifier, or a robust model, which wraps a copy of the classifier, once.
         gradient: how the attacker differentiates the defence, a key of :data:`GRADIENTS`.
 
     Raises:
@@ -81,38 +85,78 @@ class DefendedClassifier(nn.Module):
         reason = why_not(defense, gradient)
         if reason:
             raise BenchError(reason)
-        self.purifier = defense if isinstance(defense, Purifier) else None
-        self.classifier = classifier if isinstance(defense, Purifier) else defense.wrap(classifier)
+        self.defense = defense
+        # A robust model may well work in place; the undefended rows keep the original.
+        self.classifier = classifier if isinstance(defense, Purifier) else defense.wrap(copy.deepcopy(classifier))
         self.gradient = gradient
         self.stochastic = defense.stochastic
         self.eval()
         self.requires_grad_(False)
 
+    def with_gradient(self, gradient: str) -> Self:
+        """The same networks, differentiated in another way.
+
+        Raises:
+            BenchError: the gradient does not exist for this defence.
+        """
+        reason = why_not(self.defense, gradient)
+        if reason:
+            raise BenchError(reason)
+        view = copy.copy(self)
+        view.gradient = gradient
+        return view
+
+    @property
+    def purifier(self) -> Purifier | None:
+        """The defence, if it is one that changes clips."""
+        return self.defense if isinstance(self.defense, Purifier) else None
+
     def candidates(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        """Purified clips ``(V, B, 3, T, H, W)``, with the gradient of :attr:`gradient` attached."""
-        if self.purifier is None:
+        """Purified clips ``(V, B, 3, T, H, W)``, with the gradient of :attr:`gradient` attached.
+
+        Raises:
+            BenchError: the purifier, or its surrogate, returns something of another shape.
+        """
+        purifier = self.purifier
+        if purifier is None:
             return clips[None]
         if self.gradient == "exact" or not (torch.is_grad_enabled() and clips.requires_grad):
-            purified = self.purifier.purify(clips, rng)
+            purified = _purify(purifier, clips, rng)
         else:
             replay = rng.clone()
             with torch.no_grad():
-                purified = self.purifier.purify(clips, rng)
+                # A copy: a purifier that works in place must not move the attack's iterate.
+                purified = _purify(purifier, clips.clone(), rng)
             if self.gradient == "bpda":
-                purified = _Backward.apply(purified, self.purifier.surrogate(clips, replay))
+                purified = _Backward.apply(purified, _surrogate(purifier, clips, replay, purified))
         return purified if purified.ndim == clips.ndim + 1 else purified[None]
 
+    def _classify(self, candidates: Tensor) -> Tensor:
+        logits = self.classifier(candidates.flatten(0, 1))
+        count = candidates.shape[0] * candidates.shape[1]
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
+            found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise BenchError(
+                f"{type(self.classifier).__name__} must turn {count} clips into logits of shape ({count}, K), but "
+                f"returned {found}."
+            )
+        return logits.unflatten(0, candidates.shape[:2])
+
     def vote_logits(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        """Logits of every candidate, ``(V, B, K)``."""
-        candidates = self.candidates(clips, rng)
-        return self.classifier(candidates.flatten(0, 1)).unflatten(0, candidates.shape[:2])
+        """Logits of every candidate, ``(V, B, K)``.
+
+        Raises:
+            BenchError: the classifier does not return ``(V * B, K)``.
+        """
+        return self._classify(self.candidates(clips, rng))
 
     @staticmethod
     def pool(votes: Tensor) -> Tensor:
         """The one definition of the logits that attacks see: ``(V, B, K)`` to ``(B, K)``.
 
         A single candidate keeps its logits untouched; several are averaged as probabilities and returned as
-        log-probabilities, so the pooled prediction is the soft vote.
+        log-probabilities, so the pooled prediction is the soft vote. VideoPure's code averages the cross-entropies
+        of the candidates instead; the two gradients weigh the candidates differently.
         """
         return votes[0] if len(votes) == 1 else torch.logsumexp(votes.log_softmax(-1), 0) - np.log(len(votes))
 
@@ -123,9 +167,11 @@ class DefendedClassifier(nn.Module):
     @torch.no_grad()
     def decide(self, clips: Tensor, rng: ClipRandom) -> Decision:
         """The final, hard decision on a batch: what every outcome is judged by."""
-        logits = self.vote_logits(clips, rng)
+        candidates = self.candidates(clips, rng)
+        logits = self._classify(candidates)
         votes = logits.argmax(-1)
-        return Decision(plurality(votes, logits.shape[-1]), votes.cpu(), self.pool(logits).cpu())
+        finite = torch.isfinite(logits).all(-1).all(0) & torch.isfinite(candidates).flatten(2).all(-1).all(0)
+        return Decision(plurality(votes, logits.shape[-1]), votes.cpu(), self.pool(logits).cpu(), finite.cpu())
 
     def target(self, rng: ClipRandom, *, transfer: bool = False) -> Target:
         """What an attack is given: the differentiable, pass-counting view of this module.
@@ -140,6 +186,32 @@ class DefendedClassifier(nn.Module):
             return self.pool(votes), plurality(votes.detach().argmax(-1), votes.shape[-1])
 
         return Target(look, len(rng), stochastic=self.stochastic, transfer=transfer)
+
+
+def _purify(purifier: Purifier, clips: Tensor, rng: ClipRandom) -> Tensor:
+    purified = purifier.purify(clips, rng)
+    shape = tuple(purified.shape) if isinstance(purified, Tensor) else ()
+    if len(shape) not in (5, 6) or shape[-5:-3] != tuple(clips.shape[:2]) or 0 in shape:
+        found = f"shape {shape}" if shape else f"a {type(purified).__name__}"
+        raise BenchError(
+            f"{type(purifier).__name__}.purify must return (B, 3, T, H, W) or (V, B, 3, T, H, W) for clips of shape "
+            f"{tuple(clips.shape)}, but returned {found}."
+        )
+    if purifier.identity and purified is not clips and not torch.equal(purified, clips):
+        # The planner spares an identity its adaptive attacks: it must not be one in name only.
+        raise BenchError(f"{type(purifier).__name__} says identity = True but changes the clips: remove that line.")
+    return purified
+
+
+def _surrogate(purifier: Purifier, clips: Tensor, rng: ClipRandom, purified: Tensor) -> Tensor:
+    surrogate = purifier.surrogate(clips, rng)
+    if surrogate.shape not in (purified.shape, purified.shape[-5:]):
+        raise BenchError(
+            f"{type(purifier).__name__} turns clips of shape {tuple(clips.shape)} into {tuple(purified.shape)}, but "
+            f"its surrogate has shape {tuple(surrogate.shape)}: override surrogate to return the shape that purify "
+            "returns, so that bpda can pass the gradient back."
+        )
+    return surrogate
 
 
 def why_not(defense: Defense, gradient: str) -> str | None:

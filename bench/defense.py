@@ -43,8 +43,9 @@ class Purifier(nn.Module, ABC):
     def surrogate(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         """What ``bpda`` differentiates in place of :meth:`purify`: the identity, unless overridden.
 
-        ``rng`` replays the draws that the call of :meth:`purify` on the same clips made. The result must
-        have the shape that :meth:`purify` returns, or that of ``clips`` (shared by all candidates).
+        ``rng`` replays the draws that the call of :meth:`purify` on the same clips made. The result has the
+        shape that :meth:`purify` returns, or that of one candidate, which then stands for all of them. So a
+        purifier that changes the number or size of the frames needs a surrogate of its own.
         """
         return clips
 
@@ -61,7 +62,12 @@ class RobustModel(ABC):
 
     @abstractmethod
     def wrap(self, classifier: nn.Module) -> nn.Module:
-        """Returns the robust classifier: clips ``(B, 3, T, H, W)`` to logits ``(B, K)``."""
+        """Returns the robust classifier: clips ``(B, 3, T, H, W)`` to logits ``(B, K)``.
+
+        Called once per classifier and run. ``classifier`` is a copy that may be changed in place. Whatever decides
+        the result must be a parameter of the constructor or a weight of the returned network: these identify the
+        stored outcomes.
+        """
 
 
 Defense = Purifier | RobustModel

@@ -15,13 +15,14 @@ An attack is written as a label, ``ATTACK`` (gray-box) or ``ATTACK+GRADIENT`` (a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.errors import BenchError, nearest
 from bench.registry import Spec
@@ -36,11 +37,13 @@ class ReportedSection(_Section):
 
     Attributes:
         file: CSV in ``results/reported/``.
+        model: this grid's label of the classifier they were measured on; its only one if not given.
         where: column values that select the rows, e.g. ``{dataset: UCF-101, model: NL}``.
         defenses, attacks: this grid's labels to the file's.
     """
 
     file: str
+    model: str = ""
     where: dict[str, str] = {}
     defenses: dict[str, str] = {}
     attacks: dict[str, str] = {}
@@ -84,8 +87,12 @@ class AttackSection(_Section):
         """Reads a label or a mapping.
 
         Raises:
-            BenchError: an unknown key, or nothing that names an attack.
+            BenchError: an unknown key, a value of the wrong kind, or nothing that names an attack.
         """
+        if not isinstance(entry, (str, Mapping)):
+            raise BenchError(
+                f"Cannot read attack {entry!r}: write a label such as PGD+BPDA, or a mapping with 'attack'."
+            )
         if isinstance(entry, str):
             name, _, tail = entry.partition("+")
             if name.lower() == "clean":
@@ -100,7 +107,12 @@ class AttackSection(_Section):
         spec = Spec.parse(entry["attack"])
         gradient: str | None = entry.get("gradient")
         default = str(spec) if gradient is None else f"{spec}+{gradient}"
-        return cls(label=entry.get("label", default), attack=spec, gradient=gradient, budget=entry.get("budget", {}))
+        try:
+            return cls(
+                label=entry.get("label", default), attack=spec, gradient=gradient, budget=entry.get("budget", {})
+            )
+        except ValidationError as error:
+            raise _explain(f"attack {spec} is", error) from error
 
 
 class Grid(_Section):
@@ -120,10 +132,41 @@ class Grid(_Section):
     dataset: DatasetSection
     models: list[Any] = Field(min_length=1)
     defenses: list[Any] = Field(min_length=1)
-    budgets: list[dict[str, Any]] = [{}]
+    budgets: list[dict[str, Any]] = Field(default=[{}], min_length=1)
     attacks: list[Any] = Field(min_length=1)
     seed: int = 0
     reported: ReportedSection | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _usable_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"\w[\w.+=-]*", name) or name == "reported":
+            raise ValueError(
+                f"{name!r} cannot name a folder of results: use letters, digits, '_', '.', '+', '=' and '-', and not "
+                "'reported'"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _whose_figures(self) -> Self:
+        if self.reported is not None and not self.reported.model:
+            if len(self.models) > 1:
+                raise ValueError("with several models, 'reported' needs a 'model': the one its figures belong to")
+            self.reported.model = str(Spec.parse(self.models[0]))
+        return self
+
+    def check(self) -> None:
+        """Reads every entry, so that an unreadable or repeated one fails before anything is loaded.
+
+        Raises:
+            BenchError: an entry cannot be read, or is there twice.
+        """
+        for what, specs in (("model", self.model_specs), ("defence", self.defense_specs)):
+            labels = [str(s) for s in specs]
+            twice = [label for label in labels if labels.count(label) > 1]
+            if twice:
+                raise BenchError(f"Grid {self.name!r} lists {what} {twice[0]} twice: remove one.")
+        _ = self.attack_sections
 
     @property
     def model_specs(self) -> list[Spec]:
@@ -149,7 +192,7 @@ class Grid(_Section):
         return sections
 
 
-def _explain(name: str, error: ValidationError) -> BenchError:
+def _explain(subject: str, error: ValidationError) -> BenchError:
     sentences = []
     for problem in error.errors():
         where = ".".join(str(p) for p in problem["loc"])
@@ -160,9 +203,11 @@ def _explain(name: str, error: ValidationError) -> BenchError:
             sentences.append(f"unknown key {where!r}{nearest(key, keys)}")
         elif problem["type"] == "missing":
             sentences.append(f"key {where!r} is missing")
+        elif problem["type"] == "value_error":
+            sentences.append(str(problem["ctx"]["error"]))
         else:
             sentences.append(f"{where!r}: {problem['msg'].lower()}")
-    return BenchError(f"Grid {name!r} is not valid: {'; '.join(sentences)}.")
+    return BenchError(f"{subject[0].upper()}{subject[1:]} not valid: {'; '.join(sentences)}.")
 
 
 def read_grid(path: Path) -> Grid:
@@ -181,8 +226,14 @@ def read_grid(path: Path) -> Grid:
     try:
         grid = Grid(name=content.pop("name", path.stem), **{str(k): v for k, v in content.items()})
     except ValidationError as error:
-        raise _explain(path.stem, error) from error
-    _ = grid.model_specs, grid.defense_specs, grid.attack_sections  # unreadable entries fail here, not later
+        raise _explain(f"grid {path.stem!r} is", error) from error
+    grid.check()
+    shipped = shipped_grids().get(grid.name)
+    if shipped is not None and shipped.resolve() != path.resolve():
+        raise BenchError(
+            f"Grid file {path} is called {grid.name!r} as a shipped grid is, and would overwrite its results: rename "
+            "the file, or give it another 'name'."
+        )
     return grid
 
 
@@ -231,7 +282,6 @@ def override(
     changes: dict[str, Any] = {}
     if models:
         changes["models"] = list(models)
-        changes["reported"] = None  # the paper's figures are those of the grid's own classifier
     if defenses:
         changes["defenses"] = list(dict.fromkeys(["none", *defenses]))
     if attacks:
@@ -250,5 +300,5 @@ def override(
         words = ", ".join(f"{key} {value}" for key, value in other.items() if value is not None)
         changes |= {"name": "-".join([grid.name, *tags]), "title": f"{grid.title or grid.name} ({words})"}
     changed = grid.model_copy(update=changes)
-    _ = changed.model_specs, changed.defense_specs, changed.attack_sections
+    changed.check()
     return changed

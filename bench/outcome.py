@@ -23,7 +23,8 @@ class Outcome(BaseModel):
         clean_prediction: the defence's decision on the clean clip.
         prediction: its decision on the adversarial clip, on a fresh pass.
         votes: the class each purified candidate was given.
-        linf, l2, changed: distances between the clean and the adversarial clip.
+        linf, l2, changed: distances between the clean and the adversarial clip; ``None`` if it is not finite or not
+            of the same shape.
         trace: the attack's loss at each step; ``None`` entries after the clip has left the batch.
         forwards, backwards: passes the attack spent on this clip (a shared clip's are those of its making).
         seconds: wall time of the batch divided by its clips; kept in the store, not in the exported file,
@@ -41,9 +42,9 @@ class Outcome(BaseModel):
     clean_prediction: int | None = None
     prediction: int | None = None
     votes: list[int] = []
-    linf: float = 0.0
-    l2: float = 0.0
-    changed: float = 0.0
+    linf: float | None = 0.0
+    l2: float | None = 0.0
+    changed: float | None = 0.0
     trace: list[float | None] = []
     forwards: int = 0
     backwards: int = 0

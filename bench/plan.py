@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,15 @@ from torch import nn
 from bench.attack import Attack
 from bench.budgets import Budget
 from bench.dataset import ClipRef, Dataset, Missing, listing
-from bench.defended import GRADIENTS, why_not
-from bench.defense import Defense, Purifier
+from bench.defended import GRADIENTS, DefendedClassifier, why_not
+from bench.defense import Defense, Purifier, RobustModel
 from bench.errors import BenchError, nearest
 from bench.grid import AttackSection, Grid
 from bench.models.checkpoints import build_classifier, find_weights, fingerprint
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Spec
 
 # Part of every cell's identity. Bump it when the engine itself (loops, judge, seeds) changes results.
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 
 
 def digest(settings: Any) -> str:
@@ -49,6 +49,7 @@ class ClipsUnit:
         model: ``None`` if the attack never looks at one.
         defense: ``None`` for the bare classifier (gray-box), else what the attacker differentiates.
         gradient: how.
+        victim: the module under attack; ``None`` if the attack never looks at one.
     """
 
     dataset: Component
@@ -58,6 +59,7 @@ class ClipsUnit:
     seed: int
     defense: Component | None = None
     gradient: str = "none"
+    victim: DefendedClassifier | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def start_key(self) -> str:
@@ -100,6 +102,7 @@ class Cell:
         unit: where its adversarial clips come from; ``None`` for clean cells.
         threat: the grid's budget as text, which groups cells into tables (an attack may override its effort);
             empty for clean cells.
+        defended: the module that is judged.
     """
 
     dataset: Component
@@ -109,6 +112,7 @@ class Cell:
     knowledge: str
     gradient: str
     seed: int
+    defended: DefendedClassifier = field(compare=False, repr=False)
     unit: ClipsUnit | None = None
     threat: str = ""
 
@@ -195,8 +199,31 @@ def _components(specs: list[Spec], registry: Any) -> list[Component]:
     for spec in specs:
         entry = registry.get(spec.name)
         settings = {"name": spec.name, "params": entry.settings(spec.params), "code": entry.code}
-        made.append(Component(str(spec), entry.create(spec.params), settings))
+        component = Component(str(spec), entry.create(spec.params), settings)
+        made.append(_with_weights(component, component.made) if isinstance(component.made, nn.Module) else component)
     return made
+
+
+def _with_weights(component: Component, network: nn.Module) -> Component:
+    """Adds a network's weights, if it has any, to what identifies a component."""
+    if not any(True for _ in (*network.parameters(), *network.buffers())):
+        return component
+    return replace(component, settings={**component.settings, "weights": fingerprint(network)})
+
+
+def _defend(model: Component, defense: Component) -> tuple[Component, DefendedClassifier]:
+    """Puts a classifier behind a defence, once for all cells; a robust model is identified by its weights too."""
+    try:
+        defended = DefendedClassifier(model.made, defense.made, "none")
+    except BenchError:
+        raise
+    except Exception as error:
+        raise BenchError(
+            f"Defence {defense.label} cannot wrap {model.label}: {type(error).__name__}: {error}"
+        ) from error
+    if isinstance(defense.made, RobustModel):
+        defense = _with_weights(defense, defended.classifier)
+    return defense, defended
 
 
 def _models(grid: Grid, dataset: Dataset, checkpoint: Path | None, data_root: Path | None) -> list[Component]:
@@ -211,9 +238,12 @@ def _models(grid: Grid, dataset: Dataset, checkpoint: Path | None, data_root: Pa
     for spec, weights in found:
         assert not isinstance(weights, Missing)
         model: nn.Module = build_classifier(spec, weights)
-        settings = {"name": spec.name, "params": dict(spec.params), "weights": fingerprint(model)}
-        # Other weights must not pass for the shipped or published ones in any table.
-        label = str(spec) if checkpoint is None else f"{spec}@{checkpoint.stem}"
+        entry = MODELS.get(spec.name)
+        params = {k: v for k, v in entry.settings(spec.params).items() if k != "checkpoint"}
+        digits = fingerprint(model)
+        settings = {"name": spec.name, "params": params, "code": entry.code, "weights": digits}
+        # Other weights must not pass for the shipped or published ones, nor for one another, in any table.
+        label = str(spec) if checkpoint is None else f"{spec}@{checkpoint.stem}-{digits[:6]}"
         models.append(Component(label, model, settings))
     return models
 
@@ -230,7 +260,8 @@ def make_plan(grid: Grid, *, data_root: Path | None = None, checkpoint: Path | N
     """Expands a grid.
 
     The undefended classifier is always a row: Robust Acc* of a defence is read against it. A defence that is
-    the identity shares the gray-box clips whatever the gradient, since there is nothing to differentiate.
+    the identity shares the gray-box clips whatever the gradient: there is nothing to differentiate, and they were
+    chosen among all iterates, those included at which an adaptive attack would have stopped.
 
     Args:
         data_root: folder of the data set's files.
@@ -278,43 +309,43 @@ def expand(
         raise BenchError(f"Data set {grid.dataset.name!r} holds no clip for this grid.")
     plan = Plan(grid, dataset.made, refs, [])
     for model in models:
-        plan.cells += [Cell(dataset, model, d, "clean", "clean", "none", grid.seed) for d in defenses]
+        pairs = [_defend(model, d) for d in defenses]
+        bare = next(d for c, d in pairs if isinstance(c.made, Purifier) and c.made.identity)
+        plan.cells += [Cell(dataset, model, c, "clean", "clean", "none", grid.seed, d) for c, d in pairs]
         for section in grid.attack_sections:
             if section.attack is None:
                 continue
             for threat, budget in _budgets(grid, section).items():
-                for defense in defenses:
-                    _add_cell(plan, dataset, model, defense, attacks[section.label], section, budget, threat)
+                for defense, defended in pairs:
+                    common = Cell(
+                        dataset, model, defense, section.label, "noise", "none", grid.seed, defended, None, threat
+                    )
+                    _add_cell(plan, common, bare, attacks[section.label], budget, section.gradient or "none")
     return plan
 
 
 def _add_cell(
-    plan: Plan,
-    dataset: Component,
-    model: Component,
-    defense: Component,
-    attack: Component,
-    section: AttackSection,
-    budget: Budget,
-    threat: str,
+    plan: Plan, cell: Cell, bare: DefendedClassifier, attack: Component, budget: Budget, gradient: str
 ) -> None:
-    made: Defense = defense.made
+    """Adds an attacked cell with its unit, or the reason why there is no such cell."""
+    made: Defense = cell.defense.made
     uses_model = attack.made.uses_model
-    gradient = section.gradient or "none"
     adaptive = gradient != "none" and uses_model
     reason = why_not(made, gradient) if adaptive else None
     if reason:
-        plan.skipped.append(Skipped(model.label, defense.label, section.label, reason))
+        plan.skipped.append(Skipped(cell.model.label, cell.defense.label, cell.attack_label, reason))
         return
-    nothing_there = isinstance(made, Purifier) and made.identity
+    through = adaptive and not (isinstance(made, Purifier) and made.identity)
+    victim = cell.defended.with_gradient(gradient) if through else bare.with_gradient("exact")
     unit = ClipsUnit(
-        dataset,
-        model if uses_model else None,
+        cell.dataset,
+        cell.model if uses_model else None,
         attack,
         budget,
-        plan.grid.seed,
-        defense if adaptive and not nothing_there else None,
-        gradient if adaptive and not nothing_there else "none",
+        cell.seed,
+        cell.defense if through else None,
+        gradient if through else "none",
+        victim if uses_model else None,
     )
     knowledge = "adaptive" if adaptive else "gray-box" if uses_model else "noise"
-    plan.cells.append(Cell(dataset, model, defense, section.label, knowledge, gradient, plan.grid.seed, unit, threat))
+    plan.cells.append(replace(cell, knowledge=knowledge, gradient=gradient if adaptive else "none", unit=unit))

@@ -135,13 +135,20 @@ class Entry:
         """Makes the component.
 
         Raises:
-            BenchError: a parameter is unknown or missing, or the component refuses its value.
+            BenchError: a parameter is unknown or missing, or the component refuses its value or fails otherwise.
         """
         self.check(params)
         try:
             return self.factory(**params)
-        except (TypeError, ValueError) as error:
+        except BenchError:
+            raise
+        except ValueError as error:
             raise BenchError(f"{self.kind} {self.name!r} refuses its parameters: {error}") from error
+        except Exception as error:
+            given = f" with {', '.join(f'{k}={v!r}' for k, v in params.items())}" if params else ""
+            raise BenchError(
+                f"{self.kind} {self.name!r} cannot be made{given}: {type(error).__name__}: {error} ({self.origin})"
+            ) from error
 
     def check(self, params: Mapping[str, Any]) -> None:
         names = [p.name for p in self.parameters]
@@ -325,6 +332,10 @@ class Registry:
             raise BenchError(
                 f"Cannot import {module_name!r} for {self.kind} {name!r}: {error}; "
                 "is it installed, or its folder on PYTHONPATH?"
+            ) from error
+        except Exception as error:
+            raise BenchError(
+                f"Importing {module_name!r} for {self.kind} {name!r} fails: {type(error).__name__}: {error}"
             ) from error
         factory = getattr(module, attribute, None)
         if not callable(factory):

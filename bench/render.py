@@ -13,14 +13,14 @@ LEGEND = (
     "Accuracy in percent over all clips, with 95 % Wilson intervals. Standard: clean clips through the defence. "
     "Noise: random noise of the same size. Robust*: gray-box, the attacker knows the classifier but not the "
     "defence. Robust: adaptive, the attacker differentiates the defence. Union: clips that survive every attack "
-    "of the row. n/a: that gradient does not exist."
+    "of the row (<=: some were not run, so at most this). n/a: that gradient does not exist. -: not run."
 )
 
 
-def _cell(score: Score | None) -> Text:
+def _cell(score: Score | None, blank: str = "-", bound: str = "") -> Text:
     if score is None:
-        return Text("n/a", style="dim")
-    text = Text(f"{percent(score.accuracy)}\n{interval(score)}")
+        return Text(blank, style="dim")
+    text = Text(f"{bound}{percent(score.accuracy)}\n{interval(score)}")
     if score.flawed:
         text.append(f"\n{flaws(score)}", style="bold red")
     return text
@@ -42,9 +42,9 @@ def render(table: Table) -> RichTable:
         out.add_column("Union", justify="right")
         out.add_column("Mean", justify="right")
     for row in table.rows:
-        cells = [_cell(row.scores.get(label)) for label in table.columns]
+        cells = [_cell(row.scores.get(label), row.blank(label)) for label in table.columns]
         if attacked:
-            cells += [_cell(row.union), Text(percent(row.mean))]
+            cells += [_cell(row.union, bound="<= " if row.not_run else ""), Text(percent(row.mean))]
         out.add_row(row.defense, *cells)
         if row.reported:
             figures = [

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import BenchError
+from bench.grid import ReportedSection
 from bench.metrics import wilson
 from bench.outcome import Outcome
 from bench.plan import Plan
@@ -111,8 +112,25 @@ class CellResult(BaseModel):
         return text.replace('"@"', ",\n  ".join(lines)) + "\n"
 
 
+class SkippedCell(BaseModel):
+    """A cell that does not exist, and why: what a table prints as ``n/a``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    defense: str
+    attack: str
+    reason: str
+
+
 class GridFile(BaseModel):
-    """What a results folder says about its grid: title, and which published figures stand beside it."""
+    """What a results folder says about its grid.
+
+    Attributes:
+        order: file names in the order of the rows.
+        skipped: combinations that do not exist.
+        reported: which published figures stand beside the measured ones.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -120,8 +138,8 @@ class GridFile(BaseModel):
     title: str
     summary: str
     order: list[str]
-    skipped: list[dict[str, str]]
-    reported: dict[str, Any] | None = None
+    skipped: list[SkippedCell]
+    reported: ReportedSection | None = None
 
 
 def collect(plan: Plan, store: Store) -> list[CellResult]:
@@ -130,12 +148,18 @@ def collect(plan: Plan, store: Store) -> list[CellResult]:
     A clip without an outcome (an interrupted run) is entered as ``missing``, so that no denominator shrinks.
     """
     results = []
+    clean: dict[tuple[str, str], dict[str, Outcome]] = {}
     for cell in plan.cells:
         stored = store.outcomes(cell.id)
         outcomes = [
             stored.get(r.id) or Outcome(clip=r.id, label=r.label, status="missing", error="not run yet")
             for r in plan.refs
         ]
+        row = cell.model.label, cell.defense.label
+        if cell.knowledge == "clean":
+            clean[row] = {o.clip: o for o in outcomes}
+        for outcome in outcomes:
+            outcome.clean_prediction = clean[row][outcome.clip].prediction
         results.append(
             CellResult(
                 cell=cell.id,
@@ -154,36 +178,98 @@ def collect(plan: Plan, store: Store) -> list[CellResult]:
     return results
 
 
-def export(plan: Plan, store: Store, folder: Path, device: str, *, ran: bool = True) -> list[CellResult]:
+def _meanings(result: CellResult) -> dict[tuple[str, ...], Any]:
+    """What the labels of a result stand for. Two results belong into one table only if these agree."""
+    settings = result.settings
+    return {
+        ("engine",): settings.get("engine"),
+        ("seed",): settings.get("seed"),
+        ("data set",): [result.dataset, settings.get("dataset")],
+        ("list of clips",): [o.clip for o in result.outcomes],
+        ("classifier", result.model): settings.get("model"),
+        ("defence", result.defense, result.model): settings.get("defense"),
+        ("attack", result.attack, result.budget): [settings.get("attack"), settings.get("budget")],
+    }
+
+
+def _difference(known: Mapping[tuple[str, ...], Any], meanings: Mapping[tuple[str, ...], Any]) -> str | None:
+    """The first label of a result that already stands for something else."""
+    for key, value in meanings.items():
+        if key in known and known[key] != value:
+            return " ".join(key[:2])
+    return None
+
+
+def export(
+    plan: Plan, store: Store, folder: Path, device: str, *, ran: bool = True
+) -> tuple[list[CellResult], list[str]]:
     """Writes ``folder/<grid>/``: a file per cell, the grid's description and, apart from the reproducible
     record, when, where and how long it ran.
 
-    Files of cells that are not in the plan stay: a run with ``--defense mine`` adds a row.
+    Files of cells that are not in the plan stay (a run with ``--defense mine`` adds a row) unless one of their
+    labels now stands for something else: other weights, edited code, other clips. Those are removed, since no table
+    may mix two measurements; their outcomes remain in the store.
 
     Args:
         device: PyTorch's name of the device that was used.
         ran: whether anything was computed; if not, the record of when, where and how long is left alone.
+
+    Returns:
+        The plan's results, and the names of the files that were removed.
+
+    Raises:
+        BenchError: the folder cannot be written.
     """
     target = folder / plan.grid.name
-    target.mkdir(parents=True, exist_ok=True)
     results = collect(plan, store)
-    for result in results:
-        (target / result.file_name).write_text(result.to_text(), encoding="utf-8")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for result in results:
+            (target / result.file_name).write_text(result.to_text(), encoding="utf-8")
+    except OSError as error:
+        raise BenchError(f"Cannot write results to {target}: {error}.") from error
+    stale = _remove_stale(target, results)
+    _describe(plan, target, [r.file_name for r in results])
+    if ran or not (target / _RUN_FILE).is_file():
+        _record_run(target, results, device)
+    return results, stale
+
+
+def _remove_stale(target: Path, results: list[CellResult]) -> list[str]:
+    known = {key: value for result in results for key, value in _meanings(result).items()}
+    written = {result.file_name for result in results}
+    stale = []
+    for path in _result_files(target):
+        if path.name not in written:
+            other = read_result(path)
+            if _difference(known, _meanings(other)):
+                path.unlink()
+                stale.append(path.name)
+    return stale
+
+
+def _describe(plan: Plan, target: Path, order: list[str]) -> None:
     old = read_grid_file(target)
-    skipped = [vars(s) for s in plan.skipped]
-    order = [r.file_name for r in results]
+    run = {(c.model.label, c.defense.label, c.attack_label) for c in plan.cells}
+    skipped = [SkippedCell(**vars(s)) for s in plan.skipped]
+    if old:
+        run |= {(s.model, s.defense, s.attack) for s in skipped}
+        skipped += [s for s in old.skipped if (s.model, s.defense, s.attack) not in run]
+        kept = [name for name in old.order if (target / name).is_file()]
+        # A whole grid brings its own order; a part of it, or a row more, does not disturb what is there.
+        order = order if set(kept) <= set(order) else list(dict.fromkeys([*kept, *order]))
     described = GridFile(
         name=plan.grid.name,
         title=plan.grid.title,
         summary=" ".join(plan.grid.summary.split()),
-        # Rows keep the order of the grid; rows that an earlier run added follow.
-        order=order + [n for n in (old.order if old else []) if n not in order and (target / n).is_file()],
-        skipped=skipped + [s for s in (old.skipped if old else []) if s not in skipped],
-        reported=plan.grid.reported.model_dump() if plan.grid.reported else None,
+        order=order,
+        skipped=skipped,
+        reported=plan.grid.reported,
     )
     (target / _GRID_FILE).write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    if not ran and (target / _RUN_FILE).is_file():
-        return results
+
+
+def _record_run(target: Path, results: list[CellResult], device: str) -> None:
     import torch  # the only use; reading results needs no torch
 
     seconds = sum(o.seconds for r in results for o in r.outcomes)
@@ -197,35 +283,71 @@ def export(plan: Plan, store: Store, folder: Path, device: str, *, ran: bool = T
         "clip_seconds_of_all_outcomes": round(seconds, 1),
     }
     (target / _RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-    return results
+
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+def _read(path: Path, kind: type[_M]) -> _M:
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = "".join(f"{part}: " for part in (".".join(str(p) for p in problem["loc"]),) if part)
+        raise BenchError(
+            f"{path} is not a valid result file: {where}{problem['msg']}; delete it and run the grid again."
+        ) from error
 
 
 def read_grid_file(folder: Path) -> GridFile | None:
-    """The description of a results folder, if it has one."""
+    """The description of a results folder, if it has one.
+
+    Raises:
+        BenchError: the file is damaged.
+    """
     path = folder / _GRID_FILE
-    return GridFile.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return _read(path, GridFile) if path.is_file() else None
+
+
+def _result_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*.json") if not p.name.startswith("_"))
+
+
+def read_result(path: Path) -> CellResult:
+    """One result file.
+
+    Raises:
+        BenchError: it is not valid, or its score does not follow from its outcomes.
+    """
+    result = _read(path, CellResult)
+    if Score.of(result.outcomes) != result.score:
+        raise BenchError(f"{path}: the score does not follow from the outcomes; run the grid again.")
+    return result
 
 
 def read_results(folder: Path) -> list[CellResult]:
     """All result files of one grid's folder, in the grid's order.
 
     Raises:
-        BenchError: a file is not a valid result; nothing is skipped silently.
+        BenchError: a file is not a valid result, or files of different measurements lie together; nothing is
+            skipped silently.
     """
     described = read_grid_file(folder)
     order = described.order if described else []
-    paths = sorted(p for p in folder.glob("*.json") if not p.name.startswith("_"))
+    paths = _result_files(folder)
     paths.sort(key=lambda p: order.index(p.name) if p.name in order else len(order))
-    results = []
+    results: list[CellResult] = []
+    known: dict[tuple[str, ...], Any] = {}
     for path in paths:
-        try:
-            result = CellResult.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(str(p) for p in problem["loc"])
-            raise BenchError(f"{path} is not a valid result file: {where}: {problem['msg']}.") from error
-        if Score.of(result.outcomes) != result.score:
-            raise BenchError(f"{path}: the score does not follow from the outcomes; run the grid again.")
+        result = read_result(path)
+        meanings = _meanings(result)
+        what = _difference(known, meanings)
+        if what:
+            raise BenchError(
+                f"{path} belongs to another measurement than the files beside it: its {what} is not the same. Run the "
+                "grid again with this row, or delete the file."
+            )
+        known |= meanings
         results.append(result)
     return results
 

@@ -49,7 +49,7 @@ class Runner:
     Args:
         batch_size: clips per batch, or ``None`` to choose. A choice is remembered in the store, so that a
             run that continues a killed one forms the same batches and ends with the same result.
-        retry: run clips again that failed or were missing.
+        retry: run clips again that failed, were missing or came back invalid.
     """
 
     def __init__(
@@ -81,10 +81,12 @@ class Runner:
         if self._retry:
             for cell in self.plan.cells:
                 self.store.forget(cell.id, ("failed", "missing"))
-                if cell.unit:
-                    self.store.forget_clip_errors(cell.unit.id)
+                invalid = self.store.forget(cell.id, ("invalid",))
+                if cell.unit and cell.unit.shared:
+                    self.store.forget_clips(cell.unit.id, invalid)
         pending = {c.id: self._pending(self.store.done(c.id)) for c in self.plan.cells}
         open_cells = [c for c in self.plan.cells if pending[c.id]]
+        self._probe(open_cells)
         units = {c.unit.id: c.unit for c in open_cells if c.unit and c.unit.shared}
         todo = {u: self._pending(self.store.clips_done(u)) for u in units}
         work = sum(_weight(units[u]) * len(refs) for u, refs in todo.items())
@@ -116,7 +118,6 @@ class Runner:
         self.progress.working_on(f"{cell.model.label}: {cell.defense.label}, {cell.attack_label}")
         shared = cell.unit if cell.unit and cell.unit.shared else None
         errors = self.store.clip_errors(shared.id) if shared else {}
-        known = {} if cell.knowledge == "clean" else self.store.outcomes(self._clean_cell(cell, bare=False).id)
 
         def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
             made: Adversarial | None = None
@@ -124,8 +125,7 @@ class Runner:
                 made = self.store.load_clips(shared.id, [r.id for r in batch])
             elif cell.unit:
                 made = self._attack(cell.unit, cell, batch, clips)
-            clean = [known[r.id].prediction if r.id in known else None for r in batch]
-            self.store.add(cell.id, cell.settings, self.engine.judge(cell, batch, clips, made, clean))
+            self.store.add(cell.id, cell.settings, self.engine.judge(cell, batch, clips, made))
 
         def give_up(ref: ClipRef, status: Status, error: str) -> None:
             outcome = Outcome(clip=ref.id, label=ref.label, status=status, error=error)
@@ -139,19 +139,16 @@ class Runner:
             self.progress.advance(_cell_weight(cell) * len(batch), len(batch), 0)
         self.progress.advance(0, 0, 1)
 
-    def _clean_cell(self, cell: Cell, *, bare: bool) -> Cell:
-        return self._clean_cells[cell.model.label, "none" if bare else cell.defense.label]
-
     def _attack(self, unit: ClipsUnit, cell: Cell, batch: Sequence[ClipRef], clips: Tensor) -> Adversarial:
         """Attacks a batch, leaving out clips that need no attack.
 
-        Only a deterministic classifier's mistake on the clean clip is final; one draw of a stochastic
-        defence may err by chance, so there every clip is attacked.
+        A mistake on the clean clip is final for the deterministic pipeline that made it, and for nobody else: one
+        draw of a stochastic defence may err by chance, and shared clips meet other defences, which may well
+        be right where the bare classifier is wrong.
         """
         skip = [False] * len(batch)
-        stochastic = unit.defense is not None and unit.defense.made.stochastic
-        if unit.model is not None and not stochastic:
-            clean = self.store.outcomes(self._clean_cell(cell, bare=unit.defense is None).id)
+        if unit.victim is not None and not unit.shared and not unit.victim.stochastic:
+            clean = self.store.outcomes(self._clean_cells[cell.model.label, cell.defense.label].id)
             skip = [r.id in clean and clean[r.id].status == "ok" and not clean[r.id].correct for r in batch]
         return self.engine.attack(unit, batch, clips, skip)
 
@@ -171,11 +168,20 @@ class Runner:
         return self.store.batch_size(key, lambda: self._choose_size(cell))
 
     def _choose_size(self, cell: Cell) -> int:
-        for ref in self.plan.refs:
-            clip = self._try_load(ref)
-            if isinstance(clip, Tensor):
-                return self.engine.batch_size(cell.model.made, clip)
-        return 1
+        clip = self._any_clip()
+        return 1 if clip is None else self.engine.batch_size(cell.model.made, clip)
+
+    def _probe(self, cells: Sequence[Cell]) -> None:
+        """Asks every classifier that has work to do once."""
+        clip = self._any_clip() if cells else None
+        if clip is not None:
+            labels = 1 + max(ref.label for ref in self.plan.refs)
+            for model in {c.model.label: c.model for c in cells}.values():
+                self.engine.probe(model.made, model.label, clip, labels)
+
+    def _any_clip(self) -> Tensor | None:
+        clips = (self._try_load(ref) for ref in self.plan.refs)
+        return next((clip for clip in clips if isinstance(clip, Tensor)), None)
 
     def _load(self, ref: ClipRef) -> Tensor:
         if ref.id not in self._cache:
@@ -192,9 +198,14 @@ class Runner:
         try:
             return self._load(ref)
         except MissingClip as error:
-            return "missing", str(error)
+            return "missing", self._placeless(error)
         except (BenchError, OSError, RuntimeError, ValueError) as error:
-            return "failed", f"cannot be loaded: {error}"
+            return "failed", f"cannot be loaded: {self._placeless(error)}"
+
+    def _placeless(self, error: Exception) -> str:
+        """The message without the place of the files on this machine, on which no result file may depend."""
+        root = getattr(self.plan.dataset, "root", None)
+        return str(error).replace(str(root), "DATA_ROOT") if root else str(error)
 
     def _attempt(
         self,

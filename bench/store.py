@@ -97,13 +97,15 @@ class Store:
         """Clip ids with an outcome."""
         return {r[0] for r in self._db.execute("SELECT clip FROM outcomes WHERE cell = ?", (cell,))}
 
-    def forget(self, cell: str, statuses: Iterable[str]) -> int:
-        """Removes the outcomes of some statuses, so that they are run again; returns how many."""
+    def forget(self, cell: str, statuses: Iterable[str]) -> list[str]:
+        """Removes the outcomes of some statuses, so that they are run again; returns the clip ids."""
+        gone: list[str] = []
         with self._db:
-            return sum(
-                self._db.execute("DELETE FROM outcomes WHERE cell = ? AND status = ?", (cell, s)).rowcount
-                for s in statuses
-            )
+            for status in statuses:
+                where = "WHERE cell = ? AND status = ?"
+                gone += [r[0] for r in self._db.execute(f"SELECT clip FROM outcomes {where}", (cell, status))]
+                self._db.execute(f"DELETE FROM outcomes {where}", (cell, status))
+        return gone
 
     def add(self, cell: str, settings: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
         """Stores the outcomes of a batch, all or none."""
@@ -128,10 +130,11 @@ class Store:
         bodies = {clip: json.loads(body) for clip, body in rows}
         return {clip: (body["status"], body["error"]) for clip, body in bodies.items()}
 
-    def forget_clip_errors(self, unit: str) -> None:
-        """Lets the failed clips of a unit be tried again."""
+    def forget_clips(self, unit: str, clips: Iterable[str]) -> None:
+        """Lets some adversarial clips of a unit be made again, and all that could not be made."""
         with self._db:
             self._db.execute("DELETE FROM clips WHERE unit = ? AND file = ''", (unit,))
+            self._db.executemany("DELETE FROM clips WHERE unit = ? AND clip = ?", [(unit, clip) for clip in clips])
 
     def add_clip_error(self, unit: str, clip: str, status: Status, error: str) -> None:
         """Records that no adversarial version of a clip could be made."""

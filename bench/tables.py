@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from bench.metrics import mean, union
 from bench.reported_figures import Reported
-from bench.results import CellResult, Score
+from bench.results import CellResult, Score, SkippedCell
 
 HEADINGS = {"clean": "Standard", "noise": "Noise", "gray-box": "Robust*", "adaptive": "Robust"}
 
@@ -19,9 +20,11 @@ class Row:
     """One defence: measured scores by column label, and reported figures where a paper gives them.
 
     Attributes:
-        scores: ``{column label: score}``; a column the row lacks does not exist for this defence.
+        scores: ``{column label: score}``.
         union: clips that are right under every attack of the row.
-        mean: average accuracy over the attacks, in percent.
+        mean: average accuracy over the attacks, in percent; not-a-number if some were not run.
+        absent: columns that do not exist for this defence.
+        not_run: columns that exist and were not run. The union is then only an upper bound.
         reported: ``{column label: percent}`` as printed in the paper.
     """
 
@@ -29,7 +32,13 @@ class Row:
     scores: dict[str, Score]
     union: Score | None
     mean: float
+    absent: frozenset[str] = frozenset()
+    not_run: frozenset[str] = frozenset()
     reported: dict[str, float] = field(default_factory=dict)
+
+    def blank(self, column: str) -> str:
+        """What stands in a column without a score."""
+        return "n/a" if column in self.absent else "-"
 
 
 @dataclass
@@ -54,7 +63,8 @@ class Table:
         return " · ".join(p for p in (self.dataset, self.model, self.budget) if p)
 
 
-def _row(defense: str, cells: Mapping[str, CellResult]) -> Row:
+def _row(defense: str, cells: Mapping[str, CellResult], columns: Collection[str], absent: Collection[str]) -> Row:
+    not_run = frozenset(columns) - cells.keys() - set(absent)
     attacked = {label: r for label, r in cells.items() if r.knowledge != "clean"}
     right = {label: {o.clip: o.correct and o.status == "ok" for o in r.outcomes} for label, r in attacked.items()}
     together = union(right)
@@ -62,13 +72,25 @@ def _row(defense: str, cells: Mapping[str, CellResult]) -> Row:
         defense,
         {label: r.score for label, r in cells.items()},
         Score(correct=sum(together.values()), clips=len(together)) if together else None,
-        mean([r.score.accuracy for r in attacked.values()]),
+        math.nan if not_run else mean([r.score.accuracy for r in attacked.values()]),
+        frozenset(absent) - cells.keys(),
+        not_run,
     )
 
 
-def make_tables(results: Iterable[CellResult], reported: Reported | None = None) -> list[Table]:
-    """Groups cells into tables, one per data set, classifier and budget; clean cells belong to every budget."""
+def make_tables(
+    results: Iterable[CellResult], reported: Reported | None = None, skipped: Iterable[SkippedCell] = ()
+) -> list[Table]:
+    """Groups cells into tables, one per data set, classifier and budget; clean cells belong to every budget.
+
+    Args:
+        reported: published figures; they stand beside the classifier they belong to and no other.
+        skipped: cells that do not exist.
+    """
     results = list(results)
+    absent: dict[tuple[str, str], set[str]] = {}
+    for s in skipped:
+        absent.setdefault((s.model, s.defense), set()).add(s.attack)
     groups: dict[tuple[str, str], list[CellResult]] = {}
     for result in results:
         groups.setdefault((result.dataset, result.model), []).append(result)
@@ -77,13 +99,15 @@ def make_tables(results: Iterable[CellResult], reported: Reported | None = None)
         budgets = list(dict.fromkeys(c.budget for c in cells if c.budget)) or [""]
         for budget in budgets:
             chosen = [c for c in cells if c.budget in ("", budget)]
-            columns = {c.attack: HEADINGS[c.knowledge] for c in chosen}
+            # From the weakest attacker to the strongest, whatever was run first; sorting keeps the grid's order within.
+            ranked = sorted(chosen, key=lambda c: list(HEADINGS).index(c.knowledge))
+            columns = {c.attack: HEADINGS[c.knowledge] for c in ranked}
             by_defense: dict[str, dict[str, CellResult]] = {}
             for cell in chosen:
                 by_defense.setdefault(cell.defense, {})[cell.attack] = cell
-            rows = [_row(defense, row) for defense, row in by_defense.items()]
+            rows = [_row(d, row, columns, absent.get((model, d), ())) for d, row in by_defense.items()]
             table = Table(dataset, model, budget, columns, rows, max(len(c.outcomes) for c in chosen))
-            if reported is not None:
+            if reported is not None and reported.section.model == model:
                 table.reported_from = reported.source
                 for row in table.rows:
                     row.reported = reported.row(row.defense, columns)
@@ -108,7 +132,10 @@ def flaws(score: Score) -> str:
 
 
 def to_pandas(tables: Sequence[Table]) -> pd.DataFrame:
-    """Tidy summary: one row per table, defence and column, with accuracy and interval in percent."""
+    """Tidy summary: one row per table, defence and column, with accuracy and interval in percent.
+
+    ``complete`` is false for a union over only some of the table's attacks.
+    """
     rows = []
     for table in tables:
         for row in table.rows:
@@ -130,6 +157,7 @@ def to_pandas(tables: Sequence[Table]) -> pd.DataFrame:
                         "high": high,
                         "clips": score.clips,
                         "flawed": score.flawed,
+                        "complete": label != "Union" or not row.not_run,
                     }
                 )
     return pd.DataFrame(rows)

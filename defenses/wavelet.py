@@ -24,7 +24,8 @@ class Wavelet(Purifier):
     Args:
         sigma: assumed standard deviation of the noise in RGB, in units of ``[0, 1]``. The released script uses
             0.01 and lists values up to 0.04; the smaller, the weaker the perturbation it is meant for.
-        wavelet: any orthogonal wavelet of PyWavelets; ``db1`` is Haar.
+        wavelet: a discrete wavelet of PyWavelets; ``db1`` is Haar. The noise level of a sub-band is that of an
+            orthogonal one.
     """
 
     differentiable = False

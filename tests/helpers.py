@@ -25,23 +25,25 @@ class GrayClips(Dataset):
         length: number of clips.
         absent: index of a clip without a file, or -1.
         broken: index of a clip that cannot be read, or -1.
+        only: the level of all clips, or -1.
+        label: the label of all clips, or -1.
     """
 
     classes = ("dark", "medium", "bright")
 
-    def __init__(self, length: int = 6, absent: int = -1, broken: int = -1) -> None:
-        self.length, self.absent, self.broken = length, absent, broken
+    def __init__(self, length: int = 6, absent: int = -1, broken: int = -1, only: int = -1, label: int = -1) -> None:
+        self.length, self.absent, self.broken, self.only, self.label = length, absent, broken, only, label
 
     def refs(self) -> list[ClipRef]:
-        return [ClipRef(f"gray/{i}", i % 3) for i in range(self.length)]
+        return [ClipRef(f"gray/{i}", i % 3 if self.label < 0 else self.label) for i in range(self.length)]
 
     def load(self, ref: ClipRef) -> Tensor:
         index = int(ref.id.split("/")[1])
         if index == self.absent:
-            raise MissingClip(f"no file for {ref.id}")
+            raise MissingClip(f"no file {getattr(self, 'root', '.')}/{ref.id}")
         if index == self.broken:
             raise OSError(f"{ref.id} is truncated")
-        return torch.full((3, 4, 8, 8), LEVELS[ref.label])
+        return torch.full((3, 4, 8, 8), LEVELS[index % 3 if self.only < 0 else self.only])
 
 
 class LevelClassifier(nn.Module):
@@ -124,12 +126,13 @@ class Counting(Attack):
     """Returns the clips as they are and counts the clips it is run on."""
 
     clips_seen: list[int] = []  # noqa: RUF012 - shared on purpose
+    shift = 0.0
 
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
         type(self).clips_seen.append(len(clips))
         with torch.no_grad():
             target(clips)
-        return AttackResult(clips.clone())
+        return AttackResult((clips + self.shift).clamp(0, 1))
 
     def passes(self, budget: Budget) -> tuple[int, int]:
         return 1, 0
@@ -159,3 +162,76 @@ class Cheater(Attack):
 
 
 TEXT = "not callable"
+
+
+class TwoSided(nn.Module):
+    """Class 1 above the middle gray, class 0 below: logits ``(50 - 100 m, 100 m - 50)``."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        level = 100 * (clips.mean(dim=(1, 2, 3, 4)) - 0.5)
+        return torch.stack([-level, level, torch.full_like(level, -99.0)], 1)
+
+
+class Negative(Purifier):
+    """Shows the negative of every frame."""
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return 1 - clips
+
+
+class NotFinite(Purifier):
+    """Turns dark clips into not-a-number, which a careless classifier calls class 0."""
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        dark = clips.detach().mean(dim=(1, 2, 3, 4), keepdim=True) < 0.4
+        return torch.where(dark, float("nan"), clips)
+
+
+class Offset(RobustModel):
+    """Wraps in place and counts how often it is asked to.
+
+    Args:
+        by: bias of the wrapping network; a buffer, so its weights differ with it.
+    """
+
+    wrapped: list[nn.Module] = []  # noqa: RUF012 - shared on purpose
+
+    def __init__(self, by: float = 0.0) -> None:
+        self.by = by
+
+    def wrap(self, classifier: nn.Module) -> nn.Module:
+        type(self).wrapped.append(classifier)
+        for parameter in classifier.parameters():
+            parameter.data.add_(self.by)
+        return classifier
+
+
+class Oscillating(nn.Module):
+    """Right, wrong and right again as the mean level moves away from the middle gray, its loss ever rising."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        moved = 255 * (clips.mean(dim=(1, 2, 3, 4)) - 0.5).abs()
+        margin = torch.where((moved > 1) & (moved < 2.7), -moved, 5 - moved)
+        return torch.stack([margin, torch.zeros_like(margin), torch.full_like(margin, -99.0)], 1)
+
+
+class PerFrame(nn.Module):
+    """Forgets to average over time: logits ``(B, T, 3)``."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return clips.mean(dim=(3, 4)).transpose(1, 2)
+
+
+class NeedsBigFrames(nn.Module):
+    """A network whose kernel is larger than the frames of the tests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(3, 3, (1, 16, 16))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.conv(clips).mean(dim=(2, 3, 4))
+
+
+def raises() -> nn.Module:
+    raise FileNotFoundError("no weights.bin")

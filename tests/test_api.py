@@ -8,7 +8,7 @@ import torch
 from helpers import LEVELS, Cheater, Lighten, level_classifier
 
 import bench
-from bench import BenchError
+from bench import AttackResult, BenchError, ClipRandom, Purifier, Target
 
 CLIPS = torch.stack([torch.full((3, 4, 8, 8), LEVELS[i % 3]) for i in range(6)])
 LABELS = torch.arange(6) % 3
@@ -71,11 +71,47 @@ def test_a_cheating_attack_is_invalid() -> None:
         (CLIPS, LABELS[:2], "one integer per clip"),
         (CLIPS, LABELS.float(), "one integer per clip"),
         (CLIPS[:0], LABELS[:0], "one integer per clip"),
+        (CLIPS, LABELS - 1, "counted from 0"),
+        (CLIPS, LABELS + 1, "has 3 classes"),
+        ("abc", LABELS, "clips must be a tensor or an array, not a str"),
     ],
 )
 def test_bad_input_is_one_sentence(clips: torch.Tensor, labels: torch.Tensor, says: str) -> None:
     with pytest.raises(BenchError, match=says):
         bench.evaluate(level_classifier(), clips, labels)
+
+
+def test_only_modules_are_classifiers() -> None:
+    with pytest.raises(BenchError, match=r"torch\.nn\.Module, not a function"):
+        bench.evaluate(lambda clips: clips, CLIPS, LABELS)  # type: ignore[arg-type]
+
+
+def test_the_classifier_is_left_as_it_was() -> None:
+    model = level_classifier().train()
+    bench.evaluate(model, CLIPS, LABELS, attack="noise", verbose=False)
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_an_identity_of_ones_own_is_a_baseline() -> None:
+    class Nothing(Purifier):
+        identity = True
+
+        def purify(self, clips: torch.Tensor, rng: ClipRandom) -> torch.Tensor:
+            return clips
+
+    frame = bench.evaluate(level_classifier(), CLIPS, LABELS, defense=Nothing(), budget={"size": 0.15}, verbose=False)
+    assert frame["clean_correct"].all()
+    assert not frame["correct"].any()
+
+
+def test_an_attack_must_return_a_result() -> None:
+    class Bare(Cheater):
+        def run(self, target: Target, clips: torch.Tensor, *_: object) -> AttackResult:
+            return clips  # type: ignore[return-value]
+
+    with pytest.raises(BenchError, match=r"Bare\.run must return AttackResult"):
+        bench.evaluate(level_classifier(), CLIPS, LABELS, attack=Bare(), verbose=False)
 
 
 def test_the_result_depends_on_the_seed_alone() -> None:

@@ -118,6 +118,7 @@ def test_failed_clips_are_shown_and_end_with_code_1(bench: Bench, gray_grid: Wri
         (("show", "jpeg", "--sheet", "x.png"), "not a data set"),
         (("show", "motion12", "--sheet", "x.txt"), ".png"),
         (("leaderboard", "--results", "/nowhere"), "no results folder"),
+        (("leaderboard", "--results", ".", "--output", "."), "Cannot write"),
         (("train", "--model", "nl_tiny", "--recipe", "standrd"), "did you mean 'standard'"),
         (("train", "--model", "nl_tinny"), "did you mean 'nl_tiny'"),
     ],
@@ -177,8 +178,8 @@ def test_every_registered_component_documents_its_parameters() -> None:
 def test_dry_run_counts_passes_and_computes_nothing(bench: Bench, tmp_path: Path) -> None:
     answer = bench("run", "--dry-run", "--results", tmp_path / "r", "--clips", 10)
     assert answer.code == 0
-    # 10 clips x (gray-box, 3 x bpda, exact shuffle) x 10 steps; judging: 18 cells x 10 clips.
-    assert "680 forward and 500 backward" in answer.out
+    # 10 clips x (gray-box, 3 x bpda, exact shuffle) x (10 steps + 1 check); judging: 18 cells x 10 clips.
+    assert "730 forward and 500 backward" in answer.out
     assert "JPEG has no exact gradient" in answer.out
     assert not (tmp_path / "r").exists()
 
@@ -190,6 +191,38 @@ def test_leaderboard_is_written_once(bench: Bench, gray_grid: Write, tmp_path: P
     before = (tmp_path / "board.md").read_bytes()
     assert "up to date" in bench(*arguments).out
     assert (tmp_path / "board.md").read_bytes() == before
+
+
+def test_the_leaderboard_may_go_into_a_new_folder(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    assert bench("leaderboard", "--results", tmp_path / "r", "--output", tmp_path / "new" / "l.md").code == 0
+    assert (tmp_path / "new" / "l.md").read_text().startswith("# Leaderboard")
+
+
+def test_a_shipped_grid_is_shown_as_it_is_written(bench: Bench) -> None:
+    from bench.grid import shipped_grids
+
+    path = shipped_grids()["demo"]
+    assert bench("show", "demo").out.strip() == f"# {path}\n{path.read_text().strip()}"
+
+
+def test_the_progress_bar_keeps_its_figures_on_a_narrow_terminal() -> None:
+    from rich.console import Console
+
+    from bench.cli import _RunProgress
+
+    bar = _RunProgress()
+    bar.begin(100, 96 * 18, 18)
+    bar.working_on("slowfast_tiny: temporal_shuffle(window=2), PGD+exact, which is a long name")
+    bar.advance(50, 900, 9)
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(bar._bar.get_renderable())
+    (line,) = captured.get().splitlines()
+    assert len(line) <= 80
+    for figure in ("50 %", "clips 900/1728, cells 9/18", "left", "slowfast"):
+        assert figure in line
+    assert line.rstrip().endswith("…")
 
 
 def test_show_draws_clips(bench: Bench, tmp_path: Path) -> None:

@@ -258,6 +258,95 @@ def test_robust_model_wraps_the_classifier() -> None:
     torch.testing.assert_close(gradient, 2 * bare)
 
 
+def test_a_robust_model_gets_a_copy_and_views_share_it() -> None:
+    class InPlace(RobustModel):
+        def wrap(self, classifier: nn.Module) -> nn.Module:
+            classifier.fc.weight.data.zero_()  # type: ignore[union-attr]
+            return classifier
+
+    model, (clips, _) = Small().eval(), batch()
+    before = model(clips)
+    defended = DefendedClassifier(model, InPlace(), "none")
+    assert torch.equal(model(clips), before)
+    view = defended.with_gradient("exact")
+    assert (defended.gradient, view.gradient) == ("none", "exact")
+    assert view.classifier is defended.classifier
+    assert torch.equal(view(clips, ClipRandom(range(3))), defended(clips, ClipRandom(range(3))))
+    with pytest.raises(BenchError, match="nothing for bpda to replace"):
+        defended.with_gradient("bpda")
+
+
+def test_what_a_purifier_returns_is_checked() -> None:
+    class Returns(Purifier):
+        def __init__(self, what: object) -> None:
+            super().__init__()
+            self.what = what
+
+        def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+            return self.what(clips)  # type: ignore[operator]
+
+    (clips, _), rng = batch(), ClipRandom(range(3))
+    for what, says in (
+        (lambda c: c[:2], r"returned shape \(2, 3, 4, 6, 6\)"),
+        (lambda c: c[:, :1], r"returned shape \(3, 1, 4, 6, 6\)"),
+        (lambda c: c.mean(2), r"returned shape \(3, 3, 6, 6\)"),
+        (lambda c: [c], "returned a list"),
+    ):
+        with pytest.raises(BenchError, match=says):
+            DefendedClassifier(Small(), Returns(what)).decide(clips, rng)
+
+    class Claims(Returns):
+        identity = True
+
+    with pytest.raises(BenchError, match="says identity = True but changes the clips"):
+        DefendedClassifier(Small(), Claims(lambda c: c / 2)).decide(clips, rng)
+    assert bool(DefendedClassifier(Small(), Claims(lambda c: c.clone())).decide(clips, rng).finite.all())
+
+
+def test_bpda_of_a_purifier_that_drops_frames_needs_a_surrogate() -> None:
+    class Half(Purifier):
+        def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+            return torch.stack([clips[:, :, ::2], clips[:, :, 1::2]])
+
+    class HalfWithSurrogate(Half):
+        def surrogate(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+            return clips[:, :, ::2]
+
+    model, (clips, labels), rng = Small().eval(), batch(), ClipRandom(range(3))
+    x = clips.clone().requires_grad_(True)
+    with pytest.raises(BenchError, match="override surrogate"):
+        DefendedClassifier(model, Half(), "bpda")(x, rng)
+    votes = DefendedClassifier(model, HalfWithSurrogate(), "bpda").vote_logits(x, rng)
+    (gradient,) = torch.autograd.grad(votes.gather(2, labels.expand(2, 3)[..., None]).sum(), x)
+    even, odd = (clips[:, :, i::2].clone().requires_grad_(True) for i in (0, 1))
+    expected = sum(torch.autograd.grad(model(c).gather(1, labels[:, None]).sum(), c)[0] for c in (even, odd))
+    torch.testing.assert_close(gradient[:, :, ::2], expected, rtol=1e-4, atol=1e-6)
+    assert not gradient[:, :, 1::2].any()
+
+
+def test_bpda_keeps_the_iterate_of_an_attack_out_of_reach() -> None:
+    class InPlace(Purifier):
+        def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+            return clips.mul_(0.5)
+
+    model, (clips, _) = Small().eval(), batch()
+    x = clips.clone().requires_grad_(True)
+    logits = DefendedClassifier(model, InPlace(), "bpda")(x, ClipRandom(range(3)))
+    assert torch.equal(x, clips)
+    assert torch.equal(logits, model(clips / 2))
+
+
+def test_a_decision_knows_which_answers_are_finite() -> None:
+    class Holes(Purifier):
+        def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+            clips = clips.clone()
+            clips[1, 0, 0, 0, 0] = float("inf")
+            return torch.stack([clips, clips.nan_to_num(posinf=1.0)])
+
+    decision = DefendedClassifier(Small(), Holes()).decide(batch()[0], ClipRandom(range(3)))
+    assert decision.finite.tolist() == [True, False, True]
+
+
 def test_classifier_is_put_in_evaluation_mode_without_weight_gradients() -> None:
     defended = DefendedClassifier(Small().train(), NoDefense())
     assert not any(m.training for m in defended.modules())

@@ -27,6 +27,16 @@ Write = Callable[..., Path]
         (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[]"), "attacks"),
         (("length: 6", "clips: 0"), "clips"),
         (("models: [", "models: {["), "not YAML"),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[5]"), "Cannot read attack 5"),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[null]"), "Cannot read attack None"),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attack: pgd, label: 3}]"), "'label': input should be"),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attack: pgd, budget: 5}]"), "'budget': input should be"),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attack: pgd, gradient: 5}]"), "'gradient': input should be"),
+        (("budgets: [{norm: linf, size: 0.15, steps: 4}]", "budgets: []"), "budgets"),
+        (('[none, "helpers:Identity"]', "[none, jpeg, jpeg]"), "defence jpeg twice"),
+        (("title: Gray clips", "name: ../escape"), "cannot name a folder"),
+        (("title: Gray clips", "name: reported"), "cannot name a folder"),
+        (("title: Gray clips", "name: demo"), "as a shipped grid is"),
     ],
 )
 def test_bad_grids_are_one_sentence(gray_grid: Write, replace: tuple[str, str], says: str) -> None:
@@ -52,11 +62,18 @@ def test_bad_grids_are_one_sentence(gray_grid: Write, replace: tuple[str, str], 
         (("helpers:level_classifier", "helpers:TEXT"), "no class or function 'TEXT'"),
         (("helpers:level_classifier", "helpers:not_a_model"), "not a torch.nn.Module"),
         (("helpers:level_classifier", "nowhere_at_all:x"), "Cannot import 'nowhere_at_all'"),
+        (("helpers:level_classifier", "helpers:raises"), "cannot be made: FileNotFoundError: no weights.bin"),
+        (("helpers:level_classifier", "broken_module:x"), "Importing 'broken_module'"),
+        (('"helpers:Identity"', "'wavelet(sigma=[1])'"), "'wavelet' cannot be made with sigma=[1]: TypeError"),
         (("helpers:level_classifier", "nl_tinny"), "did you mean 'nl_tiny'?"),
         (("helpers:level_classifier", "nl_tiny"), "No weights are known"),
     ],
 )
-def test_bad_names_and_values_stop_the_plan(gray_grid: Write, replace: tuple[str, str], says: str) -> None:
+def test_bad_names_and_values_stop_the_plan(
+    gray_grid: Write, replace: tuple[str, str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_module.py").write_text("def x(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(BenchError) as caught:
         make_plan(read_grid(gray_grid(replace)))
     assert says in str(caught.value)
@@ -96,6 +113,18 @@ def test_overrides_keep_the_undefended_row(gray_grid: Write) -> None:
     assert (grid.dataset.clips, grid.budgets[0]["steps"], grid.seed) == (2, 7, 5)
     with pytest.raises(BenchError, match="--clips"):
         override(grid, clips=0)
+
+
+def test_reported_figures_belong_to_one_classifier(gray_grid: Write) -> None:
+    section = "title: Gray clips\nreported: {file: videopure_table1.csv}"
+    grid = read_grid(gray_grid(("title: Gray clips", section)))
+    assert grid.reported is not None
+    assert grid.reported.model == "helpers:level_classifier"
+    other = override(grid, models=["helpers:TwoSided"])
+    assert other.reported == grid.reported  # they stay those of the grid's own classifier
+    two = 'models: ["helpers:level_classifier", "helpers:TwoSided"]'
+    with pytest.raises(BenchError, match="'reported' needs a 'model'"):
+        read_grid(gray_grid(("title: Gray clips", section), ('models: ["helpers:level_classifier"]', two)))
 
 
 def test_the_same_budget_twice_is_refused(gray_grid: Write) -> None:

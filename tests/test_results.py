@@ -12,7 +12,7 @@ import torch
 
 from bench import BenchError
 from bench.engines.local import LocalEngine
-from bench.grid import read_grid
+from bench.grid import override, read_grid
 from bench.leaderboard import make_leaderboard
 from bench.outcome import Outcome
 from bench.plan import make_plan
@@ -180,6 +180,77 @@ def test_an_added_defence_joins_the_rows_of_its_grid(results: Path, gray_grid: W
     store.close()
     (table,) = make_tables(read_results(results / "gray"))
     assert {r.defense for r in table.rows} == {"none", "jpeg", "helpers:Lighten"}
+
+
+def again(path: Path, folder: Path) -> list[str]:
+    """Runs a grid into a results folder; returns the names of the files that were removed."""
+    plan = make_plan(read_grid(path))
+    store = Store(folder / ".store")
+    Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
+    _, stale = export(plan, store, folder, "cpu")
+    store.close()
+    return stale
+
+
+def test_rows_of_another_measurement_are_removed(results: Path, gray_grid: Write) -> None:
+    other = ('"helpers:Identity"', "jpeg")
+    assert again(gray_grid(other), results) == []  # a row joins
+    stale = again(gray_grid(other, ("length: 6", "length: 5")), results)  # other clips: the old rows have to go
+    assert len(stale) == 5
+    assert all("Lighten" in name for name in stale)
+    (table,) = make_tables(read_results(results / "gray"))
+    assert [r.defense for r in table.rows] == ["none", "jpeg"]
+
+
+def test_files_of_two_measurements_are_not_read_together(results: Path, gray_grid: Write) -> None:
+    before = next((results / "gray").glob("*Lighten--PGD--*.json"))
+    old = before.read_text()
+    again(
+        gray_grid(("size: 0.15, steps: 4", "size: 0.15, steps: 4, restarts: 1"), ("title", "seed: 3\ntitle")), results
+    )
+    before.write_text(old)
+    with pytest.raises(BenchError, match=r"belongs to another measurement .*: its seed is not the same"):
+        read_results(results / "gray")
+
+
+def test_columns_that_were_not_run_are_told_from_those_that_do_not_exist(results: Path, gray_grid: Write) -> None:
+    for attacks in ("[PGD+exact]", "[PGD]"):
+        again(gray_grid(('"helpers:Identity"', "jpeg"), ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", attacks)), results)
+    shutil.copytree(shipped_folder(), results / "reported")
+    lines = make_leaderboard(results).splitlines()
+    row = next(line for line in lines if line.startswith("| jpeg |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2] == cells[4] == "-"  # noise, PGD+BPDA
+    assert cells[5] == "n/a"
+    assert cells[6].startswith("≤ ")
+    assert cells[7] == "-"  # no mean over half of the attacks
+    # Complete rows stand above it, whatever its union over one attack is.
+    assert lines.index(row) > max(i for i, line in enumerate(lines) if line.startswith("| helpers:Lighten |"))
+
+
+def test_a_damaged_description_is_one_sentence(results: Path) -> None:
+    file = results / "gray" / "_grid.json"
+    for text in ("{", file.read_text().replace('"reported": null', '"reported": {"fiel": "x"}')):
+        file.write_text(text)
+        with pytest.raises(BenchError, match=r"_grid\.json is not a valid result file"):
+            make_leaderboard(results)
+
+
+def test_reported_figures_stand_beside_their_own_classifier_only(gray_grid: Write, tmp_path: Path) -> None:
+    section = (
+        "title: Gray clips\nreported: {file: videopure_table1.csv, where: {dataset: UCF-101, model: NL}, "
+        "defenses: {none: None}, attacks: {clean: None}}"
+    )
+    path, folder = gray_grid(("title: Gray clips", section)), tmp_path / "results"
+    again(path, folder)
+    shutil.copytree(shipped_folder(), folder / "reported")
+    assert "| none, *reported* |" in make_leaderboard(folder)
+    plan = make_plan(override(read_grid(path), models=["helpers:Oscillating"]))
+    store = Store(folder / ".store")
+    Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
+    export(plan, store, folder, "cpu")
+    store.close()
+    assert make_leaderboard(folder).count("| none, *reported* |") == 1
 
 
 def test_no_results_folder_is_one_sentence(tmp_path: Path) -> None:

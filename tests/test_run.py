@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import MARGIN, Counting
+from helpers import MARGIN, Counting, Offset
 
 from bench import BenchError
 from bench.engines.local import LocalEngine, pick_device
@@ -188,6 +188,13 @@ def test_missing_and_unreadable_clips_are_counted(gray_grid: Write, tmp_path: Pa
     assert cells["none", "clean"].score.correct == 4
 
 
+def test_stored_errors_do_not_tell_where_the_files_lie(gray_grid: Write, tmp_path: Path) -> None:
+    plan = make_plan(read_grid(gray_grid(("length: 6", "length: 6, absent: 0"))))
+    plan.dataset.root = tmp_path  # type: ignore[attr-defined]
+    for result in run_plan(plan, tmp_path / "s"):
+        assert result.outcomes[0].error == "no file DATA_ROOT/gray/0"
+
+
 def test_retry_runs_only_what_failed(gray_grid: Write, tmp_path: Path) -> None:
     broken = gray_grid(("length: 6", "length: 6, absent: 0"))
     run(broken, tmp_path / "s")
@@ -229,7 +236,8 @@ def test_cell_ids_ignore_written_defaults_and_see_everything_else(gray_grid: Wri
 
 
 def test_the_cost_of_a_plan_is_an_upper_bound_that_a_full_run_reaches(gray_grid: Write, tmp_path: Path) -> None:
-    """With clips that never break, every pass that the plan announces is made, and no more."""
+    """With clips that never break, every pass that the plan announces is made but the checks of last iterates,
+    which only clips for transfer need."""
     plan = make_plan(read_grid(gray_grid(("size: 0.15", "size: 0.01"))))
     forwards, backwards = plan.cost()
     results = run_plan(plan, tmp_path / "s")
@@ -241,10 +249,99 @@ def test_the_cost_of_a_plan_is_an_upper_bound_that_a_full_run_reaches(gray_grid:
                 sum(o.backwards for o in result.outcomes),
             )
     judged = sum(len(r.outcomes) for r in results)
-    assert sum(f for f, _ in made.values()) + judged == forwards
+    assert sum(f for f, _ in made.values()) + judged == forwards - 2 * 6
     assert sum(b for _, b in made.values()) == backwards
     # 3 units of PGD (shared gray-box, bpda, exact) x 6 clips x 4 steps.
     assert backwards == 3 * 6 * 4
+
+
+def test_an_answer_that_is_not_finite_is_failed_and_never_robust(gray_grid: Write, tmp_path: Path) -> None:
+    """Dark clips are class 0, and class 0 is what arg-max makes of not-a-number."""
+    cells = run(gray_grid(("helpers:Identity", "helpers:NotFinite"), ("size: 0.15", "size: 0.01")), tmp_path / "s")
+    clean, attacked = cells["helpers:NotFinite", "clean"], cells["helpers:NotFinite", "PGD"]
+    for cell in (clean, attacked):
+        assert [o.status for o in cell.outcomes] == ["failed", "ok", "ok"] * 2
+        assert cell.score.correct == 4
+    assert "not finite" in (clean.outcomes[0].error or "")
+
+
+def test_clips_that_the_bare_classifier_gets_wrong_are_attacked_for_the_defences(
+    gray_grid: Write, tmp_path: Path
+) -> None:
+    """Labels 0, 1, 2 at levels .3, .5, .7: the bare classifier is wrong on 2, its negative right on none but 1."""
+    path = gray_grid(
+        ("helpers:level_classifier", "helpers:TwoSided"),
+        ("helpers:Identity", "helpers:Negative"),
+        ("size: 0.15", "size: 0.05"),
+        (ALL, "[PGD, PGD+exact]"),
+    )
+    cells = run(path, tmp_path / "s")
+    for defense in ("none", "helpers:Negative"):
+        assert all(o.attacked and o.forwards == 5 for o in cells[defense, "PGD"].outcomes), defense
+    # Adaptive attacks know the pipeline whose mistake it is, and leave it alone.
+    adaptive = cells["helpers:Negative", "PGD+exact"].outcomes
+    clean = cells["helpers:Negative", "clean"].outcomes
+    assert [o.attacked for o in adaptive] == [o.correct for o in clean]
+
+
+def test_the_undefended_row_is_as_broken_as_an_identity_that_does_not_say_so(gray_grid: Write, tmp_path: Path) -> None:
+    """A loss that rises past the band where the clip is lost: the last iterate alone would look robust."""
+    path = gray_grid(
+        ("helpers:level_classifier", "helpers:Oscillating"),
+        ("norm: linf, size: 0.15, steps: 4", "norm: linf, size: 4/255, steps: 6, step_size: 0.003"),
+        ('"helpers:GrayClips", length: 6', '"helpers:GrayClips", length: 6, only: 1, label: 0'),
+    )
+    cells = run(path, tmp_path / "s")
+    for attack in ("PGD", "PGD+BPDA", "PGD+exact"):
+        assert cells["none", attack].score.correct == 0, attack
+        assert cells["helpers:Identity", attack].score.correct == 0, attack
+
+
+def test_a_robust_model_is_wrapped_once_and_cannot_touch_the_bare_classifier(gray_grid: Write, tmp_path: Path) -> None:
+    Offset.wrapped.clear()
+    path = gray_grid(("helpers:Identity", "helpers:Offset(by=0.5)"), (ALL, "[noise, PGD, PGD+exact]"))
+    cells = run(path, tmp_path / "s", batch_size=2)
+    assert len(Offset.wrapped) == 1
+    # Levels .8, 1., 1.2 instead of .3, .5, .7: every clip is called dark. The undefended row is as it was.
+    assert [o.prediction for o in cells["helpers:Offset(by=0.5)", "clean"].outcomes] == [0] * 6
+    assert cells["none", "clean"].score.correct == 6
+
+
+def test_cell_ids_see_the_code_of_the_classifier_and_the_weights_of_a_defence(gray_grid: Write) -> None:
+    def cells(*replacements: tuple[str, str]) -> dict[str, Any]:
+        made = make_plan(read_grid(gray_grid(*replacements))).cells
+        return {c.defense.label: c.settings for c in made if c.knowledge == "clean"}
+
+    plain = cells()
+    assert len(plain["none"]["model"]["code"]) == 12
+    assert "weights" not in plain["helpers:Identity"]["defense"]
+    weights = {
+        by: cells(("helpers:Identity", f"helpers:Offset(by={by})"))[f"helpers:Offset(by={by})"]["defense"]["weights"]
+        for by in (0.1, 0.2)
+    }
+    assert weights[0.1] != weights[0.2]
+
+
+def test_a_classifier_that_does_not_fit_is_one_sentence_before_any_work(gray_grid: Write, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"has 3 classes, but the labels go up to 6"):
+        run(gray_grid(("length: 6", "length: 6, label: 6")), tmp_path / "s")
+    torch.manual_seed(0)
+    for model, says in (("helpers:PerFrame", r"logits of shape \(1, K\)"), ("helpers:NeedsBigFrames", "cannot take")):
+        with pytest.raises(BenchError, match=says):
+            run(gray_grid(("helpers:level_classifier", model)), tmp_path / "s")
+
+
+def test_retry_runs_invalid_clips_again(gray_grid: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for gradient in ("none", "exact"):
+        Counting.clips_seen.clear()
+        path = gray_grid((ALL, f'[{{attack: "helpers:Counting", gradient: {gradient}}}]'))
+        with monkeypatch.context() as patched:
+            patched.setattr(Counting, "shift", 0.5)
+            first = run(path, tmp_path / gradient)["helpers:Identity", f"helpers:Counting+{gradient}"]
+        assert first.score.invalid == 6
+        assert all(o.linf == pytest.approx(0.5) for o in first.outcomes if o.label == 0)
+        again = run(path, tmp_path / gradient, retry=True)["helpers:Identity", f"helpers:Counting+{gradient}"]
+        assert (again.score.invalid, again.score.correct) == (0, 6)
 
 
 def test_devices_and_batch_sizes_are_checked(gray_grid: Write, tmp_path: Path) -> None:

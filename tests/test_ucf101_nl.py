@@ -42,5 +42,5 @@ def test_ucf101_nl_runs_on_frames_and_a_checkpoint_in_the_authors_layout(
     files = list((tmp_path / "r" / "ucf101_nl-steps1").glob("*jpeg--PGD--*.json"))
     (outcome,) = json.loads(files[0].read_text())["outcomes"]
     assert outcome["label"] == outcome["clean_prediction"] == 17
-    assert (outcome["forwards"], outcome["backwards"]) == (1, 1)
+    assert (outcome["forwards"], outcome["backwards"]) == (2, 1)
     assert 0 < outcome["linf"] <= 4 / 255 + 1e-6

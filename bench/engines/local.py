@@ -10,15 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.attack import Attack
+from bench.attack import Attack, Target
 from bench.dataset import ClipRef
 from bench.defended import DefendedClassifier
-from bench.defense import Defense, Purifier
 from bench.errors import BenchError
 from bench.judge import measure, violation
 from bench.outcome import Outcome
 from bench.plan import Cell, ClipsUnit
-from bench.registry import DEFENSES
 from bench.seeds import ClipRandom
 from bench.store import Adversarial
 
@@ -65,12 +63,35 @@ class LocalEngine:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._bare: Defense = DEFENSES.create("none")
 
-    def _defended(self, classifier: nn.Module, defense: Defense, gradient: str) -> DefendedClassifier:
-        if isinstance(defense, Purifier):
-            defense.to(self.device)
-        return DefendedClassifier(classifier.to(self.device), defense, gradient)
+    def probe(self, classifier: nn.Module, label: str, clip: Tensor, labels: int) -> None:
+        """Asks a classifier once, so that a misfit is one sentence before the work and not an error per clip.
+
+        Args:
+            label: what to call the classifier.
+            clip: ``(3, T, H, W)``.
+            labels: number of classes that the labels need.
+
+        Raises:
+            BenchError: it raises, returns no logits ``(1, K)``, or has too few classes.
+        """
+        try:
+            with torch.no_grad():
+                logits = classifier.to(self.device)(clip[None].to(self.device))
+        except Exception as error:
+            raise BenchError(
+                f"Classifier {label} cannot take clips of shape {(1, *clip.shape)}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
+            found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise BenchError(
+                f"Classifier {label} must return logits of shape (1, K) for one clip, but returned {found}."
+            )
+        if logits.shape[1] < labels:
+            raise BenchError(
+                f"Classifier {label} has {logits.shape[1]} classes, but the labels go up to {labels - 1}: give labels "
+                f"in 0 .. {logits.shape[1] - 1}, or a classifier of this data set."
+            )
 
     def batch_size(self, classifier: nn.Module, clip: Tensor) -> int:
         """A batch size for ``--batch-size auto``.
@@ -103,11 +124,7 @@ class LocalEngine:
         )
         if rows:
             ids = [refs[i].id for i in rows]
-            defense = unit.defense.made if unit.defense else self._bare
-            model: nn.Module = unit.model.made if unit.model else nn.Identity()
-            defended = self._defended(model, defense, unit.gradient if unit.defense else "exact")
-            rng = ClipRandom.for_clips(ids, "defense under attack", unit.id)
-            target = defended.target(rng, transfer=unit.shared)
+            target = self._target(unit.victim, ClipRandom.for_clips(ids, "defense under attack", unit.id), unit.shared)
             result = attack(
                 target,
                 clips[rows].to(self.device),
@@ -128,52 +145,60 @@ class LocalEngine:
         made.seconds = (time.perf_counter() - begun) / len(refs)
         return made
 
+    def _target(self, victim: DefendedClassifier | None, rng: ClipRandom, transfer: bool) -> Target:
+        if victim is None:
+            return Target(_no_model, len(rng), transfer=transfer)
+        return victim.to(self.device).target(rng, transfer=transfer)
+
     def judge(
         self,
         cell: Cell,
         refs: Sequence[ClipRef],
         clips: Tensor,
         adversarial: Adversarial | None,
-        clean: Sequence[int | None],
     ) -> list[Outcome]:
         """Checks the budget of every clip, then asks the defended classifier on a fresh pass.
 
         Args:
             clips: the clean clips.
             adversarial: what the attack made; ``None`` in a clean cell.
-            clean: the defence's predictions on the clean clips, where known.
         """
         begun = time.perf_counter()
         shown = clips if adversarial is None else adversarial.clips
         wrong = [violation(clips[i], shown[i], cell.budget) for i in range(len(refs))]
         # Clips that broke the rules are not worth a pass, and may not even have the right shape.
         asked = torch.stack([clips[i] if wrong[i] else shown[i] for i in range(len(refs))])
-        defended = self._defended(cell.model.made, cell.defense.made, "none")
         rng = ClipRandom.for_clips([r.id for r in refs], "judge", cell.id)
-        decision = defended.decide(asked.to(self.device), rng)
+        decision = cell.defended.to(self.device).decide(asked.to(self.device), rng)
         seconds = (time.perf_counter() - begun) / len(refs)
         outcomes = []
         for i, ref in enumerate(refs):
-            outcome = Outcome(clip=ref.id, label=ref.label, clean_prediction=clean[i])
+            outcome = Outcome(clip=ref.id, label=ref.label)
             if adversarial is not None:
+                if shown[i].shape == clips[i].shape and bool(torch.isfinite(shown[i]).all()):
+                    found = measure(clips[i], shown[i])
+                    outcome.linf, outcome.l2 = float(f"{found.linf:.8g}"), float(f"{found.l2:.8g}")
+                    outcome.changed = float(f"{found.changed:.6g}")
+                else:
+                    outcome.linf = outcome.l2 = outcome.changed = None
                 outcome.attacked = adversarial.attacked[i]
                 outcome.trace = adversarial.traces[i]
                 outcome.forwards, outcome.backwards = adversarial.forwards[i], adversarial.backwards[i]
             outcome.seconds = seconds + (adversarial.seconds if adversarial is not None else 0.0)
             if wrong[i]:
                 outcome.status, outcome.error = "invalid", wrong[i]
+            elif not decision.finite[i]:
+                outcome.status, outcome.error = "failed", "the defended classifier's answer is not finite"
             else:
                 outcome.prediction = int(decision.prediction[i])
                 outcome.votes = decision.votes[:, i].tolist()
                 outcome.correct = outcome.prediction == ref.label
-                if adversarial is None:
-                    outcome.clean_prediction = outcome.prediction
-                else:
-                    found = measure(clips[i], shown[i])
-                    outcome.linf, outcome.l2 = float(f"{found.linf:.8g}"), float(f"{found.l2:.8g}")
-                    outcome.changed = float(f"{found.changed:.6g}")
             outcomes.append(outcome)
         return outcomes
+
+
+def _no_model(clips: Tensor, rows: Tensor) -> Tensor:
+    raise RuntimeError("this attack says uses_model = False but asks for the model")
 
 
 def _short(value: float) -> float | None:
