@@ -7,10 +7,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.results import Score
-from bench.tables import Table, flaws, interval, percent
+from bench.tables import Table, flaws, percent
 
 LEGEND = (
-    "Accuracy in percent over all clips, with 95 % Wilson intervals. Standard: clean clips through the defence. "
+    "Accuracy in percent over all clips, below it the 95 % Wilson interval. Standard: clean clips through the defence. "
     "Noise: random noise of the same size. Robust*: gray-box, the attacker knows the classifier but not the "
     "defence. Robust: adaptive, the attacker differentiates the defence. Union: clips that survive every attack "
     "of the row (<=: some were not run, so at most this). n/a: that gradient does not exist. -: not run."
@@ -20,7 +20,9 @@ LEGEND = (
 def _cell(score: Score | None, blank: str = "-", bound: str = "") -> Text:
     if score is None:
         return Text(blank, style="dim")
-    text = Text(f"{bound}{percent(score.accuracy)}\n{interval(score)}")
+    low, high = score.interval
+    text = Text(f"{bound}{percent(score.accuracy)}")
+    text.append(f"\n{low:.0f}-{high:.0f}", style="dim")
     if score.flawed:
         text.append(f"\n{flaws(score)}", style="bold red")
     return text
@@ -33,10 +35,12 @@ def heading(table: Table) -> Text:
 
 def render(table: Table) -> RichTable:
     """A table for the terminal; its :func:`heading` is printed above it."""
-    out = RichTable(box=box.SIMPLE_HEAD)
-    out.add_column("Defence")
+    # Narrow columns: seven of them fit a terminal of 80, and long names fold instead of being cut.
+    out = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    out.add_column("Defence", overflow="fold")
     for label, heading in table.columns.items():
-        out.add_column(heading if label in ("clean", "noise") else f"{heading}\n{label}", justify="right")
+        title = heading if label in ("clean", "noise") else f"{heading}\n{label.replace('+', chr(10) + '+')}"
+        out.add_column(title, justify="right")
     attacked = any(row.union is not None for row in table.rows)
     if attacked:
         out.add_column("Union", justify="right")

@@ -22,7 +22,7 @@ def test_five_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert not frame["correct"].any()
     assert frame["linf"].max() <= 0.15 + 1e-6
     printed = capsys.readouterr().out
-    assert "PGD+exact" in printed
+    assert "+exact" in printed
     assert "Standard" in printed
     assert "100.0" in printed
 
