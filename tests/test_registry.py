@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import Attack, BenchError, Dataset, Purifier, RobustModel, register
-from bench.registry import ATTACKS, DEFENSES, REGISTRIES, NameClash, Registry, Spec
+from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, REGISTRIES, NameClash, Registry, Spec
 
 few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 PACKAGE, GROUP = "roost_of_tests", "roost-of-tests.defenses"
@@ -450,3 +450,38 @@ def test_digest_sees_every_change_of_code(roost: Roost, old: str, new: str) -> N
 def test_digest_sees_strings_that_are_no_docstrings(roost: Roost) -> None:
     code = CODE + "\nMODE = 'fast'\n"
     assert digest(roost, code) != digest(roost, code.replace("fast", "slow"))
+
+
+def test_digest_sees_the_modules_of_the_same_package_that_are_imported(roost: Roost) -> None:
+    package = roost.root / "acme_nets"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "deep.py").write_text("RATE = 1\n")
+    (package / "middle.py").write_text("import math\nfrom . import deep\n\nRATE = deep.RATE\n")
+    (package / "unused.py").write_text("RATE = 1\n")
+    (package / "made.py").write_text(f"from acme_nets.middle import RATE\n{CODE}")
+
+    def found() -> str:
+        return roost.renew().get("acme_nets.made:Made").code
+
+    first = found()
+    (package / "unused.py").write_text("RATE = 2\n")
+    assert found() == first
+    (package / "deep.py").write_text("RATE = 1  # a comment\n")
+    assert found() == first
+    (package / "deep.py").write_text("RATE = 2\n")
+    assert found() != first
+
+
+def test_digest_of_a_shipped_component_follows_its_package_but_not_the_engine() -> None:
+    from bench.registry import _collect
+
+    def modules(registry: Registry, name: str) -> set[str]:
+        factory = registry.get(name).factory
+        sources: dict[str, str] = {}
+        _collect(factory.__module__, Path(sys.modules[factory.__module__].__file__ or ""), sources)
+        return set(sources)
+
+    assert modules(MODELS, "nl_tiny") == {"bench.models.nl", "bench.models.base"}
+    assert modules(DATASETS, "motion12") == {"bench.datasets.motion12", "bench.procedural"}
+    assert modules(ATTACKS, "pgd") == {"bench.attacks.pgd"}
