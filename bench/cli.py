@@ -396,7 +396,7 @@ def leaderboard(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Option(help="Registered classifier.")],
+    model: Annotated[str, typer.Option(help="Registered model.")],
     dataset: Annotated[str, typer.Option(help="Registered data set.")] = "motion12",
     recipe: Annotated[str, typer.Option(help="Training recipe.")] = "standard",
     steps: Annotated[int | None, typer.Option(help="Optimiser steps, in place of the recipe's.")] = None,
@@ -406,17 +406,29 @@ def train(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder of the weights and their manifest.")] = Path(
         "runs/zoo"
     ),
+    curves: Annotated[Path, typer.Option(help="Folder of the picture of the learning curve.")] = Path("runs/curves"),
+    measure_only: Annotated[bool, typer.Option(help="Measure exported weights again; train nothing.")] = False,
 ) -> None:
-    """Train a classifier and export its weights with a manifest entry; a stopped training resumes."""
+    """Train a network and export its weights with a manifest entry; a stopped training resumes.
+
+    With --measure-only, weights that are already in --out are measured again and their figures replaced.
+    """
     with err.status("Loading ..."):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from bench.engines.local import pick_device
-        from bench.training.loop import TrainingState, default_work, export, recipe_of
+        from bench.engines.local import keep_freed_memory, pick_device
+        from bench.training.loop import TrainingState, default_work, export, recipe_of, remeasure
         from bench.training.loop import train as fit
 
         chosen = recipe_of(recipe, steps)
         where = pick_device(device)
+        if where.type == "cpu":
+            keep_freed_memory()
+    if measure_only:
+        with err.status("Measuring ..."):
+            entry = remeasure(model, dataset, out=out_folder, device=where)
+        out.print_json(json.dumps(entry))
+        return
     folder = work or default_work(model, dataset, chosen, seed)
     spent = 0.0
     columns = (
@@ -433,7 +445,7 @@ def train(
             def report(state: TrainingState) -> None:
                 nonlocal spent
                 spent = state.seconds
-                figures = f"loss {state.loss:.3f} accuracy {100 * state.accuracy:.1f} %"
+                figures = " ".join(f"{k} {v:.3f}" for k, v in {"loss": state.loss, **state.figures}.items())
                 bar.update(task, completed=state.step, figures=figures)
 
             fitted = fit(model, dataset, chosen, seed=seed, work=folder, device=where, report=report)
@@ -441,7 +453,18 @@ def train(
         err.print(f"Stopped. The same command continues from the last state in {folder}.")
         raise typer.Exit(130) from None
     with err.status("Measuring the exported weights ..."):
-        entry = export(fitted, model, dataset, chosen, seed=seed, seconds=spent, out=out_folder, device=where)
+        entry = export(
+            fitted,
+            model,
+            dataset,
+            chosen,
+            seed=seed,
+            seconds=spent,
+            out=out_folder,
+            device=where,
+            work=folder,
+            curves=curves,
+        )
     out.print_json(json.dumps(entry))
 
 

@@ -209,10 +209,12 @@ def test_train_resumes_and_exports_what_the_manifest_says(
 
     from bench.models.checkpoints import load_checkpoint, sha256_of
     from bench.training import loop
+    from bench.training.objectives.classifier import Classification
 
     monkeypatch.setitem(loop.RECIPES, "short", loop.Recipe("short", steps=4, batch=2, warmup=1))
-    arguments = ("train", "--model", "nl_tiny", "--recipe", "short")
-    monkeypatch.setattr(loop.export, "__kwdefaults__", {"clean_clips": 12, "attacked_clips": 2})
+    arguments = ("train", "--model", "nl_tiny", "--recipe", "short", "--curves", tmp_path / "curves")
+    for name, value in (("clean_clips", 12), ("attacked_clips", 2), ("trials", 1)):
+        monkeypatch.setattr(Classification, name, value)
     whole = bench(*arguments, "--work", tmp_path / "w", "--out", tmp_path / "whole")
     assert whole.code == 0, whole.err
     entry = json.loads(whole.out)
