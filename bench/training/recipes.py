@@ -41,9 +41,44 @@ class Recipe:
 # Imported on first use: a recipe costs nothing until somebody trains by it.
 OBJECTIVES: dict[str, str] = {
     "classifier": "bench.training.objectives.classifier:Classification",
+    "flow": "bench.training.objectives.motion:FlowSupervision",
+    "reconstruction": "bench.training.objectives.generative:Reconstruction",
+    "denoising": "bench.training.objectives.generative:Denoising",
+    "latent denoising": "bench.training.objectives.generative:LatentDenoising",
 }
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (Recipe("standard"),)}
+# Of flow and diffusion: short trainings for a CPU; "-gpu" recipes are the same with more steps and larger batches.
+GENERATIVE: tuple[Recipe, ...] = (
+    Recipe("flow", "flow", steps=900, batch=4, lr=2e-3, weight_decay=1e-4, warmup=30, clip_norm=1.0),
+    Recipe("autoencoder", "reconstruction", steps=600, batch=4, lr=2e-3, weight_decay=0.0, clip_norm=1.0),
+    Recipe("denoise-pixel", "denoising", steps=1000, batch=4, lr=3e-3, weight_decay=0.01, clip_norm=1.0, ema=0.99),
+    Recipe("denoise-image", "denoising", steps=400, batch=4, lr=2e-3, weight_decay=0.01, clip_norm=1.0, ema=0.99),
+    Recipe(
+        "denoise-latent",
+        "latent denoising",
+        steps=600,
+        batch=4,
+        lr=2e-3,
+        weight_decay=0.01,
+        clip_norm=1.0,
+        ema=0.99,
+        clips=768,
+    ),
+    Recipe(
+        "denoise-latent-gpu",
+        "latent denoising",
+        steps=20000,
+        batch=64,
+        lr=1e-3,
+        weight_decay=0.01,
+        warmup=500,
+        clip_norm=1.0,
+        ema=0.999,
+        clips=12000,
+    ),
+)
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (Recipe("standard"), *GENERATIVE)}
 
 
 def recipe_of(name: str, steps: int | None = None) -> Recipe:
