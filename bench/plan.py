@@ -194,8 +194,11 @@ def _components(specs: list[Spec], registry: Any) -> list[Component]:
     made = []
     for spec in specs:
         entry = registry.get(spec.name)
+        component = entry.create(spec.params)
         settings = {"name": spec.name, "params": entry.settings(spec.params), "code": entry.code}
-        made.append(Component(str(spec), entry.create(spec.params), settings))
+        if isinstance(component, nn.Module) and any(True for _ in component.parameters()):
+            settings["weights"] = fingerprint(component)  # of a purifier's own network
+        made.append(Component(str(spec), component, settings))
     return made
 
 
