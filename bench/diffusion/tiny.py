@@ -158,7 +158,7 @@ class ImageTiny(Preconditioned):
 
     per_frame = True
 
-    def __init__(self, widths: Sequence[int] = (24, 48, 64)) -> None:
+    def __init__(self, widths: Sequence[int] = (24, 32, 48)) -> None:
         super().__init__()
         self.size_multiple = 2 ** len(widths)
         self.unet = UNet2DModel(
@@ -229,7 +229,7 @@ class LatentTiny(DiffusionBackbone):
     prompt: Tensor
     frames_at_once = 32
 
-    def __init__(self, latent_channels: int = 12, widths: Sequence[int] = (32, 64), prompt: int = 16) -> None:
+    def __init__(self, latent_channels: int = 12, widths: Sequence[int] = (24, 48), prompt: int = 16) -> None:
         super().__init__()
         self.autoencoder = TinyAutoencoder(latent_channels)
         self.size_multiple = 2 ** (self.autoencoder.halvings + len(widths) - 1)
