@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,11 @@ from diffusers import AutoencoderKL, UNet2DModel, UNet3DConditionModel
 from torch import Tensor, nn
 
 from bench.diffusion.base import DiffusionBackbone
+
+# diffusers is only partly typed, and its classes attach methods where type checkers do not see them.
+_AutoencoderKL: Any = AutoencoderKL
+_UNet2D: Any = UNet2DModel
+_UNet3D: Any = UNet3DConditionModel
 
 # Spread of the embedded clips scaled to [-1, 1], about their mean: the sigma_data of Karras et al.
 _SPREAD = 0.35
@@ -26,6 +32,12 @@ def embed_time(t: Tensor, size: int) -> Tensor:
     rates = torch.exp(-math.log(10000) * torch.arange(size // 2, device=t.device) / (size // 2))
     angles = t.float()[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def _zero(module: nn.Module) -> None:
+    """Sets the weights to zero: a residual starts as nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
 
 
 class _Block(nn.Module):
@@ -39,8 +51,7 @@ class _Block(nn.Module):
         self.norm2 = nn.GroupNorm(8, outputs)
         self.temporal = nn.Conv3d(outputs, outputs, (3, 1, 1), padding=(1, 0, 0))
         self.shortcut = nn.Conv3d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        nn.init.zeros_(self.temporal.weight)
-        nn.init.zeros_(self.temporal.bias)
+        _zero(self.temporal)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         hidden = self.spatial(F.silu(self.norm1(x)))
@@ -73,8 +84,7 @@ class VideoUNet(nn.Module):
         self.up_blocks = nn.ModuleList(_Block(2 * w, w, embedding) for w in widths[:-1])
         self.norm = nn.GroupNorm(8, widths[0])
         self.leave = nn.Conv3d(widths[0], 12, (1, 3, 3), padding=(0, 1, 1))
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        _zero(self.leave)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """``(B, 3, T, H, W)`` at timesteps ``(B,)`` to the same shape."""
@@ -161,7 +171,7 @@ class ImageTiny(Preconditioned):
     def __init__(self, widths: Sequence[int] = (24, 32, 48)) -> None:
         super().__init__()
         self.size_multiple = 2 ** len(widths)
-        self.unet = UNet2DModel(
+        self.unet: Any = _UNet2D(
             in_channels=12,
             out_channels=12,
             block_out_channels=tuple(widths),
@@ -192,7 +202,7 @@ class TinyAutoencoder(nn.Module):
     def __init__(self, latent_channels: int = 12, widths: Sequence[int] = (16, 32, 64)) -> None:
         super().__init__()
         self.halvings = len(widths) - 1
-        self.kl = AutoencoderKL(
+        self.kl: Any = _AutoencoderKL(
             latent_channels=latent_channels,
             block_out_channels=tuple(widths),
             down_block_types=("DownEncoderBlock2D",) * len(widths),
@@ -233,7 +243,7 @@ class LatentTiny(DiffusionBackbone):
         super().__init__()
         self.autoencoder = TinyAutoencoder(latent_channels)
         self.size_multiple = 2 ** (self.autoencoder.halvings + len(widths) - 1)
-        self.unet = UNet3DConditionModel(
+        self.unet: Any = _UNet3D(
             in_channels=latent_channels,
             out_channels=latent_channels,
             block_out_channels=tuple(widths),

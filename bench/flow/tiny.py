@@ -113,8 +113,8 @@ class TinyFlow(FlowEstimator):
         self.head_fine = nn.Conv2d(width, 2 + 36, 3, padding=1)
         self.sharpness = nn.Parameter(torch.full((2,), 2.5))  # of the softmax over displacements, as a logarithm
         for head in (self.head_coarse, self.head_fine):  # the first estimate is the soft-argmax itself
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
 
     def features(self, frames: Tensor) -> Features:
         # Exposure flickers between frames; matching needs the same content to look the same.

@@ -188,7 +188,7 @@ class LatentDenoising(Denoising):
         assert self._backbone is not None
         absent = [r for r in refs if r.id not in self._kept]
         if absent:
-            clips = load_mixed(data, absent).to(self._backbone.prompt.device)
+            clips = load_mixed(data, absent).to(next(self._backbone.parameters()).device)
             with torch.no_grad():
                 latents = self._backbone.encode(clips).cpu()
             self._kept |= {r.id: z.half() for r, z in zip(absent, latents, strict=True)}

@@ -47,7 +47,8 @@ class FlowSupervision(Objective):
         self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         net = cast(TinyFlow, network)
-        first, second, truth = self._pairs(*batch, generator)
+        clips, flow = batch
+        first, second, truth = self._pairs(clips, flow, generator)
         amount = self.noise * float(torch.rand((), generator=generator))
         first, second = (f + amount * torch.randn(f.shape, generator=generator).to(f.device) for f in (first, second))
         estimates = net.levels(net.features(first), net.features(second))
