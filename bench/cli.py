@@ -316,7 +316,10 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="An array of objects.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Of a data set: write a contact sheet (.png).")] = None,
     animate: Annotated[Path | None, typer.Option(help="Of a data set: write an animated sheet (.gif).")] = None,
-    clips: Annotated[int, typer.Option(help="Clips on the sheet.")] = 12,
+    clips: Annotated[
+        bool, typer.Option("--clips", help="Of a data set: write an animated sheet, NAME.gif in this folder.")
+    ] = False,
+    count: Annotated[int, typer.Option(help="Clips on the sheet.")] = 12,
     data_root: DataRoot = None,
 ) -> None:
     """Show what a component is: summary, source, parameters, defaults."""
@@ -328,6 +331,8 @@ def show(
     if not entries and name not in grids:
         names = [e.name for r in REGISTRIES.values() for e in r] + list(grids)
         raise BenchError(f"Nothing is called {name!r}{nearest(name, names)}; see 'bench list attacks' and the like.")
+    if clips and animate is None:
+        animate = Path(f"{name}.gif")
     if sheet is not None or animate is not None:
         if not any(e.kind == "dataset" for e in entries):
             raise BenchError(f"{name!r} is not a data set, so it has no clips to draw.")
@@ -335,7 +340,7 @@ def show(
 
         params = {"root": data_root} if data_root is not None else {}
         dataset = DATASETS.get(name).create(params)
-        for path in write_sheets(dataset, clips, sheet, animate):
+        for path in write_sheets(dataset, count, sheet, animate):
             out.print(f"wrote {path}", highlight=False)
         return
     described = [_describe(e) for e in entries]
@@ -370,9 +375,12 @@ def _print_description(item: dict[str, Any]) -> None:
             out.print(f"      {p['help']}", markup=False, highlight=False)
     for w in item.get("weights", []):
         clean, pgd = w["figures"]["clean"], w["figures"]["pgd10_linf_4_255"]
+        budget = w["figures"].get("budget_5_to_9_percent")
+        narrowed = f" (at {budget['size_255']:g}/255, {budget['accuracy']} %)" if budget else ""
         out.print(
             f"\nShipped weights for {w['dataset']}: {w['parameters']} parameters, clean {clean['accuracy']} % "
-            f"of {clean['clips']} test clips, {pgd['accuracy']} % of {pgd['clips']} under PGD-10 linf 4/255.\n"
+            f"of {clean['clips']} test clips, {pgd['accuracy']} % of {pgd['clips']} under PGD-10 linf 4/255{narrowed}."
+            "\n"
             f"Made by: {w['command']} ({w['minutes']} min, {w['hardware']})",
             markup=False,
             highlight=False,

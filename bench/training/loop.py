@@ -251,6 +251,7 @@ def export(
     name = f"{stem}.safetensors"
     weights = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     save_file({k: v.cpu().contiguous() for k, v in weights.items()}, out / name)
+    (out / name).chmod(0o644)  # safetensors writes for the owner alone; these are to be installed
     load_strictly(network, load_file(out / name), out / name)
     if work is not None and curves is not None and (work / "curve.png").is_file():
         curves.mkdir(parents=True, exist_ok=True)
