@@ -52,7 +52,8 @@ class ResNet3D(VideoClassifier):
             made: nn.Module = BasicBlock(inner, outer, Conv3DSimple, stride, shortcut)
             return made
 
-        padding = tuple(k // 2 for k in stem_kernel)
+        kt, kh, kw = stem_kernel
+        padding = (kt // 2, kh // 2, kw // 2)
         self.stem = nn.Sequential(
             nn.Conv3d(channels, width, stem_kernel, stem_stride, padding, bias=False), nn.BatchNorm3d(width), nn.ReLU()
         )
