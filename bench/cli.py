@@ -327,7 +327,10 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="An array of objects.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Of a data set: write a contact sheet (.png).")] = None,
     animate: Annotated[Path | None, typer.Option(help="Of a data set: write an animated sheet (.gif).")] = None,
-    clips: Annotated[int, typer.Option(help="Clips on the sheet.")] = 12,
+    clips: Annotated[
+        bool, typer.Option("--clips", help="Of a data set: write an animated sheet, NAME.gif in this folder.")
+    ] = False,
+    count: Annotated[int, typer.Option(help="Clips on the sheet.")] = 12,
     data_root: DataRoot = None,
 ) -> None:
     """Show what a component is: summary, source, parameters, defaults."""
@@ -339,6 +342,8 @@ def show(
     if not entries and name not in grids:
         names = [e.name for r in REGISTRIES.values() for e in r] + list(grids)
         raise BenchError(f"Nothing is called {name!r}{nearest(name, names)}; see 'bench list attacks' and the like.")
+    if clips and animate is None:
+        animate = Path(f"{name}.gif")
     if sheet is not None or animate is not None:
         if not any(e.kind == "dataset" for e in entries):
             raise BenchError(f"{name!r} is not a data set, so it has no clips to draw.")
@@ -346,7 +351,7 @@ def show(
 
         params = {"root": data_root} if data_root is not None else {}
         dataset = DATASETS.get(name).create(params)
-        for path in write_sheets(dataset, clips, sheet, animate):
+        for path in write_sheets(dataset, count, sheet, animate):
             out.print(f"wrote {path}", highlight=False)
         return
     described = [_describe(e) for e in entries]
@@ -381,9 +386,12 @@ def _print_description(item: dict[str, Any]) -> None:
             out.print(f"      {p['help']}", markup=False, highlight=False)
     for w in item.get("weights", []):
         clean, pgd = w["figures"]["clean"], w["figures"]["pgd10_linf_4_255"]
+        budget = w["figures"].get("budget_5_to_9_percent")
+        narrowed = f" (at {budget['size_255']:g}/255, {budget['accuracy']} %)" if budget else ""
         out.print(
             f"\nShipped weights for {w['dataset']}: {w['parameters']} parameters, clean {clean['accuracy']} % "
-            f"of {clean['clips']} test clips, {pgd['accuracy']} % of {pgd['clips']} under PGD-10 linf 4/255.\n"
+            f"of {clean['clips']} test clips, {pgd['accuracy']} % of {pgd['clips']} under PGD-10 linf 4/255{narrowed}."
+            "\n"
             f"Made by: {w['command']} ({w['minutes']} min, {w['hardware']})",
             markup=False,
             highlight=False,
@@ -411,7 +419,7 @@ def leaderboard(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Option(help="Registered classifier.")],
+    model: Annotated[str, typer.Option(help="Registered model.")],
     dataset: Annotated[str, typer.Option(help="Registered data set.")] = "motion12",
     recipe: Annotated[str, typer.Option(help="Training recipe.")] = "standard",
     steps: Annotated[int | None, typer.Option(help="Optimiser steps, in place of the recipe's.")] = None,
@@ -421,17 +429,29 @@ def train(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder of the weights and their manifest.")] = Path(
         "runs/zoo"
     ),
+    curves: Annotated[Path, typer.Option(help="Folder of the picture of the learning curve.")] = Path("runs/curves"),
+    measure_only: Annotated[bool, typer.Option(help="Measure exported weights again; train nothing.")] = False,
 ) -> None:
-    """Train a classifier and export its weights with a manifest entry; a stopped training resumes."""
+    """Train a network and export its weights with a manifest entry; a stopped training resumes.
+
+    With --measure-only, weights that are already in --out are measured again and their figures replaced.
+    """
     with err.status("Loading ..."):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from bench.engines.local import pick_device
-        from bench.training.loop import TrainingState, default_work, export, recipe_of
+        from bench.engines.local import keep_freed_memory, pick_device
+        from bench.training.loop import TrainingState, default_work, export, recipe_of, remeasure
         from bench.training.loop import train as fit
 
         chosen = recipe_of(recipe, steps)
         where = pick_device(device)
+        if where.type == "cpu":
+            keep_freed_memory()
+    if measure_only:
+        with err.status("Measuring ..."):
+            entry = remeasure(model, dataset, out=out_folder, device=where)
+        out.print_json(json.dumps(entry))
+        return
     folder = work or default_work(model, dataset, chosen, seed)
     spent = 0.0
     columns = (
@@ -448,7 +468,7 @@ def train(
             def report(state: TrainingState) -> None:
                 nonlocal spent
                 spent = state.seconds
-                figures = f"loss {state.loss:.3f} accuracy {100 * state.accuracy:.1f} %"
+                figures = " ".join(f"{k} {v:.3f}" for k, v in {"loss": state.loss, **state.figures}.items())
                 bar.update(task, completed=state.step, figures=figures)
 
             fitted = fit(model, dataset, chosen, seed=seed, work=folder, device=where, report=report)
@@ -456,7 +476,18 @@ def train(
         err.print(f"Stopped. The same command continues from the last state in {folder}.")
         raise typer.Exit(130) from None
     with err.status("Measuring the exported weights ..."):
-        entry = export(fitted, model, dataset, chosen, seed=seed, seconds=spent, out=out_folder, device=where)
+        entry = export(
+            fitted,
+            model,
+            dataset,
+            chosen,
+            seed=seed,
+            seconds=spent,
+            out=out_folder,
+            device=where,
+            work=folder,
+            curves=curves,
+        )
     out.print_json(json.dumps(entry))
 
 

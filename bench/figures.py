@@ -69,7 +69,7 @@ def write_sheets(dataset: Dataset, count: int, sheet: Path | None, animate: Path
     if missing:
         raise BenchError(f"The data set needs files that are not here:\n{listing(missing)}")
     if count < 1:
-        raise BenchError(f"--clips must be at least 1, not {count}.")
+        raise BenchError(f"--count must be at least 1, not {count}.")
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise BenchError(f"A contact sheet is a .png or .jpg file, not {sheet.name}.")
     if animate is not None and animate.suffix.lower() not in (".gif", ".webp"):

@@ -1,8 +1,12 @@
 """Procedural action clips with analytic optical flow.
 
-A textured sprite moves over a quiet background; the class is its motion and nothing else. Every clip is a
-pure function of ``(split, index, frames, size)``: parameters come from a NumPy ``SeedSequence`` keyed by the
-split and the index, so splits never share a clip and a clip never depends on how many were made before it.
+A textured sprite moves over a quiet background; the class is its motion. There are two recipes. In ``motion12``
+the looks say nothing about the class. In ``actions12`` most clips of a class also share the outline of the
+sprite, its palette and the background, as people who swim are mostly seen in water.
+
+Every clip is a pure function of ``(recipe, split, index, frames, size)``: parameters come from a NumPy
+``SeedSequence`` keyed by recipe, split and index, so splits never share a clip and a clip never depends on how
+many were made before it.
 
 The pose of the sprite at frame ``t`` is a similarity ``p = c_t + s_t R(a_t) u`` from sprite coordinates
 ``u`` to pixels ``p``. Both the picture (inverse map) and the flow (inverse map at ``t``, forward map at
@@ -12,14 +16,18 @@ The pose of the sprite at frame ``t`` is a similarity ``p = c_t + s_t R(a_t) u``
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.errors import BenchError
+from bench.dataset import ClipRef, Dataset
+from bench.errors import BenchError, nearest
 
 MOTIONS: tuple[str, ...] = (
     "left",
@@ -42,6 +50,16 @@ SPLITS: dict[str, int] = {"train": 0, "val": 1, "test": 2}
 # Bump when the picture of any clip changes: shipped weights and stored outcomes depend on it.
 RECIPE_VERSION = 1
 
+RECIPES: tuple[str, ...] = ("motion12", "actions12")
+
+TYPICAL = 0.9
+"""Share of the clips of an ``actions12`` class that look typical; each of the others looks like another class."""
+
+CUT = 0.08
+"""Share of the clips of ``actions12`` whose poses come in random order, like hard-cut footage. They look typical."""
+
+LEAST_FRAMES, LEAST_SIZE = 2, 16
+
 _REFERENCE_SIZE = 64.0
 _REFERENCE_FRAMES = 16.0
 _DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
@@ -62,8 +80,13 @@ class RenderedClip:
 
     clip: Tensor
     label: int
-    flow: Tensor
     mask: Tensor
+    _find_flow: Callable[[], Tensor] = field(repr=False, compare=False)
+
+    @cached_property
+    def flow(self) -> Tensor:
+        # On first use: most callers want the picture alone.
+        return self._find_flow()
 
 
 @dataclass(frozen=True)
@@ -75,11 +98,16 @@ class _Pose:
     scale: np.ndarray
 
 
-def _trajectory(motion: str, rng: np.random.Generator, frames: int, size: int) -> _Pose:
-    """Draws the sprite's path. Speeds are those of a 16-frame, 64-pixel clip, rescaled to the asked shape."""
+def _trajectory(motion: str, rng: np.random.Generator, frames: int, size: int, cut: bool = False) -> _Pose:
+    """Draws the sprite's path. Speeds are those of a 16-frame, 64-pixel clip, rescaled to the asked shape.
+
+    A ``cut`` path is the same set of poses in random order.
+    """
     pixel = size / _REFERENCE_SIZE
     # Time in reference frames, centred: the sprite passes the middle of the picture mid-clip.
     tau = (np.arange(frames) - (frames - 1) / 2) * (_REFERENCE_FRAMES / frames)
+    if cut:
+        tau = rng.permutation(tau)
     centre = np.tile(size / 2 - 0.5 + rng.uniform(-3, 3, 2) * pixel, (frames, 1))
     angle = np.full(frames, rng.uniform(-math.pi, math.pi))
     scale = np.full(frames, rng.uniform(14, 19) * pixel)
@@ -104,6 +132,43 @@ def _trajectory(motion: str, rng: np.random.Generator, frames: int, size: int) -
     return _Pose(centre, angle, scale)
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What the clips of one ``actions12`` class mostly look like.
+
+    Attributes:
+        lobes: of the sprite's outline: 0 is round, 2 oblong, 3 triangular and so on.
+        hue: of the sprite, in radians around the colour wheel.
+        scene: hue of the background, in radians.
+        stripes: direction in which the background's pattern varies, in radians.
+        waves: of that pattern across the frame, give or take a tenth.
+    """
+
+    lobes: int
+    hue: float
+    scene: float
+    stripes: float
+    waves: float
+
+
+def _looks() -> tuple[_Look, ...]:
+    """One look per class. Opposite motions, which are neighbours in the list of classes, look least alike."""
+    lobes = (0, 3, 2, 5, 4, 7)
+    wheel = 2 * math.pi / len(MOTIONS)
+    return tuple(
+        _Look(lobes[k % 6], wheel * (5 * k % 12), wheel * (7 * k + 3), math.pi * (k // 2) / 6, (6.0, 11.0)[k % 2])
+        for k in range(len(MOTIONS))
+    )
+
+
+LOOKS = _looks()
+
+
+def _hue(angle: float) -> np.ndarray:
+    """Colour ``(3,)`` of zero mean and largest value 1 at an angle of the colour wheel, red at 0."""
+    return np.cos(angle - np.arange(3) * 2 * math.pi / 3)
+
+
 def _texture(rng: np.random.Generator, contrast: float, side: int = 48) -> Tensor:
     """Zero-mean colour noise ``(1, 3, side, side)`` of standard deviation ``contrast``, octaves 2, 4 and 8."""
     texture = torch.zeros(1, 3, side, side)
@@ -122,9 +187,9 @@ def _outline(u: Tensor, amplitude: np.ndarray, phase: np.ndarray) -> Tensor:
     """Signed distance-like value ``(...)`` of sprite coordinates ``u (..., 2)``: positive inside the blob."""
     azimuth = torch.atan2(u[..., 1], u[..., 0])
     radius = torch.ones_like(azimuth)
-    for k in range(3):
-        radius = radius + float(amplitude[k]) * torch.cos((k + 2) * azimuth + float(phase[k]))
-    return radius - u.norm(dim=-1)
+    for k in np.flatnonzero(amplitude):
+        radius += (int(k + 2) * azimuth).add_(float(phase[k])).cos_().mul_(float(amplitude[k]))
+    return radius.sub_(u.norm(dim=-1))
 
 
 def _to_sprite(pixels: Tensor, pose: _Pose) -> Tensor:
@@ -147,49 +212,89 @@ def _to_pixels(u: Tensor, pose: _Pose) -> Tensor:
     return centre + scale * rotated
 
 
+def _lobed(rng: np.random.Generator, lobes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Amplitudes and phases of the harmonics 2..7 of an outline: one strong one, and a little of 2..4."""
+    amplitude, phase = np.zeros(6), np.zeros(6)
+    amplitude[:3], phase[:3] = rng.uniform(0.0, 0.04, 3), rng.uniform(-math.pi, math.pi, 3)
+    strength = rng.uniform(0.14, 0.2)
+    if lobes:
+        amplitude[lobes - 2] = strength
+    return amplitude, phase
+
+
 def _paint(
-    canvas: Tensor, u: Tensor, scale: np.ndarray, rng: np.random.Generator, contrast: float
+    canvas: Tensor, u: Tensor, scale: np.ndarray, rng: np.random.Generator, contrast: float, look: _Look | None = None
 ) -> tuple[Tensor, Tensor]:
     """Paints a freshly drawn sprite over ``canvas (T, 3, H, W)``; returns the picture and alpha ``(T, H, W)``."""
-    colour = rng.uniform(-0.4, 0.4, 3)
-    # A sprite of the background's own colour would be invisible: keep the mean contrast at 0.15 or more.
-    colour *= max(1.0, 0.15 / (np.abs(colour).mean() + 1e-6))
-    amplitude, phase = _blob(rng)
+    if look is None:
+        colour = rng.uniform(-0.4, 0.4, 3)
+        # A sprite of the background's own colour would be invisible: keep the mean contrast at 0.15 or more.
+        colour *= max(1.0, 0.15 / (np.abs(colour).mean() + 1e-6))
+        amplitude, phase = _blob(rng)
+    else:
+        colour = rng.uniform(0.2, 0.35) * _hue(look.hue + rng.normal(0, 0.12)) + rng.uniform(-0.1, 0.1)
+        amplitude, phase = _lobed(rng, look.lobes)
     texture = _texture(rng, contrast).expand(len(u), -1, -1, -1)
     # Sprite coordinates reach 1.4 at the tip of the outline; the texture covers that square.
     paint = F.grid_sample(texture, u / 1.4, mode="bilinear", padding_mode="border", align_corners=True)
-    paint = paint + 0.5 + torch.from_numpy(colour).float()[None, :, None, None]
+    paint.add_(0.5).add_(torch.from_numpy(colour).float()[None, :, None, None])
     edge = torch.from_numpy(scale).float()[:, None, None]
     alpha = torch.sigmoid(_outline(u, amplitude, phase) * edge * 2)  # about one pixel of soft edge
-    return canvas + alpha[:, None] * (paint - canvas), alpha
+    return paint.sub_(canvas).mul_(alpha[:, None]).add_(canvas), alpha
 
 
-def render(split: str, index: int, *, frames: int = 16, size: int = 64) -> RenderedClip:
-    """Renders one clip of the ``motion12`` recipe.
+def _background(rng: np.random.Generator, look: _Look | None) -> Tensor:
+    """The background's canvas ``(1, 3, side, side)``, mean 0.5 apart from a tint."""
+    texture = _texture(rng, rng.uniform(0.03, 0.08))
+    if look is None:
+        return texture
+    side = texture.shape[-1]
+    y, x = np.mgrid[:side, :side] / side - 0.5
+    along = math.cos(look.stripes) * x + math.sin(look.stripes) * y
+    # The canvas is 1.2 frames wide.
+    waves = 1.2 * look.waves * rng.uniform(0.9, 1.1)
+    wave = np.sin(2 * math.pi * waves * along + rng.uniform(-math.pi, math.pi))
+    texture = texture + rng.uniform(0.08, 0.12) * torch.from_numpy(wave).float()
+    tint = rng.uniform(0.1, 0.16) * _hue(look.scene + rng.normal(0, 0.12))
+    return texture + torch.from_numpy(tint).float()[None, :, None, None]
+
+
+def render(split: str, index: int, *, frames: int = 16, size: int = 64, recipe: str = "motion12") -> RenderedClip:
+    """Renders one clip.
 
     Args:
         split: ``train``, ``val`` or ``test``.
         index: any non-negative integer; the label is ``index % 12``, so any block of 12 is balanced.
         frames: clip length ``T >= 2``. Longer clips show the same movement more slowly.
         size: side of the square frame in pixels, at least 16. Larger frames show the same scene larger.
+        recipe: ``motion12`` or ``actions12``.
 
     Returns:
         The clip with its ground-truth flow and sprite mask.
 
     Raises:
-        BenchError: unknown split, negative index, or a shape that cannot be rendered.
+        BenchError: unknown recipe or split, negative index, or a shape that cannot be rendered.
     """
+    if recipe not in RECIPES:
+        raise BenchError(f"Unknown recipe {recipe!r}{nearest(recipe, RECIPES)}: choose one of {', '.join(RECIPES)}.")
     if split not in SPLITS:
         raise BenchError(f"Unknown split {split!r}: choose one of {', '.join(SPLITS)}.")
-    if index < 0 or frames < 2 or size < 16:
+    if index < 0 or frames < LEAST_FRAMES or size < LEAST_SIZE:
         raise BenchError(
-            f"Cannot render clip {index} with {frames} frames of {size} pixels: "
-            "the index must not be negative, frames must be at least 2 and size at least 16."
+            f"Cannot render clip {index} with {frames} frames of {size} pixels: the index must not be negative, "
+            f"frames must be at least {LEAST_FRAMES} and size at least {LEAST_SIZE}."
         )
-    rng = np.random.default_rng([RECIPE_VERSION, SPLITS[split], index])
     label = index % len(MOTIONS)
+    key, look, cut = [RECIPE_VERSION, SPLITS[split], index], None, False
+    if recipe == "actions12":
+        key.append(RECIPES.index(recipe))
+    rng = np.random.default_rng(key)
+    if recipe == "actions12":
+        other = (label + rng.integers(1, len(MOTIONS))) % len(MOTIONS)
+        chance = rng.random()
+        look, cut = LOOKS[label if chance < TYPICAL else other], chance < CUT
     pixel = size / _REFERENCE_SIZE
-    pose = _trajectory(MOTIONS[label], rng, frames, size)
+    pose = _trajectory(MOTIONS[label], rng, frames, size, cut)
 
     drift = rng.uniform(-0.15, 0.15, 2) * pixel * (_REFERENCE_FRAMES / frames)
     shift = np.arange(frames)[:, None] * drift
@@ -200,10 +305,10 @@ def render(split: str, index: int, *, frames: int = 16, size: int = 64) -> Rende
     shift_t = torch.from_numpy(shift).float()[:, None, None]
 
     # The background canvas covers 1.2 times the frame, more than the camera ever drifts.
-    background = _texture(rng, rng.uniform(0.03, 0.08)).expand(frames, -1, -1, -1)
+    background = _background(rng, look).expand(frames, -1, -1, -1)
     where = (pixels[None] - shift_t - (size - 1) / 2) / (0.6 * size)
     canvas = F.grid_sample(background, where, mode="bilinear", padding_mode="border", align_corners=True)
-    canvas = canvas + 0.5 + torch.from_numpy(rng.uniform(-0.1, 0.1, 3)).float()[None, :, None, None]
+    canvas.add_(0.5).add_(torch.from_numpy(rng.uniform(-0.1, 0.1, 3)).float()[None, :, None, None])
 
     if rng.random() < 0.1:  # a static distractor, part of the background
         still = _Pose(
@@ -214,15 +319,55 @@ def render(split: str, index: int, *, frames: int = 16, size: int = 64) -> Rende
         canvas, _ = _paint(canvas, _to_sprite(pixels, still), still.scale, rng, 0.15)
 
     u = _to_sprite(pixels, pose)
-    canvas, alpha = _paint(canvas, u, pose.scale, rng, rng.uniform(0.15, 0.25))
+    canvas, alpha = _paint(canvas, u, pose.scale, rng, rng.uniform(0.15, 0.25), look)
     mask = alpha > 0.5
 
     gain = rng.uniform(0.85, 1.15) * (1 + 0.03 * rng.standard_normal(frames))
-    clip = canvas.permute(1, 0, 2, 3) * torch.from_numpy(gain).float()[None, :, None, None]
-    clip = clip + 0.01 * torch.from_numpy(rng.standard_normal(clip.shape, dtype=np.float32))
+    # In place where it can be: memory traffic is most of the cost of a clip.
+    clip = canvas.permute(1, 0, 2, 3).contiguous().mul_(torch.from_numpy(gain).float()[None, :, None, None])
+    noise = torch.from_numpy(rng.standard_normal(clip.shape, dtype=np.float32))
+    clip.add_(noise.mul_(0.01)).clamp_(0, 1)
 
-    following = _Pose(pose.centre[1:], pose.angle[1:], pose.scale[1:])
-    moved = _to_pixels(u[:-1], following) - pixels[None]
-    still_flow = torch.from_numpy(drift).float().expand_as(moved)
-    flow = torch.where(mask[:-1, ..., None], moved, still_flow).permute(3, 0, 1, 2).contiguous()
-    return RenderedClip(clip.clamp(0, 1).contiguous(), label, flow, mask)
+    def find_flow() -> Tensor:
+        following = _Pose(pose.centre[1:], pose.angle[1:], pose.scale[1:])
+        moved = _to_pixels(u[:-1], following) - pixels[None]
+        still_flow = torch.from_numpy(drift).float().expand_as(moved)
+        return torch.where(mask[:-1, ..., None], moved, still_flow).permute(3, 0, 1, 2).contiguous()
+
+    return RenderedClip(clip, label, mask, find_flow)
+
+
+class ProceduralDataset(Dataset):
+    """A split of one recipe, rendered on demand. Labels cycle, so every block of 12 clips is balanced.
+
+    Args:
+        split: ``train``, ``val`` or ``test``; the splits share no clip.
+        frames: clip length, at least 2.
+        size: side of the square frames in pixels, at least 16.
+        length: number of clips in the split.
+
+    Raises:
+        BenchError: the split is unknown, or a number is not a whole one or too small.
+    """
+
+    recipe: ClassVar[str]
+    classes = MOTIONS
+
+    def __init__(self, split: str = "test", frames: int = 16, size: int = 64, length: int = 1200) -> None:
+        if split not in SPLITS:
+            raise BenchError(f"Unknown split {split!r}{nearest(split, SPLITS)}: choose one of {', '.join(SPLITS)}.")
+        for name, value, least in (("frames", frames, LEAST_FRAMES), ("size", size, LEAST_SIZE), ("length", length, 1)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise BenchError(f"{self.recipe}: {name} must be a whole number of at least {least}, not {value!r}.")
+        self.split, self.frames, self.size, self.length = split, frames, size, length
+
+    def refs(self) -> list[ClipRef]:
+        return [ClipRef(f"{self.split}-{i:05d}", i % len(MOTIONS)) for i in range(self.length)]
+
+    def render(self, ref: ClipRef) -> RenderedClip:
+        """One clip with its ground truth."""
+        index = int(ref.id.rpartition("-")[2])
+        return render(self.split, index, frames=self.frames, size=self.size, recipe=self.recipe)
+
+    def load(self, ref: ClipRef) -> Tensor:
+        return self.render(ref).clip

@@ -116,6 +116,8 @@ def test_failed_clips_are_shown_and_end_with_code_1(bench: Bench, gray_grid: Wri
         (("run", "--model", "nl_r50"), "No weights are known for model 'nl_r50' on data set 'motion12'"),
         (("show", "jepg"), "did you mean 'jpeg'"),
         (("show", "jpeg", "--sheet", "x.png"), "not a data set"),
+        (("show", "jpeg", "--clips"), "not a data set"),
+        (("show", "motion12", "--clips", "--count", "0"), "--count must be at least 1"),
         (("show", "motion12", "--sheet", "x.txt"), ".png"),
         (("leaderboard", "--results", "/nowhere"), "no results folder"),
         (("leaderboard", "--results", ".", "--output", "."), "Cannot write"),
@@ -227,12 +229,25 @@ def test_the_progress_bar_keeps_its_figures_on_a_narrow_terminal() -> None:
 
 def test_show_draws_clips(bench: Bench, tmp_path: Path) -> None:
     sheet, moving = tmp_path / "a.png", tmp_path / "a.gif"
-    answer = bench("show", "motion12", "--sheet", sheet, "--animate", moving, "--clips", 2)
+    answer = bench("show", "motion12", "--sheet", sheet, "--animate", moving, "--count", 2)
     assert answer.code == 0, answer.err
     with Image.open(sheet) as picture:
         assert picture.size == (80 + 8 * 68, 2 * 68)
     with Image.open(moving) as picture:
         assert picture.n_frames == 16  # type: ignore[attr-defined]
+
+
+def test_show_clips_writes_all_classes_into_this_folder(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = bench("show", "actions12", "--clips")
+    assert answer.code == 0, answer.err
+    assert "wrote actions12.gif" in answer.out
+    with Image.open("actions12.gif") as picture:
+        assert picture.size == (6 * 68, 2 * (68 + 14))  # two rows of six clips and their names
+        assert picture.n_frames == 16  # type: ignore[attr-defined]
+    assert [p.name for p in tmp_path.iterdir()] == ["actions12.gif"]
 
 
 def test_train_resumes_and_exports_what_the_manifest_says(
@@ -242,10 +257,12 @@ def test_train_resumes_and_exports_what_the_manifest_says(
 
     from bench.models.checkpoints import load_checkpoint, sha256_of
     from bench.training import loop
+    from bench.training.objectives.classifier import Classification
 
     monkeypatch.setitem(loop.RECIPES, "short", loop.Recipe("short", steps=4, batch=2, warmup=1))
-    arguments = ("train", "--model", "nl_tiny", "--recipe", "short")
-    monkeypatch.setattr(loop.export, "__kwdefaults__", {"clean_clips": 12, "attacked_clips": 2})
+    arguments = ("train", "--model", "nl_tiny", "--recipe", "short", "--curves", tmp_path / "curves")
+    for name, value in (("clean_clips", 12), ("attacked_clips", 2), ("trials", 1)):
+        monkeypatch.setattr(Classification, name, value)
     whole = bench(*arguments, "--work", tmp_path / "w", "--out", tmp_path / "whole")
     assert whole.code == 0, whole.err
     entry = json.loads(whole.out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import BenchError
-from bench.procedural import MOTIONS, RenderedClip, render
+from bench.procedural import CUT, LOOKS, MOTIONS, RECIPES, TYPICAL, RenderedClip, render
 from bench.registry import DATASETS
 
 
@@ -19,8 +21,33 @@ def block() -> list[RenderedClip]:
     return [render("test", i) for i in range(12)]
 
 
+@pytest.fixture(scope="module")
+def actions() -> list[RenderedClip]:
+    """480 small clips of actions12."""
+    return [render("train", i, frames=8, size=32, recipe="actions12") for i in range(480)]
+
+
+@pytest.mark.parametrize(
+    ("split", "index", "shape", "expected", "area"),
+    [
+        ("train", 7, {}, [0.53353, 0.16879, 0.45438, 0.47438, -0.1331, 0.19775], 18899),
+        ("val", 100, {}, [0.4252, 0.10506, 0.32555, 0.63441, 0.12856, 0.19003], 11233),
+        ("test", 11, {"frames": 8, "size": 32}, [0.51087, 0.1555, 0.3039, 0.59546, -0.06844, 0.51252], 1381),
+    ],
+)
+def test_motion12_never_changes(
+    split: str, index: int, shape: dict[str, int], expected: list[float], area: int
+) -> None:
+    """Figures noted when the shipped weights were trained: they are worth nothing on other clips."""
+    made = render(split, index, **shape)
+    clip, flow = made.clip, made.flow
+    found = [clip.mean(), clip.std(), clip[0, 0, 5, 9], clip[2, -1, 20, 30], flow[0].mean(), flow[1].abs().mean()]
+    assert [float(v) for v in found] == pytest.approx(expected, abs=2e-5)
+    assert int(made.mask.sum()) == pytest.approx(area, abs=2)
+
+
 def test_shapes_and_ranges(block: list[RenderedClip]) -> None:
-    for made in block:
+    for made in [*block, *(render("test", i, recipe="actions12") for i in range(12))]:
         assert made.clip.shape == (3, 16, 64, 64)
         assert made.clip.dtype == torch.float32
         assert 0 <= made.clip.min() < made.clip.max() <= 1
@@ -32,9 +59,10 @@ def test_shapes_and_ranges(block: list[RenderedClip]) -> None:
         assert 0.03 < float(made.mask.float().mean()) < 0.6
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize(("frames", "size"), [(2, 16), (9, 33), (32, 48)])
-def test_other_shapes(frames: int, size: int) -> None:
-    made = render("train", 5, frames=frames, size=size)
+def test_other_shapes(frames: int, size: int, recipe: str) -> None:
+    made = render("train", 5, frames=frames, size=size, recipe=recipe)
     assert made.clip.shape == (3, frames, size, size)
     assert made.flow.shape == (2, frames - 1, size, size)
     assert made.mask.shape == (frames, size, size)
@@ -47,12 +75,13 @@ def test_label_is_the_index_modulo_twelve() -> None:
     assert [render("val", i, frames=2, size=16).label for i in (0, 1, 11, 12, 30, 1201)] == [0, 1, 11, 0, 6, 1]
 
 
-def test_clips_are_deterministic_whatever_was_made_before() -> None:
-    first = render("test", 17, frames=4, size=32)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_clips_are_deterministic_whatever_was_made_before(recipe: str) -> None:
+    first = render("test", 17, frames=4, size=32, recipe=recipe)
     torch.manual_seed(3)
     np.random.seed(3)
-    render("test", 16, frames=4, size=32)
-    again = render("test", 17, frames=4, size=32)
+    render("test", 16, frames=4, size=32, recipe=recipe)
+    again = render("test", 17, frames=4, size=32, recipe=recipe)
     assert torch.equal(first.clip, again.clip)
     assert torch.equal(first.flow, again.flow)
     assert torch.equal(first.mask, again.mask)
@@ -67,7 +96,12 @@ def test_rendering_leaves_the_global_generators_alone() -> None:
 
 
 def test_splits_and_indices_share_no_clip() -> None:
-    clips = [render(s, i, frames=2, size=16).clip for s in ("train", "val", "test") for i in (0, 12, 24)]
+    clips = [
+        render(s, i, frames=2, size=16, recipe=r).clip
+        for r in RECIPES
+        for s in ("train", "val", "test")
+        for i in (0, 12, 24)
+    ]
     for i, a in enumerate(clips):
         for b in clips[:i]:
             assert float((a - b).abs().mean()) > 0.02
@@ -194,6 +228,51 @@ def test_looks_say_nothing_about_the_class_and_motion_does() -> None:
     assert nearest_mean_accuracy(np.stack(motion), labels, 240) > 1 / 3
 
 
+def looks_of(made: RenderedClip) -> np.ndarray:
+    """What a single frame shows: mean colour of sprite and background, and the background's spatial spectrum."""
+    frame, mask = made.clip[:, 4], made.mask[4]
+    ground = torch.where(mask, frame[:, ~mask].mean(1)[:, None, None].expand_as(frame), frame)
+    spectrum = torch.fft.rfft2(ground.mean(0) - ground.mean()).abs()[:8, :8].flatten() ** 0.5
+    return torch.cat([4 * frame[:, mask].mean(1), 8 * frame[:, ~mask].mean(1), 0.1 * spectrum]).numpy()
+
+
+def test_looks_of_actions12_mostly_betray_the_class(actions: list[RenderedClip]) -> None:
+    labels = np.array([m.label for m in actions])
+    accuracy = nearest_mean_accuracy(np.stack([looks_of(m) for m in actions]), labels, 240)
+    # Never better than the share of typical clips, give or take three standard deviations of 240 draws.
+    assert 0.7 < accuracy < TYPICAL + 3 * (TYPICAL * (1 - TYPICAL) / 240) ** 0.5
+
+
+def test_no_two_classes_of_actions12_look_alike() -> None:
+    assert len(set(LOOKS)) == 12
+    for a, b in zip(LOOKS[::2], LOOKS[1::2], strict=True):  # opposite motions
+        assert a.lobes != b.lobes
+        assert abs(np.angle(np.exp(1j * (a.hue - b.hue)))) > np.pi / 2
+
+
+def test_actions12_moves_like_motion12_apart_from_cut_clips(actions: list[RenderedClip]) -> None:
+    """Translations go their way at their speed; the share of clips that go to and fro is the announced one."""
+    cut = []
+    for name, axis, sign in (("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1)):
+        for made in actions[MOTIONS.index(name) :: 12]:
+            along = torch.stack([sign * made.flow[axis, t][made.mask[t]].mean() for t in range(7)])
+            # Half of 64 pixels in half of 16 frames: the same pixels per frame.
+            steady = bool((along > 0.9 - 0.151).all() and (along < 1.8 + 0.151).all())
+            assert steady or along.min() < 0 < along.max()
+            cut.append(not steady)
+    assert sum(cut) / len(cut) == pytest.approx(CUT, abs=3 * (CUT * (1 - CUT) / len(cut)) ** 0.5)
+
+
+def test_flow_of_actions12_warps_the_next_frame_onto_this_one() -> None:
+    for index in (0, 2, 6, 10):
+        made = render("test", index, recipe="actions12")
+        core = -F.max_pool2d(-made.mask[7][None].float(), 5, 1, 2)[0] > 0
+        core[:2] = core[-2:] = core[:, :2] = core[:, -2:] = False
+        after = made.clip[:, 8]
+        warped = mismatch(made.clip[:, 7], warp_back(after, made.flow[:, 7]), core)
+        assert warped < 0.9 * mismatch(made.clip[:, 7], after, core), MOTIONS[made.label]
+
+
 @pytest.mark.parametrize(
     ("split", "index", "shape"),
     [
@@ -201,22 +280,44 @@ def test_looks_say_nothing_about_the_class_and_motion_does() -> None:
         ("test", -1, {}),
         ("test", 0, {"frames": 1}),
         ("test", 0, {"size": 15}),
+        ("test", 0, {"recipe": "action12"}),
     ],
 )
-def test_impossible_clips_are_refused(split: str, index: int, shape: dict[str, int]) -> None:
-    with pytest.raises(BenchError, match=r"Unknown split 'training': choose one of train|Cannot render clip"):
+def test_impossible_clips_are_refused(split: str, index: int, shape: dict[str, Any]) -> None:
+    message = r"Unknown split 'training': choose one of train|Cannot render clip|did you mean 'actions12'"
+    with pytest.raises(BenchError, match=message):
         render(split, index, **shape)
 
 
-def test_data_set_lists_and_loads_the_same_clips() -> None:
-    data = DATASETS.create("motion12(split='val', frames=4, size=16, length=25)")
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"split": "tset"}, r"Unknown split 'tset' \(did you mean 'test'\?\)"),
+        ({"length": "abc"}, "length must be a whole number of at least 1, not 'abc'"),
+        ({"length": 0}, "length must be a whole number of at least 1, not 0"),
+        ({"size": 8}, "size must be a whole number of at least 16, not 8"),
+        ({"frames": 1}, "frames must be a whole number of at least 2, not 1"),
+        ({"frames": 2.5}, "frames must be a whole number"),
+        ({"frames": True}, "frames must be a whole number"),
+    ],
+)
+def test_impossible_data_sets_are_refused_when_they_are_made(
+    name: str, parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BenchError, match=message):
+        DATASETS.create({"name": name, **parameters})
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_data_set_lists_and_loads_the_same_clips(recipe: str) -> None:
+    data = DATASETS.create(f"{recipe}(split='val', frames=4, size=16, length=25)")
     refs = data.refs()
     assert len(refs) == 25
     assert len({r.id for r in refs}) == 25
     assert [r.label for r in refs] == [i % 12 for i in range(25)]
     assert list(data.classes) == list(MOTIONS)
-    made = render("val", 13, frames=4, size=16)
+    made = render("val", 13, frames=4, size=16, recipe=recipe)
     assert torch.equal(data.load(refs[13]), made.clip)
+    assert torch.equal(data.render(refs[13]).flow, made.flow)
     assert refs[13].label == made.label
-    with pytest.raises(BenchError, match="Unknown split"):
-        DATASETS.create("motion12(split='dev')")

@@ -119,6 +119,17 @@ def manifest() -> dict[str, Any]:
     return entries
 
 
+def _verified(name: str, entry: Mapping[str, Any]) -> Path:
+    """Path of a file of the zoo, checksum verified."""
+    path = Path(str(resources.files("bench.zoo").joinpath(name)))
+    if not path.is_file() or sha256_of(path) != entry["sha256"]:
+        raise BenchError(
+            f"The shipped weights {path} are absent or do not match their checksum in the manifest: "
+            "install the package again."
+        )
+    return path
+
+
 def zoo_file(model: str, dataset: str) -> Path | None:
     """Path of the shipped weights of a model for a data set, checksum verified; ``None`` if none are shipped.
 
@@ -127,14 +138,22 @@ def zoo_file(model: str, dataset: str) -> Path | None:
     """
     for name, entry in manifest().items():
         if (entry["model"], entry["dataset"]) == (model, dataset):
-            path = Path(str(resources.files("bench.zoo").joinpath(name)))
-            if not path.is_file() or sha256_of(path) != entry["sha256"]:
-                raise BenchError(
-                    f"The shipped weights {path} are absent or do not match their checksum in the manifest: "
-                    "install the package again."
-                )
-            return path
+            return _verified(name, entry)
     return None
+
+
+def load_shipped(network: nn.Module, model: str) -> None:
+    """Loads the shipped weights of a network that is no classifier: one file serves every data set.
+
+    Raises:
+        BenchError: none are shipped, or the file is absent, damaged or of another network.
+    """
+    for name, entry in manifest().items():
+        if entry["model"] == model:
+            path = _verified(name, entry)
+            load_strictly(network, load_checkpoint(path), path)
+            return
+    raise BenchError(f"No weights are shipped for {model!r}: make them with 'bench train --model {model}'.")
 
 
 def find_weights(spec: Spec, dataset: str, checkpoint: Path | None, data_root: Path | None) -> Path | Missing | None:

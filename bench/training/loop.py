@@ -5,97 +5,112 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bench.attack import Attack
-from bench.budgets import Budget
 from bench.dataset import Dataset
-from bench.errors import BenchError, nearest
-from bench.metrics import wilson
-from bench.models.checkpoints import build_classifier, load_strictly, sha256_of
-from bench.registry import ATTACKS, DATASETS, Spec
-from bench.seeds import ClipRandom, seed_of
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Settings of the loop: AdamW, linear warm-up, linear decay to zero, cross-entropy.
-
-    Attributes:
-        steps, batch: optimiser steps and clips per step.
-        lr, weight_decay, warmup: of AdamW; warm-up in steps.
-        clip_norm: largest gradient norm.
-    """
-
-    name: str
-    steps: int = 400
-    batch: int = 24
-    lr: float = 2e-3
-    weight_decay: float = 0.02
-    warmup: int = 20
-    clip_norm: float = 5.0
-
-
-RECIPES: dict[str, Recipe] = {"standard": Recipe("standard")}
+from bench.errors import BenchError
+from bench.models.checkpoints import load_strictly, sha256_of
+from bench.registry import DATASETS, Spec
+from bench.seeds import seed_of
+from bench.training.curve import Curve
+from bench.training.objective import Objective
+from bench.training.recipes import RECIPES as RECIPES
+from bench.training.recipes import Recipe, objective_of
+from bench.training.recipes import recipe_of as recipe_of
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training stands, for a progress display; ``seconds`` spent so far, earlier sittings included."""
+    """Where a training stands, for a progress display.
+
+    Attributes:
+        step, steps: done, and to do in all.
+        loss: of the last batch; ``nan`` right after resuming.
+        figures: the objective's figures, running means over about 20 steps.
+        seconds: spent so far, earlier sittings included.
+    """
 
     step: int
     steps: int
     loss: float
-    accuracy: float
+    figures: Mapping[str, float]
     seconds: float
 
 
-def recipe_of(name: str, steps: int | None = None) -> Recipe:
-    """Looks a recipe up, with another number of steps if asked.
+class _Average:
+    """Exponential moving average of a network's floating-point state; what is counted is copied.
 
-    Raises:
-        BenchError: unknown recipe, or fewer than one step.
+    The decay starts low and rises to its value, ``min(decay, (1 + n) / (10 + n))`` after ``n`` updates, so that
+    the initial weights are forgotten even in a short training.
     """
-    if name not in RECIPES:
-        raise BenchError(f"Unknown recipe {name!r}{nearest(name, RECIPES)}; known: {', '.join(RECIPES)}.")
-    recipe = RECIPES[name]
-    if steps is not None:
-        if steps < 1:
-            raise BenchError(f"A training needs at least one step, not {steps}.")
-        recipe = Recipe(**{**asdict(recipe), "steps": steps})
-    return recipe
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.state = {k: v.detach().clone() for k, v in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        self.updates += 1
+        keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, 1 - keep)
+            else:
+                self.state[name].copy_(value)
 
 
-def _batches(data: Dataset, recipe: Recipe, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _rate(recipe: Recipe, step: int) -> float:
+    """Factor of the learning rate at a step."""
+    part = step / recipe.steps
+    decay = {"linear": 1 - part, "cosine": 0.5 * (1 + math.cos(math.pi * part)), "none": 1.0}[recipe.decay]
+    return min(1.0, (step + 1) / max(1, recipe.warmup)) * decay
+
+
+def _training_clips(dataset: str, recipe: Recipe) -> Dataset:
+    # A data set that is rendered on demand has as many training clips as the training can use.
+    rendered = any(p.name == "length" for p in DATASETS.get(dataset).parameters)
+    length = {"length": recipe.clips or recipe.steps * recipe.batch} if rendered else {}
+    data: Dataset = DATASETS.create(Spec(dataset, {"split": "train", **length}))
+    return data
+
+
+def _batches(
+    data: Dataset, objective: Objective, recipe: Recipe, seed: int, first: int
+) -> Iterator[tuple[Tensor, ...]]:
     """Batches ``first`` and on: a new random order of the split each epoch, loaded one batch ahead."""
     refs = data.refs()
     if len(refs) < recipe.batch:
         raise BenchError(f"The training split holds {len(refs)} clips, fewer than one batch of {recipe.batch}.")
     per_epoch = len(refs) // recipe.batch
+    orders: dict[int, Tensor] = {}
 
-    def batch(step: int) -> tuple[Tensor, Tensor]:
+    def batch(step: int) -> tuple[Tensor, ...]:
         epoch, at = divmod(step, per_epoch)
-        generator = torch.Generator().manual_seed(seed_of("epoch", seed, epoch))
-        order = torch.randperm(len(refs), generator=generator)[at * recipe.batch : (at + 1) * recipe.batch]
-        chosen = [refs[int(i)] for i in order]
-        return torch.stack([data.load(r) for r in chosen]), torch.tensor([r.label for r in chosen])
+        if epoch not in orders:
+            orders.clear()
+            generator = torch.Generator().manual_seed(seed_of("epoch", seed, epoch))
+            orders[epoch] = torch.randperm(len(refs), generator=generator)
+        chosen = orders[epoch][at * recipe.batch : (at + 1) * recipe.batch]
+        return objective.batch(data, [refs[int(i)] for i in chosen])
 
     if first >= recipe.steps:
         return
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(batch, first)
         for step in range(first, recipe.steps):
-            ready, ahead = ahead.result(), pool.submit(batch, min(step + 1, recipe.steps - 1))
+            ready = ahead.result()
+            if step + 1 < recipe.steps:
+                ahead = pool.submit(batch, step + 1)
             yield ready
 
 
@@ -110,70 +125,106 @@ def train(
     report: Callable[[TrainingState], None],
     save_every: int = 50,
 ) -> nn.Module:
-    """Trains a registered classifier on the ``train`` split of a data set, resuming where it stopped.
+    """Trains a network on the ``train`` split of a data set, resuming where it stopped.
+
+    Besides its state, ``work`` receives the learning curve: ``curve.csv`` and, at the end, ``curve.png``. A
+    resumed training ends with the same weights as an uninterrupted one.
 
     Args:
         work: folder of the training state; a state of the same settings found there is continued.
         report: called after each step.
 
+    Returns:
+        The network in evaluation mode, with the averaged weights if the recipe asks for them.
+
     Raises:
         BenchError: a name is unknown, or the state in ``work`` belongs to other settings.
     """
-    model = build_classifier(Spec.parse(model_name), None).to(device).train().requires_grad_(True)
-    # A data set that is rendered on demand has as many training clips as the training can use.
-    rendered = any(p.name == "length" for p in DATASETS.get(dataset_name).parameters)
-    length = {"length": recipe.steps * recipe.batch} if rendered else {}
-    data: Dataset = DATASETS.create(Spec(dataset_name, {"split": "train", **length}))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda s: min(1.0, (s + 1) / recipe.warmup) * (1 - s / recipe.steps)
-    )
+    objective = objective_of(recipe)
+    network = objective.build(model_name, dataset_name).to(device)
+    data = _training_clips(dataset_name, recipe)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(recipe, step))
+    average = _Average(network, recipe.ema) if recipe.ema is not None else None
     settings = {"model": model_name, "dataset": dataset_name, "seed": seed, **asdict(recipe)}
-    state_file, first, accuracy, earlier = work / "state.pt", 0, 0.0, 0.0
+    state_file, first, earlier = work / "state.pt", 0, 0.0
+    shown: dict[str, float] = {}
     if state_file.is_file():
         state = torch.load(state_file, map_location=device, weights_only=True)
         if state["settings"] != settings:
             raise BenchError(f"{state_file} holds a training with other settings: give another --work or delete it.")
-        model.load_state_dict(state["model"])
+        network.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
-        first, accuracy, earlier = state["step"], state["accuracy"], state["seconds"]
-        report(TrainingState(first, recipe.steps, math.nan, accuracy, earlier))
+        if average is not None:
+            average.state, average.updates = state["average"], state["step"]
+        first, shown, earlier = state["step"], state["figures"], state["seconds"]
+        report(TrainingState(first, recipe.steps, math.nan, shown, earlier))
     work.mkdir(parents=True, exist_ok=True)
+    curve = Curve(work / "curve.csv", first)
     begun = time.monotonic()
-    for step, (clips, labels) in enumerate(_batches(data, recipe, seed, first), start=first):
-        logits = model(clips.to(device))
-        labels = labels.to(device)
-        loss = F.cross_entropy(logits, labels)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-        optimiser.step()
-        schedule.step()
-        right = float((logits.detach().argmax(1) == labels).float().mean())
-        accuracy = right if step == 0 else 0.95 * accuracy + 0.05 * right
-        seconds = earlier + time.monotonic() - begun
-        report(TrainingState(step + 1, recipe.steps, float(loss.detach()), accuracy, seconds))
-        if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
-            partial = state_file.with_suffix(".part")
-            torch.save(
-                {
-                    "settings": settings,
-                    "step": step + 1,
-                    "accuracy": accuracy,
-                    "seconds": seconds,
-                    "model": model.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "schedule": schedule.state_dict(),
-                },
-                partial,
-            )
-            partial.replace(state_file)
-    return model.eval().requires_grad_(False)
+    # Dropout draws from the global generator: seed it step by step, and hand it back as it was.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for step, batch in enumerate(_batches(data, objective, recipe, seed, first), start=first):
+            torch.manual_seed(seed_of("dropout", seed, step))
+            generator = torch.Generator().manual_seed(seed_of("step", seed, step))
+            loss, figures = objective.loss(network, tuple(part.to(device) for part in batch), generator)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
+            rate = optimiser.param_groups[0]["lr"]
+            optimiser.step()
+            schedule.step()
+            if average is not None:
+                average.update(network)
+            shown = {k: v if k not in shown else 0.95 * shown[k] + 0.05 * v for k, v in figures.items()}
+            value, seconds = float(loss.detach()), earlier + time.monotonic() - begun
+            curve.add(step + 1, value, figures, rate, seconds)
+            report(TrainingState(step + 1, recipe.steps, value, shown, seconds))
+            if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
+                curve.save()
+                partial = state_file.with_suffix(".part")
+                torch.save(
+                    {
+                        "settings": settings,
+                        "step": step + 1,
+                        "figures": shown,
+                        "seconds": seconds,
+                        "model": network.state_dict(),
+                        "optimiser": optimiser.state_dict(),
+                        "schedule": schedule.state_dict(),
+                        **({"average": average.state} if average is not None else {}),
+                    },
+                    partial,
+                )
+                partial.replace(state_file)
+    if curve.rows:
+        curve.draw(work / "curve.png", f"{model_name} on {dataset_name}, recipe {recipe.name}")
+    if average is not None:
+        network.load_state_dict(average.state)
+    return network.eval().requires_grad_(False)
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    file = folder / "manifest.json"
+    entries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return entries
+
+
+def _write_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
+    text = json.dumps(dict(sorted(entries.items())), indent=2) + "\n"
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
 
 
 def export(
-    model: nn.Module,
+    network: nn.Module,
     model_name: str,
     dataset_name: str,
     recipe: Recipe,
@@ -182,71 +233,78 @@ def export(
     seconds: float,
     out: Path,
     device: torch.device,
-    clean_clips: int = 600,
-    attacked_clips: int = 96,
+    work: Path | None = None,
+    curves: Path | None = None,
 ) -> dict[str, Any]:
     """Writes the weights as half-precision safetensors, measures *that file* on test clips, and adds its
     entry to ``manifest.json`` in ``out``.
+
+    Args:
+        work, curves: where the training left ``curve.png``, and the folder it is copied to as
+            ``<model>-<dataset>.png``.
 
     Returns:
         The manifest entry.
     """
     out.mkdir(parents=True, exist_ok=True)
-    name = f"{model_name}-{dataset_name}.safetensors"
-    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    stem = f"{model_name}-{dataset_name}"
+    name = f"{stem}.safetensors"
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     save_file({k: v.cpu().contiguous() for k, v in weights.items()}, out / name)
-    load_strictly(model, load_file(out / name), out / name)
-
-    data: Dataset = DATASETS.create(Spec(dataset_name, {"split": "test"}))
-    refs = data.refs()[:clean_clips]
-    correct = 0
-    for start in range(0, len(refs), 24):
-        chunk = refs[start : start + 24]
-        clips = torch.stack([data.load(r) for r in chunk]).to(device)
-        with torch.no_grad():
-            predicted = model(clips).argmax(1).cpu()
-        correct += int((predicted == torch.tensor([r.label for r in chunk])).sum())
-    attack: Attack = ATTACKS.create("pgd")
-    survived = 0
-    attacked = refs[:attacked_clips]
-    for start in range(0, len(attacked), 24):
-        chunk = attacked[start : start + 24]
-        clips = torch.stack([data.load(r) for r in chunk]).to(device)
-        labels = torch.tensor([r.label for r in chunk], device=device)
-        rng = ClipRandom.for_clips([r.id for r in chunk], "export", seed)
-        adversarial = attack(model, clips, labels, Budget(), rng).clips
-        with torch.no_grad():
-            survived += int((model(adversarial).argmax(1) == labels).sum())
-
-    def figure(hits: int, total: int) -> dict[str, Any]:
-        low, high = wilson(hits, total)
-        return {
-            "accuracy": round(100 * hits / total, 2),
-            "interval": [round(100 * low, 2), round(100 * high, 2)],
-            "clips": total,
-        }
-
+    (out / name).chmod(0o644)  # safetensors writes for the owner alone; these are to be installed
+    load_strictly(network, load_file(out / name), out / name)
+    if work is not None and curves is not None and (work / "curve.png").is_file():
+        curves.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(work / "curve.png", curves / f"{stem}.png")
+    objective = objective_of(recipe)
     entry = {
+        "kind": objective.kind,
         "model": model_name,
         "dataset": dataset_name,
         "sha256": sha256_of(out / name),
         "recipe": asdict(recipe),
         "seed": seed,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in network.parameters()),
         "precision": "float16",
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads"
-        if device.type == "cpu"
-        else torch.cuda.get_device_name(device),
+        "hardware": _hardware(device),
         "minutes": round(seconds / 60, 1),
         "torch": torch.__version__.split("+")[0],
         "command": f"bench train --model {model_name} --dataset {dataset_name} --recipe {recipe.name} "
         f"--steps {recipe.steps} --seed {seed} --out bench/zoo",
-        "figures": {"clean": figure(correct, len(refs)), "pgd10_linf_4_255": figure(survived, len(attacked))},
+        "figures": objective.measure(network, dataset_name, device),
     }
-    file = out / "manifest.json"
-    entries = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    entries[name] = entry
-    file.write_text(json.dumps(dict(sorted(entries.items())), indent=2) + "\n", encoding="utf-8")
+    # Read late: another training may have added its entry while this one was measured.
+    _write_manifest(out, {**_read_manifest(out), name: entry})
+    return entry
+
+
+def remeasure(model_name: str, dataset_name: str, *, out: Path, device: torch.device) -> dict[str, Any]:
+    """Measures exported weights again, without training, and puts the figures into the manifest.
+
+    Args:
+        out: folder of the weights and their ``manifest.json``.
+
+    Returns:
+        The manifest entry.
+
+    Raises:
+        BenchError: there is no such entry, or the file does not match its checksum.
+    """
+    name = f"{model_name}-{dataset_name}.safetensors"
+    entries = _read_manifest(out)
+    if name not in entries:
+        raise BenchError(f"{out / 'manifest.json'} has no entry {name}: train it first, without --measure-only.")
+    if not (out / name).is_file() or sha256_of(out / name) != entries[name]["sha256"]:
+        raise BenchError(f"{out / name} is absent or does not match its checksum in the manifest: train it again.")
+    recipe = Recipe(**entries[name]["recipe"])
+    objective = objective_of(recipe)
+    network = objective.build(model_name, dataset_name).to(device)
+    load_strictly(network, load_file(out / name), out / name)
+    figures = objective.measure(network.eval().requires_grad_(False), dataset_name, device)
+    entries = _read_manifest(out)
+    entries[name] = {"kind": objective.kind, **entries[name], "figures": figures}
+    _write_manifest(out, entries)
+    entry: dict[str, Any] = entries[name]
     return entry
 
 

@@ -1,0 +1,1 @@
+"""Diffusion models as purification backbones: schedules, one interface, the shipped tiny ones."""

@@ -1,0 +1,62 @@
+"""Trajectories through the noise levels: down by DDIM or DDPM, up by DDIM inversion.
+
+Each takes latents and a list of timesteps in the order of :func:`bench.diffusion.schedule.timesteps`, highest first.
+With gradients every network call is checkpointed, so memory does not grow with the number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from bench.diffusion.base import DiffusionBackbone
+from bench.diffusion.schedule import add_noise, ddim_step, ddpm_step
+from bench.seeds import ClipRandom
+
+
+def predict(backbone: DiffusionBackbone, latents: Tensor, t: int) -> Tensor:
+    """The noise in latents, its activations computed again on the way back instead of kept."""
+    if torch.is_grad_enabled() and latents.requires_grad:
+        # Nothing random runs inside, so there is no random state to keep either.
+        return checkpoint(backbone.predict_noise, latents, t, use_reentrant=False, preserve_rng_state=False)
+    return backbone.predict_noise(latents, t)
+
+
+def noise_to(backbone: DiffusionBackbone, latents: Tensor, t: int, rng: ClipRandom) -> Tensor:
+    """Clean latents noised to timestep ``t``, one draw per clip."""
+    noise = rng.normal(*latents.shape[1:], device=latents.device).to(latents.dtype)
+    return add_noise(latents, noise, backbone.level(t))
+
+
+def _downward(times: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Pairs of timesteps ``(from, to)``; the last goes to -1, the clean latent."""
+    return pairwise([*times, -1])
+
+
+def denoise_ddim(backbone: DiffusionBackbone, noisy: Tensor, times: Sequence[int]) -> Tensor:
+    """Deterministic denoising from ``times[0]`` to the clean level (Song et al., ICLR 2021)."""
+    for t, target in _downward(times):
+        noisy = ddim_step(noisy, predict(backbone, noisy, t), backbone.level(t), backbone.level(target))
+    return noisy
+
+
+def denoise_ddpm(backbone: DiffusionBackbone, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
+    """Ancestral denoising from ``times[0]`` to the clean level (Ho et al., NeurIPS 2020); strides are allowed."""
+    for t, target in _downward(times):
+        fresh = rng.normal(*noisy.shape[1:], device=noisy.device).to(noisy.dtype)
+        noisy = ddpm_step(noisy, predict(backbone, noisy, t), backbone.level(t), backbone.level(target), fresh)
+    return noisy
+
+
+def invert_ddim(backbone: DiffusionBackbone, latents: Tensor, times: Sequence[int]) -> Tensor:
+    """Deterministic noising of clean latents up to ``times[0]``: DDIM run backwards.
+
+    The noise of a step is predicted at the *target's* timestep on the present latent.
+    """
+    for target, t in reversed(list(_downward(times))):
+        latents = ddim_step(latents, predict(backbone, latents, target), backbone.level(t), backbone.level(target))
+    return latents

@@ -1,0 +1,266 @@
+"""The shipped diffusion models: small enough for a CPU, of the three kinds that purifiers are built on.
+
+``pixel_tiny`` denoises whole clips in pixel space, ``latent_tiny`` is ModelScope's architecture (an image autoencoder
+and a 3-D U-Net with temporal layers) at toy width, ``image_tiny`` is an image model applied frame by frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DModel, UNet3DConditionModel
+from torch import Tensor, nn
+
+from bench.diffusion.base import DiffusionBackbone
+
+# diffusers is only partly typed, and its classes attach methods where type checkers do not see them.
+_AutoencoderKL: Any = AutoencoderKL
+_UNet2D: Any = UNet2DModel
+_UNet3D: Any = UNet3DConditionModel
+
+# Spread of the embedded clips scaled to [-1, 1], about their mean: the sigma_data of Karras et al.
+_SPREAD = 0.35
+
+
+def embed_time(t: Tensor, size: int) -> Tensor:
+    """Sinusoidal features ``(B, size)`` of timesteps ``(B,)`` (Ho et al., 2020; Vaswani et al., 2017)."""
+    rates = torch.exp(-math.log(10000) * torch.arange(size // 2, device=t.device) / (size // 2))
+    angles = t.float()[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def _zero(module: nn.Module) -> None:
+    """Sets the weights to zero: a residual starts as nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+
+
+class _Block(nn.Module):
+    """Residual block: 3x3 in each frame, then 3 frames at each position, modulated by the time embedding."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, inputs)
+        self.spatial = nn.Conv3d(inputs, outputs, (1, 3, 3), padding=(0, 1, 1))
+        self.modulate = nn.Linear(embedding, 2 * outputs)
+        self.norm2 = nn.GroupNorm(8, outputs)
+        self.temporal = nn.Conv3d(outputs, outputs, (3, 1, 1), padding=(1, 0, 0))
+        self.shortcut = nn.Conv3d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        _zero(self.temporal)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        hidden = self.spatial(F.silu(self.norm1(x)))
+        scale, shift = self.modulate(embedding)[..., None, None, None].chunk(2, 1)
+        hidden = self.norm2(hidden) * (1 + scale) + shift
+        return self.shortcut(x) + self.temporal(F.silu(hidden))
+
+
+class VideoUNet(nn.Module):
+    """A U-Net of clips without attention; every level halves the frames and leaves the time axis alone.
+
+    The first level works on 2x2 blocks of pixels as channels (pixel-unshuffle): full detail at a quarter of the cost.
+
+    Args:
+        widths: channels of each level; frames must be a multiple of ``2^len(widths)`` pixels wide and high.
+        embedding: size of the time embedding.
+    """
+
+    def __init__(self, widths: Sequence[int] = (24, 48, 96), embedding: int = 64) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.time = nn.Sequential(
+            nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
+        self.enter = nn.Conv3d(12, widths[0], (1, 3, 3), padding=(0, 1, 1))
+        self.down_blocks = nn.ModuleList(_Block(w, w, embedding) for w in widths[:-1])
+        self.downs = nn.ModuleList(nn.Conv3d(w, after, (1, 2, 2), (1, 2, 2)) for w, after in pairwise(widths))
+        self.middle = nn.ModuleList(_Block(widths[-1], widths[-1], embedding) for _ in range(2))
+        self.ups = nn.ModuleList(nn.ConvTranspose3d(after, w, (1, 2, 2), (1, 2, 2)) for w, after in pairwise(widths))
+        self.up_blocks = nn.ModuleList(_Block(2 * w, w, embedding) for w in widths[:-1])
+        self.norm = nn.GroupNorm(8, widths[0])
+        self.leave = nn.Conv3d(widths[0], 12, (1, 3, 3), padding=(0, 1, 1))
+        _zero(self.leave)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """``(B, 3, T, H, W)`` at timesteps ``(B,)`` to the same shape."""
+        embedding = self.time(embed_time(t, self.embedding).to(x.dtype))
+        x = F.pixel_unshuffle(x.transpose(1, 2), 2).transpose(1, 2)
+        x = self.enter(x)
+        kept = []
+        for block, down in zip(self.down_blocks, self.downs, strict=True):
+            x = block(x, embedding)
+            kept.append(x)
+            x = down(x)
+        for block in self.middle:
+            x = block(x, embedding)
+        for block, up in zip(reversed(self.up_blocks), reversed(self.ups), strict=True):
+            x = block(torch.cat([up(x), kept.pop()], 1), embedding)
+        x = self.leave(F.silu(self.norm(x)))
+        return F.pixel_shuffle(x.transpose(1, 2), 2).transpose(1, 2)
+
+
+class Preconditioned(DiffusionBackbone):
+    """A pixel-space model whose network is preconditioned as in EDM (Karras et al., NeurIPS 2022, table 1).
+
+    With ``y = x / sqrt(abar) = x0 + s e`` the estimate is ``x0 = c_skip y + c_out net(c_in y)``. At small noise it
+    starts from the clip itself and the network supplies a correction of the noise's size, at large noise it supplies
+    the picture; the network's input and target have unit variance at every ``s``. The noise follows from the estimate.
+
+    Args:
+        spread: standard deviation of the data in ``[-1, 1]``.
+    """
+
+    pixel_space = True
+
+    def __init__(self, spread: float = _SPREAD) -> None:
+        super().__init__(clean_level=1.0)
+        self.spread = spread
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        return frames
+
+    def decode_frames(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def network(self, x: Tensor, t: Tensor) -> Tensor:
+        """The bare network on ``(B, 3, T, H, W)``."""
+        raise NotImplementedError
+
+    def clean(self, latents: Tensor, t: Tensor) -> Tensor:
+        """The estimate of the clean clip."""
+        level = self._levels(t, latents)
+        s2, d2 = (1 - level) / level, self.spread**2
+        y = latents / level.sqrt()
+        return d2 / (s2 + d2) * y + (s2 * d2 / (s2 + d2)).sqrt() * self.network(y / (s2 + d2).sqrt(), t)
+
+    def noise(self, latents: Tensor, t: Tensor) -> Tensor:
+        level = self._levels(t, latents)
+        return (latents - level.sqrt() * self.clean(latents, t)) / (1 - level).sqrt()
+
+
+class PixelTiny(Preconditioned):
+    """A pixel-space denoiser of clips.
+
+    Args:
+        widths: channels of the U-Net's levels.
+    """
+
+    def __init__(self, widths: Sequence[int] = (24, 48, 96)) -> None:
+        super().__init__()
+        self.size_multiple = 2 ** len(widths)
+        self.unet = VideoUNet(widths)
+
+    def network(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.unet(x, t)
+
+
+class ImageTiny(Preconditioned):
+    """An image denoiser applied to every frame by itself: diffusers' 2-D U-Net on 2x2 blocks of pixels.
+
+    Args:
+        widths: channels of the U-Net's levels.
+    """
+
+    per_frame = True
+
+    def __init__(self, widths: Sequence[int] = (24, 32, 48)) -> None:
+        super().__init__()
+        self.size_multiple = 2 ** len(widths)
+        self.unet: Any = _UNet2D(
+            in_channels=12,
+            out_channels=12,
+            block_out_channels=tuple(widths),
+            down_block_types=("DownBlock2D",) * len(widths),
+            up_block_types=("UpBlock2D",) * len(widths),
+            layers_per_block=1,
+            norm_num_groups=8,
+            add_attention=False,
+        )
+
+    def network(self, x: Tensor, t: Tensor) -> Tensor:
+        frames = F.pixel_unshuffle(x.transpose(1, 2), 2).flatten(0, 1)
+        out = self.unet(frames, t.repeat_interleave(x.shape[2])).sample
+        return F.pixel_shuffle(out.unflatten(0, (x.shape[0], x.shape[2])), 2).transpose(1, 2)
+
+
+class TinyAutoencoder(nn.Module):
+    """diffusers' ``AutoencoderKL`` for small frames, with the statistics that bring its latents to unit variance.
+
+    Args:
+        latent_channels: of the latents.
+        widths: channels of the levels; there is one halving fewer than levels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, latent_channels: int = 12, widths: Sequence[int] = (16, 32, 64)) -> None:
+        super().__init__()
+        self.halvings = len(widths) - 1
+        self.kl: Any = _AutoencoderKL(
+            latent_channels=latent_channels,
+            block_out_channels=tuple(widths),
+            down_block_types=("DownEncoderBlock2D",) * len(widths),
+            up_block_types=("UpDecoderBlock2D",) * len(widths),
+            layers_per_block=1,
+            norm_num_groups=8,
+            mid_block_add_attention=False,
+        )
+        # Published models have one scaling factor; a mean and a scale per channel do the same better.
+        self.register_buffer("mean", torch.zeros(latent_channels))
+        self.register_buffer("std", torch.ones(latent_channels))
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames ``(N, 3, H, W)`` in ``[-1, 1]`` to latents ``(N, C, h, w)``: the posterior's mean, normalised."""
+        mode = self.kl.encode(frames).latent_dist.mode()
+        return (mode - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents to frames in about ``[-1, 1]``."""
+        return self.kl.decode(latents * self.std[:, None, None] + self.mean[:, None, None]).sample
+
+
+class LatentTiny(DiffusionBackbone):
+    """ModelScope's architecture at toy width: an image autoencoder, and diffusers' 3-D U-Net predicting the noise.
+
+    The prompt is always empty, so its embedding is one learned constant, and there is no guidance.
+
+    Args:
+        latent_channels: of the autoencoder.
+        widths: channels of the U-Net's levels.
+        prompt: length of the prompt's embedding.
+    """
+
+    prompt: Tensor
+    frames_at_once = 32
+
+    def __init__(self, latent_channels: int = 12, widths: Sequence[int] = (24, 48), prompt: int = 16) -> None:
+        super().__init__()
+        self.autoencoder = TinyAutoencoder(latent_channels)
+        self.size_multiple = 2 ** (self.autoencoder.halvings + len(widths) - 1)
+        self.unet: Any = _UNet3D(
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            block_out_channels=tuple(widths),
+            down_block_types=("DownBlock3D",) * (len(widths) - 1) + ("CrossAttnDownBlock3D",),
+            up_block_types=("CrossAttnUpBlock3D",) + ("UpBlock3D",) * (len(widths) - 1),
+            layers_per_block=1,
+            norm_num_groups=8,
+            cross_attention_dim=prompt,
+            attention_head_dim=4,
+        )
+        self.prompt = nn.Parameter(torch.zeros(1, 1, prompt))
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        return self.autoencoder.encode(frames)
+
+    def decode_frames(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents)
+
+    def noise(self, latents: Tensor, t: Tensor) -> Tensor:
+        return self.unet(latents, t, self.prompt.expand(len(latents), -1, -1)).sample

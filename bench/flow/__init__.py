@@ -1,0 +1,1 @@
+"""Optical flow estimators for clips, and the shipped tiny one."""

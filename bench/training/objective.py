@@ -1,0 +1,62 @@
+"""What a network is trained for: the part of a recipe that differs between classifiers, flow nets and diffusion."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bench.dataset import ClipRef, Dataset
+
+
+class Objective(ABC):
+    """One purpose of training. The loop calls :meth:`build` once, then :meth:`batch` and :meth:`loss` each step,
+    and :meth:`measure` on the exported weights.
+
+    Attributes:
+        kind: what the exported weights are, for the manifest: ``classifier``, ``flow``, ``diffusion``, ...
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def build(self, model: str, dataset: str) -> nn.Module:
+        """Makes the network, in training mode and with gradients; parameters without gradients stay as they are.
+
+        Args:
+            model: registered name, or ``package.module:factory``.
+            dataset: registered name of the data set.
+
+        Raises:
+            BenchError: a name is unknown or the network is not of this kind.
+        """
+
+    @abstractmethod
+    def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
+        """Loads the clips of one step, on the CPU. Runs in the prefetching thread, beside the training."""
+
+    @abstractmethod
+    def loss(
+        self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """Scalar loss of one batch, and figures for the progress bar and the learning curve.
+
+        Args:
+            batch: what :meth:`batch` returned, on the device of the network.
+            generator: a CPU generator, seeded by the training's seed and the step: all randomness of a step
+                comes from here, so that a resumed training repeats it.
+
+        Returns:
+            The loss, and ``{name: value}``, the same names at every step (``accuracy`` in ``[0, 1]``, ...).
+        """
+
+    @abstractmethod
+    def measure(self, network: nn.Module, dataset: str, device: torch.device) -> dict[str, Any]:
+        """Figures for the manifest, measured on *test* clips.
+
+        Args:
+            network: the exported weights, loaded again; evaluation mode, no weight gradients.
+        """

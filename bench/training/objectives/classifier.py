@@ -1,0 +1,128 @@
+"""Training classifiers: cross-entropy on clean clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.attack import Attack
+from bench.budgets import Budget
+from bench.dataset import ClipRef, Dataset
+from bench.metrics import wilson
+from bench.models.checkpoints import build_classifier
+from bench.registry import ATTACKS, DATASETS, Spec
+from bench.seeds import ClipRandom
+from bench.training.objective import Objective
+
+_CHUNK = 25
+
+
+def proportion(hits: int, total: int) -> dict[str, Any]:
+    """A measured accuracy for the manifest: per cent, 95 % Wilson interval, number of clips."""
+    low, high = wilson(hits, total)
+    return {
+        "accuracy": round(100 * hits / total, 2),
+        "interval": [round(100 * low, 2), round(100 * high, 2)],
+        "clips": total,
+    }
+
+
+class Classification(Objective):
+    """Cross-entropy on clean clips.
+
+    Attributes:
+        clean_clips, attacked_clips: test clips of the measured figures.
+        target: per cent of clips that the recorded budget should leave right.
+        trials: budgets tried at most to find it.
+    """
+
+    kind = "classifier"
+    clean_clips: ClassVar[int] = 1000
+    attacked_clips: ClassVar[int] = 200
+    target: ClassVar[tuple[float, float]] = (5.0, 9.0)
+    trials: ClassVar[int] = 8
+
+    def build(self, model: str, dataset: str) -> nn.Module:
+        network = build_classifier(Spec.parse(model), None).train().requires_grad_(True)
+        # Parts that bring weights of their own, such as the flow estimator of a flow-stream classifier.
+        for name in getattr(network, "frozen", ()):
+            network.get_submodule(name).eval().requires_grad_(False)
+        return network
+
+    def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
+        return torch.stack([data.load(r) for r in refs]), torch.tensor([r.label for r in refs])
+
+    def loss(
+        self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        clips, labels = batch
+        logits = network(clips)
+        accuracy = float((logits.detach().argmax(1) == labels).float().mean())
+        return F.cross_entropy(logits, labels), {"accuracy": accuracy}
+
+    def measure(self, network: nn.Module, dataset: str, device: torch.device) -> dict[str, Any]:
+        """Clean accuracy, accuracy under PGD-10 at linf 4/255, and the budget at which PGD-10 leaves 5 to 9 %."""
+        data: Dataset = DATASETS.create(Spec(dataset, {"split": "test"}))
+        refs = data.refs()
+        clean = refs[: self.clean_clips]
+        right = sum(
+            self._right(network, data, clean[i : i + _CHUNK], None, device) for i in range(0, len(clean), _CHUNK)
+        )
+        attacked = refs[: self.attacked_clips]
+        standard = self._survivors(network, data, attacked, 4 / 255, device)
+        return {
+            "clean": proportion(right, len(clean)),
+            "pgd10_linf_4_255": proportion(standard, len(attacked)),
+            "budget_5_to_9_percent": self._budget(network, data, attacked, standard, device),
+        }
+
+    def _right(
+        self, network: nn.Module, data: Dataset, refs: Sequence[ClipRef], size: float | None, device: torch.device
+    ) -> int:
+        """Clips classified rightly, clean or after PGD-10 with an linf ball of radius ``size``."""
+        clips, labels = (t.to(device) for t in self.batch(data, refs))
+        if size is not None:
+            attack: Attack = ATTACKS.create("pgd")
+            rng = ClipRandom.for_clips([r.id for r in refs], "measure")
+            clips = attack(network, clips, labels, Budget("linf", size, steps=10), rng).clips
+        with torch.no_grad():
+            return int((network(clips).argmax(1) == labels).sum())
+
+    def _survivors(
+        self,
+        network: nn.Module,
+        data: Dataset,
+        refs: Sequence[ClipRef],
+        size: float,
+        device: torch.device,
+        enough: float = float("inf"),
+    ) -> int:
+        """Clips that survive PGD-10; stops counting once there are more than ``enough``."""
+        survived = 0
+        for start in range(0, len(refs), _CHUNK):
+            survived += self._right(network, data, refs[start : start + _CHUNK], size, device)
+            if survived > enough:
+                break
+        return survived
+
+    def _budget(
+        self, network: nn.Module, data: Dataset, refs: Sequence[ClipRef], at_four: int, device: torch.device
+    ) -> dict[str, Any] | None:
+        """Bisects the radius, in 1/255, until PGD-10 leaves 5 to 9 % of the clips.
+
+        Returns:
+            The figure and its radius; ``None`` if no tried radius hits the target.
+        """
+        low, high = (share / 100 * len(refs) for share in self.target)
+        weak, strong, radius, survived = 0.0, 16.0, 4.0, at_four
+        for _ in range(self.trials):
+            if low <= survived <= high:
+                return {"size_255": radius, **proportion(survived, len(refs))}
+            weak, strong = (radius, strong) if survived > high else (weak, radius)
+            radius = (weak + strong) / 2
+            survived = self._survivors(network, data, refs, radius / 255, device, enough=high)
+        return None

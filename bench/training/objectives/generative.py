@@ -1,0 +1,195 @@
+"""Training the tiny diffusion backbones: the autoencoder, and the three denoisers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.dataset import ClipRef, Dataset
+from bench.diffusion.base import DiffusionBackbone
+from bench.diffusion.sampling import denoise_ddim, invert_ddim
+from bench.diffusion.schedule import add_noise, predict_clean, timesteps
+from bench.diffusion.shipped import build_backbone
+from bench.diffusion.tiny import LatentTiny, Preconditioned, TinyAutoencoder
+from bench.errors import BenchError
+from bench.models.checkpoints import load_shipped
+from bench.registry import DATASETS, Spec
+from bench.training.objective import Objective
+from bench.training.objectives.mixture import load_mixed
+
+AUTOENCODERS = {"autoencoder_tiny": TinyAutoencoder}
+MEASURED_TIMES = (10, 25, 50, 100, 250, 500)
+
+
+def small_times(generator: torch.Generator, count: int, steps: int, power: float = 2.5) -> Tensor:
+    """Timesteps ``int64 (count,)``, stratified over the batch: ``steps * u^power`` with ``u`` uniform.
+
+    Purification starts at small timesteps, so these are trained most: with power 2.5, 40 % of the draws fall below a
+    tenth of the schedule and 69 % below four tenths; none is left out.
+    """
+    u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    return (steps * u**power).long().clamp(max=steps - 1)
+
+
+def psnr(mse: float, peak: float = 1.0) -> float:
+    """Peak signal-to-noise ratio in decibels."""
+    return 10 * math.log10(peak**2 / max(mse, 1e-12))
+
+
+def _test_clips(dataset: str, count: int, device: torch.device) -> Tensor:
+    data: Dataset = DATASETS.create(Spec(dataset, {"split": "test"}))
+    return torch.stack([data.load(r) for r in data.refs()[:count]]).to(device)
+
+
+class Reconstruction(Objective):
+    """Mean squared error of an autoencoder of frames, with a small Kullback-Leibler term (Rombach et al., CVPR 2022).
+
+    Attributes:
+        frames: drawn from each clip of a batch.
+        kl: weight of the divergence of the latents from a standard normal.
+    """
+
+    kind = "autoencoder"
+    frames: ClassVar[int] = 4
+    kl: ClassVar[float] = 1e-4
+
+    def build(self, model: str, dataset: str) -> nn.Module:
+        if model not in AUTOENCODERS:
+            raise BenchError(f"Recipe autoencoder trains {', '.join(AUTOENCODERS)}, not {model!r}.")
+        return AUTOENCODERS[model]().train()
+
+    def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
+        return (load_mixed(data, refs),)
+
+    def loss(
+        self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        coder = cast(TinyAutoencoder, network)
+        (clips,) = batch
+        which = torch.randperm(clips.shape[2], generator=generator)[: self.frames]
+        frames = 2 * clips[:, :, which].transpose(1, 2).flatten(0, 1) - 1
+        posterior = coder.kl.encode(frames).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(frames.device)
+        error = F.mse_loss(coder.kl.decode(posterior.mean + posterior.std * noise).sample, frames)
+        divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        with torch.no_grad():  # the statistics of the latents, slowly forgotten as the encoder changes
+            flat = posterior.mean.transpose(0, 1).flatten(1)
+            coder.mean.lerp_(flat.mean(1), 0.02)
+            coder.std.lerp_(flat.std(1), 0.02)
+        return error + self.kl * divergence, {"psnr": psnr(float(error.detach()), 2.0)}
+
+    @torch.no_grad()
+    def measure(self, network: nn.Module, dataset: str, device: torch.device) -> dict[str, Any]:
+        coder = cast(TinyAutoencoder, network)
+        clips = _test_clips(dataset, 24, device)
+        frames = 2 * clips.transpose(1, 2).flatten(0, 1) - 1
+        latents = torch.cat([coder.encode(part) for part in frames.split(32)])
+        decoded = torch.cat([coder.decode(part) for part in latents.split(32)])
+        error = float(F.mse_loss(decoded.clamp(-1, 1), frames))
+        return {
+            "psnr_db": round(psnr(error, 2.0), 2),
+            "latent_std": round(float(latents.std()), 3),
+            "clips": len(clips),
+        }
+
+
+class Denoising(Objective):
+    """Noise prediction on whole clips, small timesteps most (:func:`small_times`).
+
+    A preconditioned network is trained by Karras et al.'s loss, whose weight is even over all noise sizes; the others
+    by the plain error of the noise (Ho et al., eq. 14).
+    """
+
+    kind = "diffusion"
+
+    def build(self, model: str, dataset: str) -> nn.Module:
+        return build_backbone(model).train()
+
+    def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
+        return (2 * load_mixed(data, refs) - 1,)
+
+    def loss(
+        self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        backbone = cast(DiffusionBackbone, network)
+        (clean,) = batch
+        t = small_times(generator, len(clean), len(backbone.alphas_cumprod)).to(clean.device)
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        level = backbone.alphas_cumprod.to(clean.device)[t].float().view(-1, 1, 1, 1, 1)
+        noisy = add_noise(clean, noise, level)
+        if isinstance(backbone, Preconditioned):
+            error = (backbone.clean(noisy, t) - clean).square().mean(dim=(1, 2, 3, 4))
+            s2 = ((1 - level) / level).flatten()
+            loss = ((s2 + backbone.spread**2) / (s2 * backbone.spread**2) * error).mean()
+        else:
+            loss = F.mse_loss(backbone.noise(noisy, t), noise)
+        return loss, {}
+
+    @torch.no_grad()
+    def measure(self, network: nn.Module, dataset: str, device: torch.device) -> dict[str, Any]:
+        """Error of one-step denoising in the latent space by timestep, against leaving the noise in, and the error of
+        DDIM inversion to timestep 250 and back."""
+        backbone = cast(DiffusionBackbone, network)
+        clips = _test_clips(dataset, 24, device)
+        latents = torch.cat([backbone.encode(part) for part in clips.split(4)])
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        table = {}
+        for t in MEASURED_TIMES:
+            level = backbone.level(t)
+            noisy = add_noise(latents, noise, level)
+            found = torch.cat([predict_clean(x, backbone.predict_noise(x, t), level) for x in noisy.split(4)])
+            table[str(t)] = {
+                "mse": float(f"{float(F.mse_loss(found, latents)):.3g}"),
+                "noise": float(f"{(1 - level) / level:.3g}"),
+            }
+        few = latents[:8]
+        times = timesteps(250, 25)
+        back = torch.cat([denoise_ddim(backbone, invert_ddim(backbone, x, times), times) for x in few.split(4)])
+        decoded = torch.cat([backbone.decode(x) for x in latents.split(4)])
+        returned = torch.cat([backbone.decode(x) for x in back.split(4)])
+        return {
+            "denoising": table,
+            "inversion_250_mse": float(f"{float(F.mse_loss(back, few)):.3g}"),
+            "inversion_250_psnr_db": round(psnr(float(F.mse_loss(returned, decoded[:8]))), 2),
+            "encode_decode_psnr_db": None
+            if backbone.pixel_space
+            else round(psnr(float(F.mse_loss(decoded, clips))), 2),
+            "clips": len(clips),
+        }
+
+
+class LatentDenoising(Denoising):
+    """Noise prediction in the latent space of the shipped autoencoder, which stays as it is.
+
+    Clips are encoded once and their latents kept, so that a step costs the U-Net alone.
+    """
+
+    def __init__(self) -> None:
+        self._backbone: DiffusionBackbone | None = None
+        self._kept: dict[str, Tensor] = {}
+
+    def build(self, model: str, dataset: str) -> nn.Module:
+        backbone = build_backbone(model)
+        if not isinstance(backbone, LatentTiny):
+            raise BenchError(f"Recipe denoise-latent trains latent models, and {model!r} is none.")
+        load_shipped(backbone.autoencoder, "autoencoder_tiny")
+        backbone.train()
+        backbone.autoencoder.eval().requires_grad_(False)
+        self._backbone, self._kept = backbone, {}
+        return backbone
+
+    def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
+        assert self._backbone is not None
+        absent = [r for r in refs if r.id not in self._kept]
+        if absent:
+            clips = load_mixed(data, absent).to(next(self._backbone.parameters()).device)
+            with torch.no_grad():
+                latents = self._backbone.encode(clips).cpu()
+            self._kept |= {r.id: z.half() for r, z in zip(absent, latents, strict=True)}
+        return (torch.stack([self._kept[r.id] for r in refs]).float(),)

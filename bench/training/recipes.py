@@ -1,0 +1,113 @@
+"""The recipes of ``bench train``: an objective plus the settings of the loop."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from bench.errors import BenchError, nearest
+from bench.training.objective import Objective
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An objective and the settings of the loop: AdamW, linear warm-up, then decay.
+
+    Attributes:
+        objective: a name of :data:`OBJECTIVES`.
+        steps, batch: optimiser steps and clips per step.
+        lr, weight_decay, warmup: of AdamW; warm-up in steps.
+        decay: of the learning rate after the warm-up: ``linear`` or ``cosine`` to zero, or ``none``.
+        clip_norm: largest gradient norm.
+        ema: decay of an exponential moving average of the weights, exported in their place; ``None`` for none.
+        clips: different training clips; ``None`` for as many as the training can use, where clips are rendered
+            on demand.
+    """
+
+    name: str
+    objective: str = "classifier"
+    steps: int = 400
+    batch: int = 24
+    lr: float = 2e-3
+    weight_decay: float = 0.02
+    warmup: int = 20
+    decay: Literal["linear", "cosine", "none"] = "linear"
+    clip_norm: float = 5.0
+    ema: float | None = None
+    clips: int | None = None
+
+
+# Imported on first use: a recipe costs nothing until somebody trains by it.
+OBJECTIVES: dict[str, str] = {
+    "classifier": "bench.training.objectives.classifier:Classification",
+    "flow": "bench.training.objectives.motion:FlowSupervision",
+    "reconstruction": "bench.training.objectives.generative:Reconstruction",
+    "denoising": "bench.training.objectives.generative:Denoising",
+    "latent denoising": "bench.training.objectives.generative:LatentDenoising",
+}
+
+# Of flow and diffusion: short trainings for a CPU; "-gpu" recipes are the same with more steps and larger batches.
+GENERATIVE: tuple[Recipe, ...] = (
+    Recipe("flow", "flow", steps=900, batch=4, lr=2e-3, weight_decay=1e-4, warmup=30, clip_norm=1.0),
+    Recipe("autoencoder", "reconstruction", steps=350, batch=4, lr=2e-3, weight_decay=0.0, clip_norm=1.0),
+    Recipe("denoise-pixel", "denoising", steps=700, batch=4, lr=3e-3, weight_decay=0.01, clip_norm=1.0, ema=0.99),
+    Recipe("denoise-image", "denoising", steps=300, batch=2, lr=2e-3, weight_decay=0.01, clip_norm=1.0, ema=0.99),
+    Recipe(
+        "denoise-latent",
+        "latent denoising",
+        steps=700,
+        batch=2,
+        lr=2e-3,
+        weight_decay=0.01,
+        clip_norm=1.0,
+        ema=0.99,
+        clips=768,
+    ),
+    Recipe(
+        "denoise-latent-gpu",
+        "latent denoising",
+        steps=20000,
+        batch=64,
+        lr=1e-3,
+        weight_decay=0.01,
+        warmup=500,
+        clip_norm=1.0,
+        ema=0.999,
+        clips=12000,
+    ),
+)
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (Recipe("standard"), *GENERATIVE)}
+
+
+def recipe_of(name: str, steps: int | None = None) -> Recipe:
+    """Looks a recipe up, with another number of steps if asked.
+
+    Raises:
+        BenchError: unknown recipe, or fewer than one step.
+    """
+    if name not in RECIPES:
+        raise BenchError(f"Unknown recipe {name!r}{nearest(name, RECIPES)}; known: {', '.join(RECIPES)}.")
+    recipe = RECIPES[name]
+    if steps is not None:
+        if steps < 1:
+            raise BenchError(f"A training needs at least one step, not {steps}.")
+        recipe = replace(recipe, steps=steps)
+    return recipe
+
+
+def objective_of(recipe: Recipe) -> Objective:
+    """The objective of a recipe.
+
+    Raises:
+        BenchError: the recipe names none that exists.
+    """
+    if recipe.objective not in OBJECTIVES:
+        raise BenchError(
+            f"Recipe {recipe.name!r} has an unknown objective {recipe.objective!r}"
+            f"{nearest(recipe.objective, OBJECTIVES)}; known: {', '.join(OBJECTIVES)}."
+        )
+    module, _, name = OBJECTIVES[recipe.objective].partition(":")
+    made: Objective = getattr(importlib.import_module(module), name)()
+    return made

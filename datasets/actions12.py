@@ -1,0 +1,25 @@
+"""actions12: the motions of motion12, each with a look of its own."""
+
+from __future__ import annotations
+
+from bench import register
+from bench.procedural import ProceduralDataset
+
+
+@register("actions12")
+class Actions12(ProceduralDataset):
+    """Procedural clips whose class is the motion, and whose looks mostly betray it, as a scene betrays an action.
+
+    Motions, labels and splits are those of motion12. Each class has a typical outline, palette and background;
+    nine clips in ten look typical, each of the others looks like another class and needs its motion to be
+    recognised. Eight clips in a hundred, all typical, are cut: their poses come in random order, so that only the
+    looks tell. Frames in random order therefore leave most of the answer in the picture, as on real actions.
+
+    Args:
+        split: ``train``, ``val`` or ``test``; the splits share no clip.
+        frames: clip length, at least 2.
+        size: side of the square frames in pixels, at least 16.
+        length: number of clips in the split.
+    """
+
+    recipe = "actions12"
