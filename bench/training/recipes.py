@@ -41,11 +41,19 @@ class Recipe:
 # Imported on first use: a recipe costs nothing until somebody trains by it.
 OBJECTIVES: dict[str, str] = {
     "classifier": "bench.training.objectives.classifier:Classification",
+    "flow stream": "bench.training.objectives.classifier:FlowStreamClassification",
     "flow": "bench.training.objectives.motion:FlowSupervision",
     "reconstruction": "bench.training.objectives.generative:Reconstruction",
     "denoising": "bench.training.objectives.generative:Denoising",
     "latent denoising": "bench.training.objectives.generative:LatentDenoising",
 }
+
+# Attention is slower to find motion than convolution: more steps at a lower rate. The flow stream reuses its clips.
+CLASSIFIERS: tuple[Recipe, ...] = (
+    Recipe("standard"),
+    Recipe("transformer", steps=700, lr=1e-3, weight_decay=0.05, warmup=60),
+    Recipe("flow-stream", "flow stream", steps=500, warmup=30, clips=2400),
+)
 
 # Of flow and diffusion: short trainings for a CPU; "-gpu" recipes are the same with more steps and larger batches.
 GENERATIVE: tuple[Recipe, ...] = (
@@ -78,7 +86,7 @@ GENERATIVE: tuple[Recipe, ...] = (
     ),
 )
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (Recipe("standard"), *GENERATIVE)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*CLASSIFIERS, *GENERATIVE)}
 
 
 def recipe_of(name: str, steps: int | None = None) -> Recipe:

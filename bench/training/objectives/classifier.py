@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from bench.attack import Attack
 from bench.budgets import Budget
 from bench.dataset import ClipRef, Dataset
+from bench.errors import BenchError
 from bench.metrics import wilson
 from bench.models.checkpoints import build_classifier
+from bench.models.flow_stream import FlowStream
 from bench.registry import ATTACKS, DATASETS, Spec
 from bench.seeds import ClipRandom
 from bench.training.objective import Objective
@@ -29,6 +31,16 @@ def proportion(hits: int, total: int) -> dict[str, Any]:
         "interval": [round(100 * low, 2), round(100 * high, 2)],
         "clips": total,
     }
+
+
+def labelled(data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, Tensor]:
+    """Clips ``(B, 3, T, H, W)`` and their labels ``(B,)``."""
+    return torch.stack([data.load(r) for r in refs]), torch.tensor([r.label for r in refs])
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Loss and share of right answers."""
+    return F.cross_entropy(logits, labels), {"accuracy": float((logits.detach().argmax(1) == labels).float().mean())}
 
 
 class Classification(Objective):
@@ -54,15 +66,12 @@ class Classification(Objective):
         return network
 
     def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
-        return torch.stack([data.load(r) for r in refs]), torch.tensor([r.label for r in refs])
+        return labelled(data, refs)
 
     def loss(
         self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
-        clips, labels = batch
-        logits = network(clips)
-        accuracy = float((logits.detach().argmax(1) == labels).float().mean())
-        return F.cross_entropy(logits, labels), {"accuracy": accuracy}
+        return cross_entropy(network(batch[0]), batch[1])
 
     def measure(self, network: nn.Module, dataset: str, device: torch.device) -> dict[str, Any]:
         """Clean accuracy, accuracy under PGD-10 at linf 4/255, and the budget at which PGD-10 leaves 5 to 9 %."""
@@ -84,7 +93,7 @@ class Classification(Objective):
         self, network: nn.Module, data: Dataset, refs: Sequence[ClipRef], size: float | None, device: torch.device
     ) -> int:
         """Clips classified rightly, clean or after PGD-10 with an linf ball of radius ``size``."""
-        clips, labels = (t.to(device) for t in self.batch(data, refs))
+        clips, labels = (t.to(device) for t in labelled(data, refs))
         if size is not None:
             attack: Attack = ATTACKS.create("pgd")
             rng = ClipRandom.for_clips([r.id for r in refs], "measure")
@@ -126,3 +135,38 @@ class Classification(Objective):
             radius = (weak + strong) / 2
             survived = self._survivors(network, data, refs, radius / 255, device, enough=high)
         return None
+
+
+class FlowStreamClassification(Classification):
+    """The same for a flow-stream classifier, whose frozen estimator costs ten times what its 3D network costs: the
+    flow of each training clip is estimated once and kept, so the recipe should name a number of clips."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+        self._network: FlowStream | None = None
+
+    def build(self, model: str, dataset: str) -> nn.Module:
+        network = super().build(model, dataset)
+        if not isinstance(network, FlowStream):
+            raise BenchError(
+                f"This recipe trains flow-stream classifiers, which {model!r} is not: take another recipe."
+            )
+        self._network = network
+        return network
+
+    @torch.no_grad()
+    def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
+        assert self._network is not None  # the loop builds first
+        new = [r for r in refs if r.id not in self._kept]
+        if new:
+            clips, _ = labelled(data, new)
+            device = next(self._network.parameters()).device
+            for ref, flow in zip(new, self._network.scaled_flow(clips.to(device)).cpu().half(), strict=True):
+                self._kept[ref.id] = flow
+        return torch.stack([self._kept[r.id].float() for r in refs]), torch.tensor([r.label for r in refs])
+
+    def loss(
+        self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        assert isinstance(network, FlowStream)
+        return cross_entropy(network.stream.logits(batch[0]), batch[1])
