@@ -23,9 +23,6 @@ _AutoencoderKL: Any = AutoencoderKL
 _UNet2D: Any = UNet2DModel
 _UNet3D: Any = UNet3DConditionModel
 
-# Spread of the embedded clips scaled to [-1, 1], about their mean: the sigma_data of Karras et al.
-_SPREAD = 0.35
-
 
 def embed_time(t: Tensor, size: int) -> Tensor:
     """Sinusoidal features ``(B, size)`` of timesteps ``(B,)`` (Ho et al., 2020; Vaswani et al., 2017)."""
@@ -63,20 +60,19 @@ class _Block(nn.Module):
 class VideoUNet(nn.Module):
     """A U-Net of clips without attention; every level halves the frames and leaves the time axis alone.
 
-    The first level works on 2x2 blocks of pixels as channels (pixel-unshuffle): full detail at a quarter of the cost.
-
     Args:
-        widths: channels of each level; frames must be a multiple of ``2^len(widths)`` pixels wide and high.
+        channels: of the input and of the output.
+        widths: channels of each level.
         embedding: size of the time embedding.
     """
 
-    def __init__(self, widths: Sequence[int] = (24, 48, 96), embedding: int = 64) -> None:
+    def __init__(self, channels: int, widths: Sequence[int], embedding: int = 64) -> None:
         super().__init__()
         self.embedding = embedding
         self.time = nn.Sequential(
             nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
-        self.enter = nn.Conv3d(12, widths[0], (1, 3, 3), padding=(0, 1, 1))
+        self.enter = nn.Conv3d(channels, widths[0], (1, 3, 3), padding=(0, 1, 1))
         self.down_blocks = nn.ModuleList(_Block(w, w, embedding) for w in widths[:-1])
         pairs = list(itertools.pairwise(widths))
         self.downs = nn.ModuleList(nn.Conv3d(w, after, (1, 2, 2), (1, 2, 2)) for w, after in pairs)
@@ -84,13 +80,12 @@ class VideoUNet(nn.Module):
         self.ups = nn.ModuleList(nn.ConvTranspose3d(after, w, (1, 2, 2), (1, 2, 2)) for w, after in pairs)
         self.up_blocks = nn.ModuleList(_Block(2 * w, w, embedding) for w in widths[:-1])
         self.norm = nn.GroupNorm(8, widths[0])
-        self.leave = nn.Conv3d(widths[0], 12, (1, 3, 3), padding=(0, 1, 1))
+        self.leave = nn.Conv3d(widths[0], channels, (1, 3, 3), padding=(0, 1, 1))
         _zero(self.leave)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """``(B, 3, T, H, W)`` at timesteps ``(B,)`` to the same shape."""
+        """``(B, C, T, h, w)`` at timesteps ``(B,)`` to the same shape."""
         embedding = self.time(embed_time(t, self.embedding).to(x.dtype))
-        x = F.pixel_unshuffle(x.transpose(1, 2), 2).transpose(1, 2)
         x = self.enter(x)
         kept = []
         for block, down in zip(self.down_blocks, self.downs, strict=True):
@@ -101,59 +96,104 @@ class VideoUNet(nn.Module):
             x = block(x, embedding)
         for block, up in zip(reversed(self.up_blocks), reversed(self.ups), strict=True):
             x = block(torch.cat([up(x), kept.pop()], 1), embedding)
-        x = self.leave(F.silu(self.norm(x)))
-        return F.pixel_shuffle(x.transpose(1, 2), 2).transpose(1, 2)
+        return self.leave(F.silu(self.norm(x)))
+
+
+def cosines(block: int, kept: int) -> Tensor:
+    """The ``kept`` patterns of lowest frequency of the two-dimensional cosine transform, ``(kept, block, block)``,
+    orthonormal."""
+    k = torch.arange(block, dtype=torch.float32)
+    basis = torch.cos(math.pi * k[:, None] * (k + 0.5) / block) * math.sqrt(2 / block)
+    basis[0] /= math.sqrt(2)
+    places = sorted(itertools.product(range(block), repeat=2), key=lambda p: (sum(p), max(p), p))[:kept]
+    return torch.stack([basis[i][:, None] * basis[j] for i, j in places])
+
+
+def colour_cosines(block: int, kept: int) -> Tensor:
+    """The patterns of :func:`cosines` for each colour by itself, ``(3 kept, 3, block, block)``, orthonormal: a
+    convolution of stride ``block`` with them is the transform, its transpose the way back."""
+    patterns = torch.zeros(3 * kept, 3, block, block)
+    for colour in range(3):
+        patterns[colour::3, colour] = cosines(block, kept)
+    return patterns
 
 
 class Preconditioned(DiffusionBackbone):
-    """A model whose network is preconditioned as in EDM (Karras et al., NeurIPS 2022, table 1).
+    """A model whose network is preconditioned as in EDM (Karras et al., NeurIPS 2022, table 1), channel by channel.
 
-    With ``y = x / sqrt(abar) = x0 + s e`` the estimate is ``x0 = c_skip y + c_out net(c_in y)``. At small noise it
-    starts from the clip itself and the network supplies a correction of the noise's size, at large noise it supplies
-    the picture; the network's input and target have unit variance at every ``s``. The noise follows from the estimate.
+    With ``y = x / sqrt(abar) = x0 + s e`` the estimate is ``x0 = c_skip y + c_out net(c_in y)``: the Wiener estimate
+    of each channel plus what the network knows better. The network's input and target have unit variance at every
+    noise size. Pictures have little variance at fine scales, so the channels should be those of a transform that tells
+    scales apart; then the skip does not leave in any channel more noise than there is signal. The noise follows from
+    the estimate.
     """
 
-    def variance(self, like: Tensor) -> Tensor:
-        """Variance of clean latents, shaped to multiply ``like``."""
-        raise NotImplementedError
+    variance: Tensor
+    """Of the channels of clean latents, ``(C',)``, after :meth:`analyse`."""
+
+    def analyse(self, latents: Tensor) -> Tensor:
+        """Latents ``(B, C, T, h, w)`` to the network's channels ``(B, C', T, h', w')``, by an orthonormal transform."""
+        return latents
+
+    def synthesise(self, channels: Tensor) -> Tensor:
+        """The way back."""
+        return channels
 
     def network(self, x: Tensor, t: Tensor) -> Tensor:
-        """The bare network on latents ``(B, C, T, h, w)``."""
+        """The bare network on ``(B, C', T, h', w')``."""
         raise NotImplementedError
+
+    def _estimate(self, channels: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean channels, and the squared error ``(B, 1, 1, 1, 1)`` to expect of the Wiener estimate alone."""
+        level, d2 = self._levels(t, channels), self.variance.to(channels.dtype)[:, None, None, None]
+        s2, y = (1 - level) / level, channels / level.sqrt()
+        clean = d2 / (s2 + d2) * y + (s2 * d2 / (s2 + d2)).sqrt() * self.network(y / (s2 + d2).sqrt(), t)
+        return clean, (s2 * d2 / (s2 + d2)).mean(1, keepdim=True)
 
     def clean(self, latents: Tensor, t: Tensor) -> Tensor:
         """The estimate of the clean latents."""
-        level = self._levels(t, latents)
-        s2, d2 = (1 - level) / level, self.variance(latents)
-        y = latents / level.sqrt()
-        return d2 / (s2 + d2) * y + (s2 * d2 / (s2 + d2)).sqrt() * self.network(y / (s2 + d2).sqrt(), t)
+        return self.synthesise(self._estimate(self.analyse(latents), t)[0])
 
     def noise(self, latents: Tensor, t: Tensor) -> Tensor:
         level = self._levels(t, latents)
         return (latents - level.sqrt() * self.clean(latents, t)) / (1 - level).sqrt()
 
     def loss(self, noisy: Tensor, t: Tensor, clean: Tensor) -> Tensor:
-        """The network's mean squared error: that of the estimate, weighted evenly over all noise sizes."""
-        level = self._levels(t, noisy)
-        s2, d2 = (1 - level) / level, self.variance(noisy)
-        return ((s2 + d2) / (s2 * d2) * (self.clean(noisy, t) - clean).square()).mean()
+        """Mean squared error of the estimate, relative to that of the Wiener estimate: even over noise sizes."""
+        found, expected = self._estimate(self.analyse(noisy), t)
+        return ((found - self.analyse(clean)).square() / expected).mean()
 
 
 class PixelSpace(Preconditioned):
     """A preconditioned model of the clips themselves, scaled to ``[-1, 1]``.
 
-    Args:
-        spread: standard deviation of the clips.
+    The network sees the cosine transform of blocks of 4x4 pixels: full detail in 48 channels at a quarter of the width
+    and height.
     """
 
     pixel_space = True
+    block = 4
+    patterns: Tensor
 
-    def __init__(self, spread: float = _SPREAD) -> None:
+    def __init__(self) -> None:
         super().__init__(clean_level=1.0)
-        self.spread = spread
+        self.register_buffer("patterns", colour_cosines(self.block, self.block**2), persistent=False)
+        self.register_buffer("variance", torch.ones(3 * self.block**2))
 
-    def variance(self, like: Tensor) -> Tensor:
-        return like.new_tensor(self.spread**2)
+    @torch.no_grad()
+    def calibrate(self, clips: Tensor) -> None:
+        """Measures :attr:`variance` on clips ``(B, 3, T, H, W)`` in ``[0, 1]``, before training."""
+        self.variance.copy_(self.analyse(self.encode(clips)).square().mean(dim=(0, 2, 3, 4)))
+
+    def analyse(self, latents: Tensor) -> Tensor:
+        frames = latents.transpose(1, 2)
+        found = F.conv2d(frames.flatten(0, 1), self.patterns, stride=self.block)
+        return found.unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+    def synthesise(self, channels: Tensor) -> Tensor:
+        frames = channels.transpose(1, 2)
+        found = F.conv_transpose2d(frames.flatten(0, 1), self.patterns, stride=self.block)
+        return found.unflatten(0, frames.shape[:2]).transpose(1, 2)
 
     def encode_frames(self, frames: Tensor) -> Tensor:
         return frames
@@ -169,17 +209,17 @@ class PixelTiny(PixelSpace):
         widths: channels of the U-Net's levels.
     """
 
-    def __init__(self, widths: Sequence[int] = (24, 48, 96)) -> None:
+    def __init__(self, widths: Sequence[int] = (64, 96)) -> None:
         super().__init__()
-        self.size_multiple = 2 ** len(widths)
-        self.unet = VideoUNet(widths)
+        self.size_multiple = self.block * 2 ** (len(widths) - 1)
+        self.unet = VideoUNet(3 * self.block**2, widths)
 
     def network(self, x: Tensor, t: Tensor) -> Tensor:
         return self.unet(x, t)
 
 
 class ImageTiny(PixelSpace):
-    """An image denoiser applied to every frame by itself: diffusers' 2-D U-Net on 2x2 blocks of pixels.
+    """An image denoiser applied to every frame by itself: diffusers' 2-D U-Net.
 
     Args:
         widths: channels of the U-Net's levels.
@@ -187,12 +227,12 @@ class ImageTiny(PixelSpace):
 
     per_frame = True
 
-    def __init__(self, widths: Sequence[int] = (24, 32, 48)) -> None:
+    def __init__(self, widths: Sequence[int] = (48, 64)) -> None:
         super().__init__()
-        self.size_multiple = 2 ** len(widths)
+        self.size_multiple = self.block * 2 ** (len(widths) - 1)
         self.unet: Any = _UNet2D(
-            in_channels=12,
-            out_channels=12,
+            in_channels=3 * self.block**2,
+            out_channels=3 * self.block**2,
             block_out_channels=tuple(widths),
             down_block_types=("DownBlock2D",) * len(widths),
             up_block_types=("UpBlock2D",) * len(widths),
@@ -200,21 +240,11 @@ class ImageTiny(PixelSpace):
             norm_num_groups=8,
             add_attention=False,
         )
+        _zero(self.unet.conv_out)
 
     def network(self, x: Tensor, t: Tensor) -> Tensor:
-        frames = F.pixel_unshuffle(x.transpose(1, 2), 2).flatten(0, 1)
-        out = self.unet(frames, t.repeat_interleave(x.shape[2])).sample
-        return F.pixel_shuffle(out.unflatten(0, (x.shape[0], x.shape[2])), 2).transpose(1, 2)
-
-
-def cosines(block: int, kept: int) -> Tensor:
-    """The ``kept`` patterns of lowest frequency of the two-dimensional cosine transform, ``(kept, block, block)``,
-    orthonormal."""
-    k = torch.arange(block, dtype=torch.float32)
-    basis = torch.cos(math.pi * k[:, None] * (k + 0.5) / block) * math.sqrt(2 / block)
-    basis[0] /= math.sqrt(2)
-    places = sorted(itertools.product(range(block), repeat=2), key=lambda p: (sum(p), max(p), p))[:kept]
-    return torch.stack([basis[i][:, None] * basis[j] for i, j in places])
+        out = self.unet(x.transpose(1, 2).flatten(0, 1), t.repeat_interleave(x.shape[2])).sample
+        return out.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
 class TinyAutoencoder(nn.Module):
@@ -247,9 +277,7 @@ class TinyAutoencoder(nn.Module):
         )
         self.shortcut_in = nn.Conv2d(3, channels, block, stride=block, bias=False)
         self.shortcut_out = nn.ConvTranspose2d(channels, 3, block, stride=block, bias=False)
-        start = torch.zeros(channels, 3, block, block)
-        for colour in range(3):
-            start[colour::3, colour] = cosines(block, patterns)
+        start = colour_cosines(block, patterns)
         _zero(self.kl.quant_conv)
         _zero(self.kl.decoder.conv_out)
         with torch.no_grad():
@@ -317,8 +345,9 @@ class LatentTiny(Preconditioned):
     def decode_frames(self, latents: Tensor) -> Tensor:
         return self.autoencoder.decode(latents)
 
-    def variance(self, like: Tensor) -> Tensor:
-        return self.autoencoder.variance[:, None, None, None]
+    @property
+    def variance(self) -> Tensor:  # type: ignore[override]
+        return self.autoencoder.variance
 
     def network(self, x: Tensor, t: Tensor) -> Tensor:
         return self.unet(x, t, self.prompt.expand(len(x), -1, -1)).sample

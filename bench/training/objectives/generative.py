@@ -15,7 +15,7 @@ from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.sampling import denoise_ddim, invert_ddim
 from bench.diffusion.schedule import add_noise, predict_clean, timesteps
 from bench.diffusion.shipped import build_backbone
-from bench.diffusion.tiny import LatentTiny, Preconditioned, TinyAutoencoder
+from bench.diffusion.tiny import LatentTiny, PixelSpace, Preconditioned, TinyAutoencoder
 from bench.errors import BenchError
 from bench.models.checkpoints import load_shipped
 from bench.registry import DATASETS, Spec
@@ -109,7 +109,11 @@ class Denoising(Objective):
     kind = "diffusion"
 
     def build(self, model: str, dataset: str) -> nn.Module:
-        return build_backbone(model).train()
+        backbone = build_backbone(model)
+        if isinstance(backbone, PixelSpace):
+            data: Dataset = DATASETS.create(Spec(dataset, {"split": "train"}))
+            backbone.calibrate(load_mixed(data, data.refs()[:48]))
+        return backbone.train()
 
     def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
         return (2 * load_mixed(data, refs) - 1,)
