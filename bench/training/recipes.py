@@ -59,12 +59,12 @@ CLASSIFIERS: tuple[Recipe, ...] = (
 GENERATIVE: tuple[Recipe, ...] = (
     Recipe("flow", "flow", steps=900, batch=4, lr=2e-3, weight_decay=1e-4, warmup=30, clip_norm=1.0),
     Recipe("autoencoder", "reconstruction", steps=150, batch=2, lr=5e-4, weight_decay=0.0, clip_norm=1.0),
-    Recipe("denoise-pixel", "denoising", steps=700, batch=4, lr=3e-3, weight_decay=0.01, clip_norm=1.0, ema=0.99),
+    Recipe("denoise-pixel", "denoising", steps=500, batch=4, lr=3e-3, weight_decay=0.01, clip_norm=1.0, ema=0.99),
     Recipe("denoise-image", "denoising", steps=300, batch=2, lr=2e-3, weight_decay=0.01, clip_norm=1.0, ema=0.99),
     Recipe(
         "denoise-latent",
         "latent denoising",
-        steps=500,
+        steps=300,
         batch=2,
         lr=2e-3,
         weight_decay=0.01,
