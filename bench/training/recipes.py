@@ -41,6 +41,7 @@ class Recipe:
 # Imported on first use: a recipe costs nothing until somebody trains by it.
 OBJECTIVES: dict[str, str] = {
     "classifier": "bench.training.objectives.classifier:Classification",
+    "focal classifier": "bench.training.objectives.classifier:FocalClassification",
     "flow stream": "bench.training.objectives.classifier:FlowStreamClassification",
     "flow": "bench.training.objectives.motion:FlowSupervision",
     "reconstruction": "bench.training.objectives.generative:Reconstruction",
@@ -51,6 +52,7 @@ OBJECTIVES: dict[str, str] = {
 # Attention is slower to find motion than convolution: more steps at a lower rate. The flow stream reuses its clips.
 CLASSIFIERS: tuple[Recipe, ...] = (
     Recipe("standard"),
+    Recipe("focal", "focal classifier", steps=500),
     Recipe("transformer", steps=700, lr=1e-3, weight_decay=0.05, warmup=60),
     Recipe("flow-stream", "flow stream", steps=500, warmup=30, clips=2400),
 )
