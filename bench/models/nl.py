@@ -188,7 +188,7 @@ def nl_r50(checkpoint: Path | None = None, num_classes: int | None = None) -> NL
 
 @register("nl_tiny", kind="model", source="Wang et al., Non-local Neural Networks, CVPR 2018 (architecture)")
 def nl_tiny(num_classes: int = 12, seed: int = 0) -> NLResNet:
-    """The NL architecture at 0.23 M parameters, for clips of 16x64x64; shipped trained on motion12.
+    """The NL architecture at 0.24 M parameters, for clips of 16x64x64.
 
     Args:
         num_classes: rows of the final layer.
