@@ -251,8 +251,8 @@ class TinyAutoencoder(nn.Module):
     """diffusers' ``AutoencoderKL`` for small frames, beside a linear shortcut from patches to latents and back.
 
     The shortcut starts as a truncated cosine transform, so a short training refines a faithful code instead of having
-    to find one. Half of the patch's numbers are kept: with fewer, encoding and decoding alone would filter most
-    adversarial perturbations out, and a latent purifier would get the credit.
+    to find one. Half of the patch's numbers are kept: with few, encoding and decoding alone would filter adversarial
+    perturbations out, and a latent purifier would get the credit.
 
     Args:
         patterns: cosine patterns kept per colour; there are three times as many latent channels.
