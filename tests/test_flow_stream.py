@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench import BenchError
 from bench.flow.base import Features, FlowEstimator
 from bench.models.flow_stream import FlowStream
 from bench.models.resnet3d import ResNet3D
-from bench.registry import Spec
+from bench.registry import DATASETS, Spec
 from bench.training.objectives import classifier
-from bench.training.objectives.classifier import Classification
+from bench.training.objectives.classifier import Classification, FlowStreamClassification
 
 
 class RedDifference(FlowEstimator):
@@ -73,3 +74,34 @@ def test_training_leaves_the_estimator_alone(monkeypatch: pytest.MonkeyPatch) ->
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert trained == {n for n, _ in model.named_parameters() if n.startswith("stream.")}
     assert any(n.startswith("estimator.") for n in model.state_dict())  # the exported file is whole
+
+
+def test_flow_of_a_training_clip_is_estimated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "build_classifier", lambda spec, weights: stream())
+    objective = FlowStreamClassification()
+    model = objective.build("flow_stream_tiny", "motion12")
+    assert isinstance(model, FlowStream)
+    data = DATASETS.create("motion12(split='train', frames=4, size=16, length=6)")
+    refs = data.refs()
+    calls = []
+    estimate = model.scaled_flow
+    monkeypatch.setattr(model, "scaled_flow", lambda clips: calls.append(len(clips)) or estimate(clips))
+    flow, labels = objective.batch(data, refs[:4])
+    again, _ = objective.batch(data, [refs[5], refs[2], refs[1]])
+    assert calls == [4, 1]
+    assert labels.tolist() == [0, 1, 2, 3]
+    assert torch.equal(again[1:], flow[[2, 1]])
+    exact = estimate(torch.stack([data.load(r) for r in refs[:4]])).detach()
+    torch.testing.assert_close(flow, exact, rtol=1e-3, atol=1e-4)  # kept in half precision
+
+    model.eval()
+    loss, figures = objective.loss(model, (exact, labels), torch.Generator())
+    logits = model(torch.stack([data.load(r) for r in refs[:4]]))
+    expected = (logits.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]).mean()
+    torch.testing.assert_close(loss, expected)
+    assert figures == {"accuracy": float((logits.argmax(1) == labels).float().mean())}
+
+
+def test_recipe_of_the_flow_stream_refuses_other_classifiers() -> None:
+    with pytest.raises(BenchError, match="which 'nl_tiny' is not"):
+        FlowStreamClassification().build("nl_tiny", "motion12")

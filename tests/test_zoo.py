@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -9,11 +11,20 @@ import pytest
 import torch
 
 from bench import BenchError, Budget, ClipRandom
-from bench.models.checkpoints import build_classifier, manifest, sha256_of, zoo_file
-from bench.procedural import render
+from bench.metrics import wilson
+from bench.models import checkpoints
+from bench.models.checkpoints import build_classifier, load_checkpoint, manifest, sha256_of, zoo_file
+from bench.procedural import RenderedClip, render
 from bench.registry import ATTACKS, Spec
+from bench.training.recipes import OBJECTIVES, Recipe, objective_of
 
-MODELS = ["nl_tiny", "slowfast_tiny"]
+CLASSIFIERS = sorted((e["model"], e["dataset"]) for e in manifest().values() if e["kind"] == "classifier")
+
+
+@cache
+def fresh(dataset: str) -> list[RenderedClip]:
+    """Test clips beyond those of the manifest's own figures."""
+    return [render("test", i, recipe=dataset) for i in range(1008, 1104)]
 
 
 def test_every_file_matches_the_manifest_and_all_are_small() -> None:
@@ -21,29 +32,91 @@ def test_every_file_matches_the_manifest_and_all_are_small() -> None:
     files = {p.name: p for p in folder.glob("*.safetensors")}
     entries = manifest()
     assert set(files) == set(entries)
-    assert {e["model"] for e in entries.values()} == set(MODELS)
     for name, entry in entries.items():
         assert entry["sha256"] == sha256_of(files[name])
         assert entry["command"].startswith(f"bench train --model {entry['model']} --dataset {entry['dataset']}")
+        recipe = Recipe(**entry["recipe"])
+        assert f"--recipe {recipe.name} --steps {recipe.steps} --seed {entry['seed']}" in entry["command"]
+        assert recipe.objective in OBJECTIVES
+        assert entry["kind"] == objective_of(recipe).kind
     assert sum(p.stat().st_size for p in files.values()) < 40e6
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_shipped_classifiers_are_right_on_clean_clips_and_wrong_under_pgd(name: str) -> None:
-    """At least 97 % on held-out clips; at most 10 % under undefended PGD-10, linf 4/255; noise does nothing."""
-    model = build_classifier(Spec(name), zoo_file(name, "motion12"))
-    rendered = [render("test", i) for i in range(1000, 1216)]  # beyond the clips of the manifest's own figure
-    clips, labels = torch.stack([r.clip for r in rendered]), torch.tensor([r.label for r in rendered])
+@pytest.mark.parametrize(("model", "dataset"), CLASSIFIERS)
+def test_figures_of_the_manifest(model: str, dataset: str) -> None:
+    """At least 97 % clean, at most 10 % under PGD-10 at 4/255 and, where it was sought, a budget that leaves 5 to 9."""
+    figures = dict(manifest()[f"{model}-{dataset}.safetensors"]["figures"])
+    assert figures["clean"]["accuracy"] >= 97
+    assert figures["pgd10_linf_4_255"]["accuracy"] <= 10
+    if "budget_5_to_9_percent" in figures:
+        assert figures["clean"]["clips"] == 1000
+        assert 5 <= figures["budget_5_to_9_percent"]["accuracy"] <= 9
+        assert 0 < figures["budget_5_to_9_percent"]["size_255"] <= 16
+    for figure in figures.values():
+        hits = round(figure["accuracy"] / 100 * figure["clips"])
+        assert figure["interval"] == pytest.approx([100 * v for v in wilson(hits, figure["clips"])], abs=0.006)
+
+
+@pytest.mark.parametrize(("model", "dataset"), CLASSIFIERS)
+def test_shipped_classifiers_are_right_on_clean_clips_and_wrong_under_pgd(model: str, dataset: str) -> None:
+    network = build_classifier(Spec(model), zoo_file(model, dataset))
+    made = fresh(dataset)
+    clips, labels = torch.stack([r.clip for r in made]), torch.tensor([r.label for r in made])
     with torch.no_grad():
-        right = torch.cat([model(chunk).argmax(1) for chunk in clips.split(24)]) == labels
-    assert right.float().mean() >= 0.97
-    few, answers = clips[:24], labels[:24]
-    budget, rng = Budget("linf", 4 / 255, steps=10), ClipRandom(range(24))
-    for attack, low, high in (("pgd", 0.0, 0.10), ("noise", 0.95, 1.0)):
-        adversarial = ATTACKS.create(attack)(model, few, answers, budget, rng).clips
+        right = torch.cat([network(chunk).argmax(1) for chunk in clips.split(24)]) == labels
+    # 97 % of 96 clips, less two standard deviations.
+    assert right.float().mean() >= 0.935
+    few, answers = clips[right][:6], labels[right][:6]
+    budget, rng = Budget("linf", 4 / 255, steps=10), ClipRandom(range(6))
+    for attack, low, high in (("pgd", 0, 1), ("noise", 5, 6)):
+        adversarial = ATTACKS.create(attack)(network, few, answers, budget, rng).clips
         with torch.no_grad():
-            kept = float((model(adversarial).argmax(1) == answers).float().mean())
+            kept = int((network(adversarial).argmax(1) == answers).sum())
         assert low <= kept <= high, attack
+
+
+@pytest.mark.parametrize(("model", "dataset"), CLASSIFIERS)
+def test_random_order_leaves_the_looks_of_actions12_and_nothing_of_motion12(model: str, dataset: str) -> None:
+    """Frames in random order: 80 to 95 % of the clean accuracy stays where looks betray the class, else chance."""
+    if model.startswith("flow_stream"):
+        pytest.skip("sees no looks")
+    network = build_classifier(Spec(model), zoo_file(model, dataset))
+    generator = torch.Generator().manual_seed(0)
+    shuffled = torch.stack([r.clip[:, torch.randperm(16, generator=generator)] for r in fresh(dataset)])
+    labels = torch.tensor([r.label for r in fresh(dataset)])
+    with torch.no_grad():
+        found = torch.cat([network(chunk).argmax(1) for chunk in shuffled.split(24)])
+    kept = float((found == labels).float().mean())
+    # Two standard deviations of 96 clips around 80 and 95 %.
+    assert (0.7 < kept < 0.97) if dataset == "actions12" else kept < 0.3
+
+
+def test_damaged_or_absent_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = manifest()["nl_tiny-motion12.safetensors"]
+    shipped = zoo_file("nl_tiny", "motion12")
+    assert shipped is not None
+    monkeypatch.setattr(checkpoints.resources, "files", lambda package: tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({shipped.name: entry}), encoding="utf-8")
+    message = r"nl_tiny-motion12\.safetensors are absent or do not match their checksum"
+    with pytest.raises(BenchError, match=message):
+        zoo_file("nl_tiny", "motion12")
+    content = bytearray(shipped.read_bytes())
+    (tmp_path / shipped.name).write_bytes(content)
+    assert zoo_file("nl_tiny", "motion12") == tmp_path / shipped.name
+    content[-1] ^= 1
+    (tmp_path / shipped.name).write_bytes(content)
+    with pytest.raises(BenchError, match=message):
+        zoo_file("nl_tiny", "motion12")
+
+
+def test_weights_of_another_architecture_are_refused() -> None:
+    shipped = zoo_file("nl_tiny", "motion12")
+    assert shipped is not None
+    with pytest.raises(BenchError, match=r"nl_tiny-motion12\.safetensors is not for SlowFast: missing keys"):
+        build_classifier(Spec("slowfast_tiny"), shipped)
+    with pytest.raises(BenchError, match=r"other shapes: fc\.bias \(file \(12,\), network \(7,\)\)"):
+        build_classifier(Spec("nl_tiny", {"num_classes": 7}), shipped)
+    assert load_checkpoint(shipped)["fc.bias"].shape == (12,)
 
 
 def test_slowfast_says_which_clip_lengths_it_takes() -> None:

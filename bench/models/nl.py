@@ -188,7 +188,7 @@ def nl_r50(checkpoint: Path | None = None, num_classes: int | None = None) -> NL
 
 @register("nl_tiny", kind="model", source="Wang et al., Non-local Neural Networks, CVPR 2018 (architecture)")
 def nl_tiny(num_classes: int = 12, seed: int = 0) -> NLResNet:
-    """The NL architecture at 0.23 M parameters, for clips of 16x64x64; shipped trained on motion12.
+    """The NL architecture at 0.24 M parameters, for clips of 16x64x64.
 
     Args:
         num_classes: rows of the final layer.
@@ -204,11 +204,11 @@ def nl_tiny(num_classes: int = 12, seed: int = 0) -> NLResNet:
             expansion=2,
             inflate=((1,), (1,), (1, 1), (1,)),
             non_local=((0,), (0,), (0, 1), (1,)),
-            stem_kernel=(5, 5, 5),
+            stem_kernel=(5, 7, 7),
             stem_stride=(1, 2, 2),
             stem_pool_stride=(1, 2, 2),
             stem_width=24,
             dropout=0.0,
         )
-    gabor_init_(model.get_parameter("first_stage.0.weight"), generator)
+    gabor_init_(model.get_parameter("first_stage.0.weight"), generator, periods=(4, 10))
     return model

@@ -100,5 +100,5 @@ def resnet3d_tiny(num_classes: int = 12, seed: int = 0) -> ResNet3D:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ResNet3D(num_classes, width=24, blocks=(1, 1, 1), stem_kernel=(5, 7, 7), stem_stride=(1, 4, 4))
-    gabor_init_(model.get_parameter("stem.0.weight"), generator)
+    gabor_init_(model.get_parameter("stem.0.weight"), generator, periods=(4, 10))
     return model

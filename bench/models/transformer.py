@@ -122,5 +122,5 @@ def transformer_tiny(num_classes: int = 12, seed: int = 0) -> VideoTransformer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = VideoTransformer(num_classes)
-    gabor_init_(model.get_parameter("stem.0.weight"), generator)
+    gabor_init_(model.get_parameter("stem.0.weight"), generator, periods=(4, 10))
     return model

@@ -41,22 +41,32 @@ class Recipe:
 # Imported on first use: a recipe costs nothing until somebody trains by it.
 OBJECTIVES: dict[str, str] = {
     "classifier": "bench.training.objectives.classifier:Classification",
+    "focal classifier": "bench.training.objectives.classifier:FocalClassification",
+    "flow stream": "bench.training.objectives.classifier:FlowStreamClassification",
     "flow": "bench.training.objectives.motion:FlowSupervision",
     "reconstruction": "bench.training.objectives.generative:Reconstruction",
     "denoising": "bench.training.objectives.generative:Denoising",
     "latent denoising": "bench.training.objectives.generative:LatentDenoising",
 }
 
+# Attention is slower to find motion than convolution: more steps at a lower rate. The flow stream reuses its clips.
+CLASSIFIERS: tuple[Recipe, ...] = (
+    Recipe("standard"),
+    Recipe("focal", "focal classifier", steps=500),
+    Recipe("transformer", steps=700, lr=1e-3, weight_decay=0.05, warmup=60),
+    Recipe("flow-stream", "flow stream", steps=500, warmup=30, clips=2400),
+)
+
 # Of flow and diffusion: short trainings for a CPU; "-gpu" recipes are the same with more steps and larger batches.
 GENERATIVE: tuple[Recipe, ...] = (
     Recipe("flow", "flow", steps=900, batch=4, lr=2e-3, weight_decay=1e-4, warmup=30, clip_norm=1.0),
-    Recipe("autoencoder", "reconstruction", steps=350, batch=4, lr=2e-3, weight_decay=0.0, clip_norm=1.0),
-    Recipe("denoise-pixel", "denoising", steps=700, batch=4, lr=3e-3, weight_decay=0.01, clip_norm=1.0, ema=0.99),
+    Recipe("autoencoder", "reconstruction", steps=150, batch=2, lr=5e-4, weight_decay=0.0, clip_norm=1.0),
+    Recipe("denoise-pixel", "denoising", steps=500, batch=4, lr=3e-3, weight_decay=0.01, clip_norm=1.0, ema=0.99),
     Recipe("denoise-image", "denoising", steps=300, batch=2, lr=2e-3, weight_decay=0.01, clip_norm=1.0, ema=0.99),
     Recipe(
         "denoise-latent",
         "latent denoising",
-        steps=700,
+        steps=300,
         batch=2,
         lr=2e-3,
         weight_decay=0.01,
@@ -78,7 +88,7 @@ GENERATIVE: tuple[Recipe, ...] = (
     ),
 )
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (Recipe("standard"), *GENERATIVE)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*CLASSIFIERS, *GENERATIVE)}
 
 
 def recipe_of(name: str, steps: int | None = None) -> Recipe:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from bench.attack import Attack
 from bench.budgets import Budget
 from bench.dataset import ClipRef, Dataset
+from bench.errors import BenchError
 from bench.metrics import wilson
 from bench.models.checkpoints import build_classifier
+from bench.models.flow_stream import FlowStream
 from bench.registry import ATTACKS, DATASETS, Spec
 from bench.seeds import ClipRandom
 from bench.training.objective import Objective
@@ -29,6 +31,22 @@ def proportion(hits: int, total: int) -> dict[str, Any]:
         "interval": [round(100 * low, 2), round(100 * high, 2)],
         "clips": total,
     }
+
+
+def labelled(data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, Tensor]:
+    """Clips ``(B, 3, T, H, W)`` and their labels ``(B,)``."""
+    return torch.stack([data.load(r) for r in refs]), torch.tensor([r.label for r in refs])
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Loss and share of right answers."""
+    return F.cross_entropy(logits, labels), {"accuracy": float((logits.detach().argmax(1) == labels).float().mean())}
+
+
+@torch.no_grad()
+def _hits(network: nn.Module, clips: Tensor, labels: Tensor) -> int:
+    """Clips classified rightly."""
+    return int((network(clips).argmax(1) == labels).sum())
 
 
 class Classification(Objective):
@@ -54,43 +72,34 @@ class Classification(Objective):
         return network
 
     def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
-        return torch.stack([data.load(r) for r in refs]), torch.tensor([r.label for r in refs])
+        return labelled(data, refs)
 
     def loss(
         self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
-        clips, labels = batch
-        logits = network(clips)
-        accuracy = float((logits.detach().argmax(1) == labels).float().mean())
-        return F.cross_entropy(logits, labels), {"accuracy": accuracy}
+        return cross_entropy(network(batch[0]), batch[1])
 
     def measure(self, network: nn.Module, dataset: str, device: torch.device) -> dict[str, Any]:
-        """Clean accuracy, accuracy under PGD-10 at linf 4/255, and the budget at which PGD-10 leaves 5 to 9 %."""
+        """Accuracy on clean clips, on the same with their frames in random order, under PGD-10 at linf 4/255, and the
+        budget at which PGD-10 leaves 5 to 9 %."""
         data: Dataset = DATASETS.create(Spec(dataset, {"split": "test"}))
         refs = data.refs()
         clean = refs[: self.clean_clips]
-        right = sum(
-            self._right(network, data, clean[i : i + _CHUNK], None, device) for i in range(0, len(clean), _CHUNK)
-        )
+        right = shuffled = 0
+        for start in range(0, len(clean), _CHUNK):
+            clips, labels = labelled(data, clean[start : start + _CHUNK])
+            order = ClipRandom.for_clips([r.id for r in clean[start : start + _CHUNK]], "order")
+            mixed = torch.stack([c[:, o] for c, o in zip(clips, order.permutation(clips.shape[2]), strict=True)])
+            right += _hits(network, clips.to(device), labels.to(device))
+            shuffled += _hits(network, mixed.to(device), labels.to(device))
         attacked = refs[: self.attacked_clips]
         standard = self._survivors(network, data, attacked, 4 / 255, device)
         return {
             "clean": proportion(right, len(clean)),
+            "random_order": proportion(shuffled, len(clean)),
             "pgd10_linf_4_255": proportion(standard, len(attacked)),
             "budget_5_to_9_percent": self._budget(network, data, attacked, standard, device),
         }
-
-    def _right(
-        self, network: nn.Module, data: Dataset, refs: Sequence[ClipRef], size: float | None, device: torch.device
-    ) -> int:
-        """Clips classified rightly, clean or after PGD-10 with an linf ball of radius ``size``."""
-        clips, labels = (t.to(device) for t in self.batch(data, refs))
-        if size is not None:
-            attack: Attack = ATTACKS.create("pgd")
-            rng = ClipRandom.for_clips([r.id for r in refs], "measure")
-            clips = attack(network, clips, labels, Budget("linf", size, steps=10), rng).clips
-        with torch.no_grad():
-            return int((network(clips).argmax(1) == labels).sum())
 
     def _survivors(
         self,
@@ -101,10 +110,16 @@ class Classification(Objective):
         device: torch.device,
         enough: float = float("inf"),
     ) -> int:
-        """Clips that survive PGD-10; stops counting once there are more than ``enough``."""
+        """Clips that survive PGD-10 in an linf ball of radius ``size``; stops once there are more than ``enough``."""
+        attack: Attack = ATTACKS.create("pgd")
         survived = 0
         for start in range(0, len(refs), _CHUNK):
-            survived += self._right(network, data, refs[start : start + _CHUNK], size, device)
+            chunk = refs[start : start + _CHUNK]
+            clips, labels = (t.to(device) for t in labelled(data, chunk))
+            rng = ClipRandom.for_clips([r.id for r in chunk], "measure")
+            survived += _hits(
+                network, attack(network, clips, labels, Budget("linf", size, steps=10), rng).clips, labels
+            )
             if survived > enough:
                 break
         return survived
@@ -126,3 +141,53 @@ class Classification(Objective):
             radius = (weak + strong) / 2
             survived = self._survivors(network, data, refs, radius / 255, device, enough=high)
         return None
+
+
+class FocalClassification(Classification):
+    """Focal loss, ``-(1 - p)^gamma log p`` (Lin et al., ICCV 2017): clips that the network is already sure of weigh
+    little. Where looks mostly betray the class, the few clips that need their motion would else hardly count."""
+
+    gamma: ClassVar[float] = 2.0
+
+    def loss(
+        self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        logits = network(batch[0])
+        each = F.cross_entropy(logits, batch[1], reduction="none")
+        _, figures = cross_entropy(logits.detach(), batch[1])
+        return ((1 - (-each).exp()) ** self.gamma * each).mean(), figures
+
+
+class FlowStreamClassification(Classification):
+    """The same for a flow-stream classifier, whose frozen estimator costs ten times what its 3D network costs: the
+    flow of each training clip is estimated once and kept, so the recipe should name a number of clips."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+        self._network: FlowStream | None = None
+
+    def build(self, model: str, dataset: str) -> nn.Module:
+        network = super().build(model, dataset)
+        if not isinstance(network, FlowStream):
+            raise BenchError(
+                f"This recipe trains flow-stream classifiers, which {model!r} is not: take another recipe."
+            )
+        self._network = network
+        return network
+
+    @torch.no_grad()
+    def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
+        assert self._network is not None  # the loop builds first
+        new = [r for r in refs if r.id not in self._kept]
+        if new:
+            clips, _ = labelled(data, new)
+            device = next(self._network.parameters()).device
+            for ref, flow in zip(new, self._network.scaled_flow(clips.to(device)).cpu().half(), strict=True):
+                self._kept[ref.id] = flow
+        return torch.stack([self._kept[r.id].float() for r in refs]), torch.tensor([r.label for r in refs])
+
+    def loss(
+        self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        assert isinstance(network, FlowStream)
+        return cross_entropy(network.stream.logits(batch[0]), batch[1])

@@ -15,7 +15,7 @@ from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.sampling import denoise_ddim, invert_ddim
 from bench.diffusion.schedule import add_noise, predict_clean, timesteps
 from bench.diffusion.shipped import build_backbone
-from bench.diffusion.tiny import LatentTiny, Preconditioned, TinyAutoencoder
+from bench.diffusion.tiny import LatentTiny, PixelSpace, Preconditioned, TinyAutoencoder
 from bench.errors import BenchError
 from bench.models.checkpoints import load_shipped
 from bench.registry import DATASETS, Spec
@@ -56,7 +56,7 @@ class Reconstruction(Objective):
 
     kind = "autoencoder"
     frames: ClassVar[int] = 4
-    kl: ClassVar[float] = 1e-4
+    kl: ClassVar[float] = 1e-6
 
     def build(self, model: str, dataset: str) -> nn.Module:
         if model not in AUTOENCODERS:
@@ -73,14 +73,15 @@ class Reconstruction(Objective):
         (clips,) = batch
         which = torch.randperm(clips.shape[2], generator=generator)[: self.frames]
         frames = 2 * clips[:, :, which].transpose(1, 2).flatten(0, 1) - 1
-        posterior = coder.kl.encode(frames).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(frames.device)
-        error = F.mse_loss(coder.kl.decode(posterior.mean + posterior.std * noise).sample, frames)
-        divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        mean, logvar = coder.posterior(frames)
+        noise = torch.randn(mean.shape, generator=generator).to(frames.device)
+        error = F.mse_loss(coder.reconstruct(mean + (logvar / 2).exp() * noise), frames)
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         with torch.no_grad():  # the statistics of the latents, slowly forgotten as the encoder changes
-            flat = posterior.mean.transpose(0, 1).flatten(1)
-            coder.mean.lerp_(flat.mean(1), 0.02)
-            coder.std.lerp_(flat.std(1), 0.02)
+            spread = mean.square().mean(dim=(0, 2, 3))
+            scale = coder.scale.square().lerp(spread.mean(), 0.05).sqrt()
+            coder.variance.lerp_(spread / scale.square(), 0.05)
+            coder.scale.copy_(scale)
         return error + self.kl * divergence, {"psnr": psnr(float(error.detach()), 2.0)}
 
     @torch.no_grad()
@@ -108,7 +109,11 @@ class Denoising(Objective):
     kind = "diffusion"
 
     def build(self, model: str, dataset: str) -> nn.Module:
-        return build_backbone(model).train()
+        backbone = build_backbone(model)
+        if isinstance(backbone, PixelSpace):
+            data: Dataset = DATASETS.create(Spec(dataset, {"split": "train"}))
+            backbone.calibrate(load_mixed(data, data.refs()[:48]))
+        return backbone.train()
 
     def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
         return (2 * load_mixed(data, refs) - 1,)
@@ -123,9 +128,7 @@ class Denoising(Objective):
         level = backbone.alphas_cumprod.to(clean.device)[t].float().view(-1, 1, 1, 1, 1)
         noisy = add_noise(clean, noise, level)
         if isinstance(backbone, Preconditioned):
-            error = (backbone.clean(noisy, t) - clean).square().mean(dim=(1, 2, 3, 4))
-            s2 = ((1 - level) / level).flatten()
-            loss = ((s2 + backbone.spread**2) / (s2 * backbone.spread**2) * error).mean()
+            loss = backbone.loss(noisy, t, clean)
         else:
             loss = F.mse_loss(backbone.noise(noisy, t), noise)
         return loss, {}

@@ -1,0 +1,26 @@
+"""Encoding and decoding alone: what a latent-space defence owes to its autoencoder."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bench import ClipRandom, Purifier, register
+from bench.diffusion.shipped import load_backbone
+
+
+@register("encode_decode", source="control row for latent-space purifiers")
+class EncodeDecode(Purifier):
+    """Sends the clip through a backbone's encoder and decoder, without any diffusion.
+
+    A purifier in latent space can only take credit for what exceeds this row.
+
+    Args:
+        backbone: a diffusion backbone; of a pixel-space one, nothing is lost and nothing gained.
+    """
+
+    def __init__(self, backbone: str = "latent_tiny") -> None:
+        super().__init__()
+        self.backbone = load_backbone(backbone)
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return self.backbone.decode(self.backbone.encode(clips))

@@ -1,0 +1,27 @@
+"""Gaussian noise: what a noising-and-denoising defence owes to the noise alone."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bench import ClipRandom, Purifier, register
+
+
+@register("gaussian_noise", source="baseline; Cohen et al., ICML 2019, for the randomised classifier it makes")
+class GaussianNoise(Purifier):
+    """Adds Gaussian noise to every value and classifies once.
+
+    Args:
+        sigma: standard deviation of the noise, in units of ``[0, 1]``.
+    """
+
+    stochastic = True
+
+    def __init__(self, sigma: float = 0.06) -> None:
+        super().__init__()
+        if not sigma > 0:
+            raise ValueError(f"sigma must be positive, not {sigma}")
+        self.sigma = sigma
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return (clips + self.sigma * rng.normal(*clips.shape[1:], device=clips.device)).clamp(0, 1)

@@ -1,0 +1,83 @@
+"""What the manifest says about a classifier, checked on one whose margins are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench import ClipRef, Dataset
+from bench.metrics import wilson
+from bench.training.objectives.classifier import Classification, FocalClassification
+
+CLIPS = 200
+
+
+class Margins(Dataset):
+    """The first frame of clip ``i`` is redder than 0.5 by ``(i + 1/2) / 200`` of 8/255; all are of class 1."""
+
+    classes = ("pale", "red")
+
+    def __init__(self, split: str) -> None:
+        assert split == "test"
+
+    def refs(self) -> list[ClipRef]:
+        return [ClipRef(str(i), 1) for i in range(CLIPS + 50)]
+
+    def load(self, ref: ClipRef) -> Tensor:
+        clip = torch.full((3, 4, 2, 2), 0.1)
+        clip[0, 0] = 0.5 + (int(ref.id) % CLIPS + 0.5) / CLIPS * 8 / 255
+        return clip
+
+
+class FirstFrame(nn.Module):
+    """Says red if the first frame is, on average, redder than 0.5."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        score = clips[:, 0, 0].mean(dim=(1, 2)) - 0.5
+        return torch.stack([-score, score], 1)
+
+
+@pytest.fixture
+def objective(monkeypatch: pytest.MonkeyPatch) -> Classification:
+    monkeypatch.setattr(Classification, "clean_clips", CLIPS)
+    return Classification()
+
+
+def test_measured_figures(objective: Classification) -> None:
+    figures = objective.measure(FirstFrame(), "test_classifier_objective:Margins", torch.device("cpu"))
+    assert list(figures) == ["clean", "random_order", "pgd10_linf_4_255", "budget_5_to_9_percent"]
+    assert figures["clean"]["accuracy"] == 100
+    # Right as often as the first frame stays first: one time in four.
+    assert figures["random_order"]["accuracy"] == pytest.approx(25, abs=3 * 100 * math.sqrt(0.25 * 0.75 / CLIPS))
+    # A linear score falls by the radius: half of the margins are below 4/255.
+    assert figures["pgd10_linf_4_255"]["accuracy"] == 50
+    # 4 leaves 50 %, 10 nothing, 7 leaves 12.5, 8.5 nothing, 7.75 leaves 3 and 7.375 the 7.8 % that are sought.
+    survivors = sum((i + 0.5) / CLIPS * 8 >= 7.375 for i in range(CLIPS))
+    assert figures["budget_5_to_9_percent"]["size_255"] == 7.375
+    for name, hits in (("budget_5_to_9_percent", survivors), ("pgd10_linf_4_255", 100), ("clean", 200)):
+        assert figures[name]["clips"] == CLIPS
+        assert figures[name]["accuracy"] == 100 * hits / CLIPS
+        assert figures[name]["interval"] == pytest.approx([100 * v for v in wilson(hits, CLIPS)], abs=0.006)
+
+
+def test_no_budget_is_better_than_a_wrong_one(objective: Classification, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Classification, "trials", 3)
+    figures = objective.measure(FirstFrame(), "test_classifier_objective:Margins", torch.device("cpu"))
+    assert figures["budget_5_to_9_percent"] is None
+
+
+def test_focal_loss_forgets_what_is_certain() -> None:
+    logits = torch.tensor([[4.0, 0.0, 0.0], [0.0, 1.0, 0.0]], requires_grad=True)
+    labels = torch.tensor([0, 0])
+    loss, figures = FocalClassification().loss(nn.Identity(), (logits, labels), torch.Generator())
+    expected = 0.0
+    for row in logits.detach().tolist():
+        p = math.exp(row[0]) / sum(math.exp(v) for v in row)
+        expected -= (1 - p) ** 2 * math.log(p) / 2
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+    assert figures == {"accuracy": 0.5}
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert float(gradient[0].norm()) < 1e-3 * float(gradient[1].norm())

@@ -1,0 +1,165 @@
+"""Noise, encode-decode and DiffPure: what they promise, and what they do on the shipped classifier."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench import BenchError, Budget, ClipRandom, DefendedClassifier
+from bench.defense import Purifier
+from bench.defenses.diffpure import DiffPureDDIM, DiffPureDDPM
+from bench.defenses.encode_decode import EncodeDecode
+from bench.defenses.gaussian_noise import GaussianNoise
+from bench.defenses.none import NoDefense
+from bench.diffusion.sampling import noise_to
+from bench.diffusion.shipped import BACKBONES, load_backbone
+from bench.grid import DatasetSection, Grid
+from bench.models.checkpoints import build_classifier, manifest, zoo_file
+from bench.plan import make_plan
+from bench.procedural import render
+from bench.registry import ATTACKS, DEFENSES, Spec
+
+SHIPPED = [name for name in BACKBONES if any(e["model"] == name for e in manifest().values())]
+needs_latent = pytest.mark.skipif("latent_tiny" not in SHIPPED, reason="latent_tiny is not shipped yet")
+
+
+def clips_of(count: int, frames: int = 16) -> Tensor:
+    return torch.stack([render("test", i, frames=frames).clip for i in range(count)])
+
+
+def test_gaussian_noise_has_its_size_and_belongs_to_the_clip() -> None:
+    clips = torch.full((3, 3, 4, 32, 32), 0.5)
+    noise = GaussianNoise(0.1)
+    together = noise.purify(clips, ClipRandom([4, 5, 6]))
+    assert float((together - clips).std()) == pytest.approx(0.1, rel=0.03)
+    torch.testing.assert_close(noise.purify(clips[1:2], ClipRandom([5])), together[1:2])
+    assert noise.purify(clips * 2, ClipRandom([4, 5, 6])).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("gaussian_noise(sigma=0)", "sigma must be positive"),
+        ("encode_decode(backbone='latent_tyny')", r"did you mean 'latent_tiny'\?"),
+        ("diffpure_ddim(t_star=1000)", "timesteps up to 999"),
+        ("diffpure_ddim(t_star=5, steps=6)", "ask for 1 to 5"),
+        ("diffpure_ddpm(steps=2.5)", "whole numbers"),
+    ],
+)
+def test_refusals(text: str, why: str) -> None:
+    with pytest.raises(BenchError, match=why):
+        DEFENSES.create(text)
+
+
+def test_encode_decode_in_pixel_space_is_the_identity() -> None:
+    clips = clips_of(1, 4)
+    torch.testing.assert_close(EncodeDecode("pixel_tiny").purify(clips, ClipRandom([0])), clips, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("backbone", SHIPPED)
+@pytest.mark.parametrize("kind", [DiffPureDDIM, DiffPureDDPM])
+def test_diffpure_keeps_shape_and_range_and_belongs_to_the_clip(kind: type[Purifier], backbone: str) -> None:
+    defense = kind(backbone=backbone, t_star=60, steps=2)
+    clips = clips_of(2, 4)
+    with torch.no_grad():
+        together = defense.purify(clips, ClipRandom([7, 8]))
+        alone = defense.purify(clips[1:], ClipRandom([8]))
+        other = defense.purify(clips[1:], ClipRandom([9]))
+    assert together.shape == clips.shape
+    assert 0 <= float(together.min()) <= float(together.max()) <= 1
+    torch.testing.assert_close(alone, together[1:], rtol=0, atol=1e-4)
+    assert float((other - alone).abs().mean()) > 1e-4
+    assert float((together - clips).abs().mean()) < 0.1  # the clip is still the clip
+
+
+def test_ddpm_draws_at_every_step_and_ddim_once() -> None:
+    """The streams differ after the same first draw."""
+    clips = clips_of(1, 4)
+    after = []
+    for kind in (DiffPureDDIM, DiffPureDDPM):
+        rng = ClipRandom([7])
+        with torch.no_grad():
+            kind(t_star=60, steps=2).purify(clips, rng)
+        after.append(float(rng.uniform(1)))
+    rng = ClipRandom([7])
+    rng.normal(3, 4, 64, 64)
+    assert after[0] == float(rng.clone().uniform(1))
+    rng.normal(3, 4, 64, 64)
+    rng.normal(3, 4, 64, 64)
+    assert after[1] == float(rng.uniform(1))
+
+
+@pytest.mark.parametrize("gradient", ["exact", "bpda"])
+def test_gradients_reach_the_clip(gradient: str) -> None:
+    model = build_classifier(Spec("slowfast_tiny"), zoo_file("slowfast_tiny", "motion12"))
+    defended = DefendedClassifier(model, DiffPureDDIM(t_star=60, steps=2), gradient)
+    x = clips_of(1).requires_grad_(True)
+    (found,) = torch.autograd.grad(defended(x, ClipRandom([3])).square().sum(), x)
+    assert torch.isfinite(found).all()
+    assert float(found.abs().max()) > 0
+    if gradient == "bpda":  # the classifier's gradient at the purified clip, passed on untouched
+        with torch.no_grad():
+            purified = DiffPureDDIM(t_star=60, steps=2).purify(x, ClipRandom([3]))
+        y = purified.requires_grad_(True)
+        (expected,) = torch.autograd.grad(model(y).square().sum(), y)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_weights_of_a_purifier_belong_to_its_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other weights under the same name are other cells."""
+    grid = Grid(
+        name="x",
+        dataset=DatasetSection(name="motion12", clips=1),
+        models=["slowfast_tiny"],
+        defenses=["diffpure_ddim"],
+        attacks=["clean"],
+    )
+    before = make_plan(grid).cells[-1]
+    assert before.defense.label == "diffpure_ddim"
+
+    def other(name: str) -> torch.nn.Module:
+        backbone = load_backbone(name)
+        with torch.no_grad():
+            next(backbone.parameters()).add_(1)
+        return backbone
+
+    monkeypatch.setattr("bench.defenses.diffpure.load_backbone", other)
+    assert make_plan(grid).cells[-1].id != before.id
+
+
+def attacked() -> tuple[torch.nn.Module, Tensor, Tensor, Tensor]:
+    """A shipped classifier, twelve clips, their labels, and the clips under gray-box PGD-10, linf 4/255.
+
+    As in every table, the attack takes all its steps: clips that barely fool the bare classifier prove nothing.
+    """
+    model = build_classifier(Spec("slowfast_tiny"), zoo_file("slowfast_tiny", "motion12"))
+    rendered = [render("test", i) for i in range(600, 612)]
+    clips, labels = torch.stack([r.clip for r in rendered]), torch.tensor([r.label for r in rendered])
+    target = DefendedClassifier(model, NoDefense()).target(ClipRandom(range(12)), transfer=True)
+    budget = Budget("linf", 4 / 255, steps=10)
+    return model, clips, labels, ATTACKS.create("pgd")(target, clips, labels, budget, ClipRandom(range(12))).clips
+
+
+def right(model: torch.nn.Module, defense: Purifier, clips: Tensor, labels: Tensor) -> float:
+    defended = DefendedClassifier(model, defense, "bpda")
+    return float((defended.decide(clips, ClipRandom(range(12))).prediction == labels).float().mean())
+
+
+def test_the_shipped_purifier_removes_its_noise_and_keeps_clean_clips_right() -> None:
+    model, clips, labels, adversarial = attacked()
+    defense = DiffPureDDIM()
+    assert right(model, defense, clips, labels) >= 0.7
+    with torch.no_grad():
+        purified = defense.purify(adversarial, ClipRandom(range(12)))
+        backbone, rng = defense.backbone, ClipRandom(range(12))
+        noisy = backbone.decode(noise_to(backbone, backbone.encode(adversarial), 50, rng))
+    assert (purified - clips).square().mean() < 0.3 * (noisy - clips).square().mean()
+
+
+@needs_latent
+def test_encoding_and_decoding_alone_cure_little() -> None:
+    """So what a latent purifier restores is the diffusion's doing; clean clips come through."""
+    model, clips, labels, adversarial = attacked()
+    assert right(model, EncodeDecode(), adversarial, labels) <= 0.5
+    assert right(model, EncodeDecode(), clips, labels) >= 0.9
