@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,9 +140,9 @@ class Preconditioned(DiffusionBackbone):
         """The way back."""
         return channels
 
+    @abstractmethod
     def network(self, x: Tensor, t: Tensor) -> Tensor:
         """The bare network on ``(B, C', T, h', w')``."""
-        raise NotImplementedError
 
     def _estimate(self, channels: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The clean channels, and the squared error ``(B, 1, 1, 1, 1)`` to expect of the Wiener estimate alone."""
