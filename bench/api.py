@@ -26,7 +26,7 @@ from bench.models.checkpoints import fingerprint
 from bench.plan import Component, expand
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
 from bench.render import heading, render
-from bench.results import SkippedCell, collect, to_frame
+from bench.results import collect, to_frame
 from bench.runner import Runner
 from bench.store import Store
 from bench.tables import make_tables
@@ -177,7 +177,7 @@ def evaluate(
     frame.insert(list(frame.columns).index("correct") + 1, "clean_correct", frame["clip"].map(clean))
     if verbose:
         console = Console(width=None if Console().is_terminal else 120)
-        for table in make_tables(results, skipped=[SkippedCell(**vars(s)) for s in plan.skipped]):
+        for table in make_tables(results, skipped=plan.skipped):
             console.print(heading(table), soft_wrap=True)
             console.print(render(table))
     return frame

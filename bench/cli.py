@@ -125,7 +125,7 @@ def run(
         return
 
     from bench.render import LEGEND, heading, render
-    from bench.results import SkippedCell, export
+    from bench.results import export
     from bench.tables import make_tables
 
     reported = Reported(chosen.reported, shipped_folder()) if chosen.reported else None
@@ -143,8 +143,7 @@ def run(
 
     if chosen.title:
         out.print(f"\n[bold]{chosen.title}[/bold]")
-    skipped = [SkippedCell(**vars(s)) for s in plan.skipped]
-    tables = make_tables(cells, reported, skipped)
+    tables = make_tables(cells, reported, plan.skipped)
     for table in tables:
         out.print(heading(table), soft_wrap=True)
         out.print(render(table))

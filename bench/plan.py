@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from pydantic import ConfigDict
 from torch import nn
 
 from bench.attack import Attack
@@ -142,7 +143,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A combination that does not exist, and why."""
+    """A combination that does not exist, and why: what a table prints as ``n/a``."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # result folders store it
 
     model: str
     defense: str

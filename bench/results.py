@@ -17,7 +17,7 @@ from bench.errors import BenchError
 from bench.grid import ReportedSection
 from bench.metrics import wilson
 from bench.outcome import Outcome
-from bench.plan import Plan
+from bench.plan import Plan, Skipped
 from bench.store import Store
 
 _GRID_FILE = "_grid.json"
@@ -112,17 +112,6 @@ class CellResult(BaseModel):
         return text.replace('"@"', ",\n  ".join(lines)) + "\n"
 
 
-class SkippedCell(BaseModel):
-    """A cell that does not exist, and why: what a table prints as ``n/a``."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str
-    defense: str
-    attack: str
-    reason: str
-
-
 class GridFile(BaseModel):
     """What a results folder says about its grid.
 
@@ -138,7 +127,7 @@ class GridFile(BaseModel):
     title: str
     summary: str
     order: list[str]
-    skipped: list[SkippedCell]
+    skipped: list[Skipped]
     reported: ReportedSection | None = None
 
 
@@ -251,7 +240,7 @@ def _remove_stale(target: Path, results: list[CellResult]) -> list[str]:
 def _describe(plan: Plan, target: Path, order: list[str]) -> None:
     old = read_grid_file(target)
     run = {(c.model.label, c.defense.label, c.attack_label) for c in plan.cells}
-    skipped = [SkippedCell(**vars(s)) for s in plan.skipped]
+    skipped = list(plan.skipped)
     if old:
         run |= {(s.model, s.defense, s.attack) for s in skipped}
         skipped += [s for s in old.skipped if (s.model, s.defense, s.attack) not in run]

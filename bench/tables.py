@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from bench.metrics import mean, union
+from bench.plan import Skipped
 from bench.reported_figures import Reported
-from bench.results import CellResult, Score, SkippedCell
+from bench.results import CellResult, Score
 
 HEADINGS = {"clean": "Standard", "noise": "Noise", "gray-box": "Robust*", "adaptive": "Robust"}
 
@@ -79,7 +80,7 @@ def _row(defense: str, cells: Mapping[str, CellResult], columns: Collection[str]
 
 
 def make_tables(
-    results: Iterable[CellResult], reported: Reported | None = None, skipped: Iterable[SkippedCell] = ()
+    results: Iterable[CellResult], reported: Reported | None = None, skipped: Iterable[Skipped] = ()
 ) -> list[Table]:
     """Groups cells into tables, one per data set, classifier and budget; clean cells belong to every budget.
 

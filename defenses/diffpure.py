@@ -17,7 +17,7 @@ class _DiffPure(Purifier):
 
     stochastic = True
 
-    def __init__(self, backbone: str, t_star: int, steps: int) -> None:
+    def __init__(self, backbone: str = "pixel_tiny", t_star: int = 50, steps: int = 5) -> None:
         super().__init__()
         if not all(isinstance(n, int) and not isinstance(n, bool) for n in (t_star, steps)):
             raise ValueError("t_star and steps must be whole numbers")
@@ -51,9 +51,6 @@ class DiffPureDDIM(_DiffPure):
         steps: network calls, spaced evenly from ``t_star`` to 1.
     """
 
-    def __init__(self, backbone: str = "pixel_tiny", t_star: int = 50, steps: int = 5) -> None:
-        super().__init__(backbone, t_star, steps)
-
     def denoise(self, noisy: Tensor, rng: ClipRandom) -> Tensor:
         return denoise_ddim(self.backbone, noisy, self.times)
 
@@ -73,9 +70,6 @@ class DiffPureDDPM(_DiffPure):
         t_star: timestep of 1000 to which the clip is noised.
         steps: network calls, spaced evenly from ``t_star`` to 1.
     """
-
-    def __init__(self, backbone: str = "pixel_tiny", t_star: int = 50, steps: int = 5) -> None:
-        super().__init__(backbone, t_star, steps)
 
     def denoise(self, noisy: Tensor, rng: ClipRandom) -> Tensor:
         return denoise_ddpm(self.backbone, noisy, self.times, rng)

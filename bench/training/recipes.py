@@ -57,35 +57,26 @@ CLASSIFIERS: tuple[Recipe, ...] = (
     Recipe("flow-stream", "flow stream", steps=500, warmup=30, clips=2400),
 )
 
+_LATENT = Recipe(
+    "denoise-latent",
+    "latent denoising",
+    steps=300,
+    batch=2,
+    lr=2e-3,
+    weight_decay=0.01,
+    clip_norm=1.0,
+    ema=0.99,
+    clips=768,
+)
+
 # Of flow and diffusion: short trainings for a CPU; "-gpu" recipes are the same with more steps and larger batches.
 GENERATIVE: tuple[Recipe, ...] = (
     Recipe("flow", "flow", steps=900, batch=4, lr=2e-3, weight_decay=1e-4, warmup=30, clip_norm=1.0),
     Recipe("autoencoder", "reconstruction", steps=150, batch=2, lr=5e-4, weight_decay=0.0, clip_norm=1.0),
     Recipe("denoise-pixel", "denoising", steps=500, batch=4, lr=3e-3, weight_decay=0.01, clip_norm=1.0, ema=0.99),
     Recipe("denoise-image", "denoising", steps=300, batch=2, lr=2e-3, weight_decay=0.01, clip_norm=1.0, ema=0.99),
-    Recipe(
-        "denoise-latent",
-        "latent denoising",
-        steps=300,
-        batch=2,
-        lr=2e-3,
-        weight_decay=0.01,
-        clip_norm=1.0,
-        ema=0.99,
-        clips=768,
-    ),
-    Recipe(
-        "denoise-latent-gpu",
-        "latent denoising",
-        steps=20000,
-        batch=64,
-        lr=1e-3,
-        weight_decay=0.01,
-        warmup=500,
-        clip_norm=1.0,
-        ema=0.999,
-        clips=12000,
-    ),
+    _LATENT,
+    replace(_LATENT, name="denoise-latent-gpu", steps=20000, batch=64, lr=1e-3, warmup=500, ema=0.999, clips=12000),
 )
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*CLASSIFIERS, *GENERATIVE)}
