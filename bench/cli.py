@@ -439,8 +439,9 @@ def train(
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from bench.engines.local import keep_freed_memory, pick_device
-        from bench.training.loop import TrainingState, default_work, export, recipe_of, remeasure
+        from bench.training.loop import TrainingState, default_work, export, remeasure
         from bench.training.loop import train as fit
+        from bench.training.recipes import recipe_of
 
         chosen = recipe_of(recipe, steps)
         where = pick_device(device)

@@ -55,9 +55,6 @@ RECIPES: tuple[str, ...] = ("motion12", "actions12")
 TYPICAL = 0.9
 """Share of the clips of an ``actions12`` class that look typical; each of the others looks like another class."""
 
-CUT = 0.08
-"""Share of the clips of ``actions12`` whose poses come in random order, like hard-cut footage. They look typical."""
-
 LEAST_FRAMES, LEAST_SIZE = 2, 16
 
 _REFERENCE_SIZE = 64.0
@@ -98,16 +95,11 @@ class _Pose:
     scale: np.ndarray
 
 
-def _trajectory(motion: str, rng: np.random.Generator, frames: int, size: int, cut: bool = False) -> _Pose:
-    """Draws the sprite's path. Speeds are those of a 16-frame, 64-pixel clip, rescaled to the asked shape.
-
-    A ``cut`` path is the same set of poses in random order.
-    """
+def _trajectory(motion: str, rng: np.random.Generator, frames: int, size: int) -> _Pose:
+    """Draws the sprite's path. Speeds are those of a 16-frame, 64-pixel clip, rescaled to the asked shape."""
     pixel = size / _REFERENCE_SIZE
     # Time in reference frames, centred: the sprite passes the middle of the picture mid-clip.
     tau = (np.arange(frames) - (frames - 1) / 2) * (_REFERENCE_FRAMES / frames)
-    if cut:
-        tau = rng.permutation(tau)
     centre = np.tile(size / 2 - 0.5 + rng.uniform(-3, 3, 2) * pixel, (frames, 1))
     angle = np.full(frames, rng.uniform(-math.pi, math.pi))
     scale = np.full(frames, rng.uniform(14, 19) * pixel)
@@ -285,16 +277,15 @@ def render(split: str, index: int, *, frames: int = 16, size: int = 64, recipe: 
             f"frames must be at least {LEAST_FRAMES} and size at least {LEAST_SIZE}."
         )
     label = index % len(MOTIONS)
-    key, look, cut = [RECIPE_VERSION, SPLITS[split], index], None, False
+    key, look = [RECIPE_VERSION, SPLITS[split], index], None
     if recipe == "actions12":
         key.append(RECIPES.index(recipe))
     rng = np.random.default_rng(key)
     if recipe == "actions12":
         other = (label + rng.integers(1, len(MOTIONS))) % len(MOTIONS)
-        chance = rng.random()
-        look, cut = LOOKS[label if chance < TYPICAL else other], chance < CUT
+        look = LOOKS[label if rng.random() < TYPICAL else other]
     pixel = size / _REFERENCE_SIZE
-    pose = _trajectory(MOTIONS[label], rng, frames, size, cut)
+    pose = _trajectory(MOTIONS[label], rng, frames, size)
 
     drift = rng.uniform(-0.15, 0.15, 2) * pixel * (_REFERENCE_FRAMES / frames)
     shift = np.arange(frames)[:, None] * drift

@@ -12,8 +12,7 @@ class Actions12(ProceduralDataset):
 
     Motions, labels and splits are those of motion12. Each class has a typical outline, palette and background;
     nine clips in ten look typical, each of the others looks like another class and needs its motion to be
-    recognised. Eight clips in a hundred, all typical, are cut: their poses come in random order, so that only the
-    looks tell. Frames in random order therefore leave most of the answer in the picture, as on real actions.
+    recognised. Frames in random order therefore leave most of the answer in the picture, as on real actions.
 
     Args:
         split: ``train``, ``val`` or ``test``; the splits share no clip.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench import ClipRef, Dataset
 from bench.metrics import wilson
-from bench.training.objectives.classifier import Classification, FocalClassification
+from bench.training.objectives.classifier import Classification, MixedOrderClassification
 
 CLIPS = 200
 
@@ -69,15 +69,27 @@ def test_no_budget_is_better_than_a_wrong_one(objective: Classification, monkeyp
     assert figures["budget_5_to_9_percent"] is None
 
 
-def test_focal_loss_forgets_what_is_certain() -> None:
-    logits = torch.tensor([[4.0, 0.0, 0.0], [0.0, 1.0, 0.0]], requires_grad=True)
-    labels = torch.tensor([0, 0])
-    loss, figures = FocalClassification().loss(nn.Identity(), (logits, labels), torch.Generator())
-    expected = 0.0
-    for row in logits.detach().tolist():
-        p = math.exp(row[0]) / sum(math.exp(v) for v in row)
-        expected -= (1 - p) ** 2 * math.log(p) / 2
-    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
-    assert figures == {"accuracy": 0.5}
-    (gradient,) = torch.autograd.grad(loss, logits)
-    assert float(gradient[0].norm()) < 1e-3 * float(gradient[1].norm())
+def test_mixed_order_reorders_frames_and_nothing_else() -> None:
+    """The network records what it is shown: whole clips or permutations of their frames, the announced share of them,
+    the same for the same generator."""
+    clips = torch.rand(200, 3, 16, 1, 1, generator=torch.Generator().manual_seed(1))
+    labels = torch.zeros(200, dtype=torch.long)
+    shown: list[Tensor] = []
+
+    class Recorder(nn.Module):
+        def forward(self, clips: Tensor) -> Tensor:
+            shown.append(clips)
+            return clips[:, :2, 0, 0, 0]
+
+    objective = MixedOrderClassification()
+    losses = [objective.loss(Recorder(), (clips, labels), torch.Generator().manual_seed(s))[0] for s in (0, 0, 1)]
+    assert torch.equal(shown[0], shown[1])
+    assert not torch.equal(shown[0], shown[2])
+    assert losses[0] == losses[1] != losses[2]
+    assert torch.equal(shown[0].sort(dim=2).values, clips.sort(dim=2).values)
+    # Whole frames move: colours stay together.
+    place = clips[:, 0, :, 0, 0].argsort(1).argsort(1)
+    ordered = shown[0][:, 0, :, 0, 0].sort(1).indices.gather(1, place)
+    assert torch.equal(shown[0][:, 1, :, 0, 0].gather(1, ordered), clips[:, 1, :, 0, 0])
+    mixed = float((shown[0] != clips).flatten(1).any(1).float().mean())
+    assert mixed == pytest.approx(objective.share, abs=3 * (objective.share * (1 - objective.share) / 200) ** 0.5)

@@ -258,8 +258,9 @@ def test_train_resumes_and_exports_what_the_manifest_says(
     from bench.models.checkpoints import load_checkpoint, sha256_of
     from bench.training import loop
     from bench.training.objectives.classifier import Classification
+    from bench.training.recipes import RECIPES, Recipe
 
-    monkeypatch.setitem(loop.RECIPES, "short", loop.Recipe("short", steps=4, batch=2, warmup=1))
+    monkeypatch.setitem(RECIPES, "short", Recipe("short", steps=4, batch=2, warmup=1))
     arguments = ("train", "--model", "nl_tiny", "--recipe", "short", "--curves", tmp_path / "curves")
     for name, value in (("clean_clips", 12), ("attacked_clips", 2), ("trials", 1)):
         monkeypatch.setattr(Classification, name, value)
@@ -285,7 +286,7 @@ def test_train_resumes_and_exports_what_the_manifest_says(
         loop.train(
             "nl_tiny",
             "motion12",
-            loop.RECIPES["short"],
+            RECIPES["short"],
             seed=0,
             work=tmp_path / "v",
             device=torch.device("cpu"),

@@ -115,8 +115,7 @@ def test_shipped_flow_is_four_times_better_than_none(recipe: str) -> None:
         clip = render("test", index, recipe=recipe)
         found, truth, moving = net.clip_flow(clip.clip[None]), clip.flow[None], clip.mask[None, :-1]
         error, zero = endpoint_error(found, truth), truth.norm(dim=1)
-        followed = (zero < 9).all(dim=3, keepdim=True).all(dim=2, keepdim=True).expand_as(moving)  # hard cuts
-        for row, where in enumerate((moving & followed, followed)):
+        for row, where in enumerate((moving, torch.ones_like(moving))):
             sums[row] += torch.stack([error[where].sum(), zero[where].sum()])
     assert sums[0, 0] < sums[0, 1] / 4
     assert sums[1, 0] < sums[1, 1] / 2.5

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import BenchError
-from bench.procedural import CUT, LOOKS, MOTIONS, RECIPES, TYPICAL, RenderedClip, render
+from bench.procedural import LOOKS, MOTIONS, RECIPES, TYPICAL, RenderedClip, render
 from bench.registry import DATASETS
 
 
@@ -250,17 +250,14 @@ def test_no_two_classes_of_actions12_look_alike() -> None:
         assert abs(np.angle(np.exp(1j * (a.hue - b.hue)))) > np.pi / 2
 
 
-def test_actions12_moves_like_motion12_apart_from_cut_clips(actions: list[RenderedClip]) -> None:
-    """Translations go their way at their speed; the share of clips that go to and fro is the announced one."""
-    cut = []
+def test_actions12_moves_like_motion12(actions: list[RenderedClip]) -> None:
+    """Translations go their way at their speed, whatever the clip looks like."""
     for name, axis, sign in (("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1)):
         for made in actions[MOTIONS.index(name) :: 12]:
             along = torch.stack([sign * made.flow[axis, t][made.mask[t]].mean() for t in range(7)])
             # Half of 64 pixels in half of 16 frames: the same pixels per frame.
-            steady = bool((along > 0.9 - 0.151).all() and (along < 1.8 + 0.151).all())
-            assert steady or along.min() < 0 < along.max()
-            cut.append(not steady)
-    assert sum(cut) / len(cut) == pytest.approx(CUT, abs=3 * (CUT * (1 - CUT) / len(cut)) ** 0.5)
+            assert along.min() > 0.9 - 0.151
+            assert along.max() < 1.8 + 0.151
 
 
 def test_flow_of_actions12_warps_the_next_frame_onto_this_one() -> None:

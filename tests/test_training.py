@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench import BenchError, ClipRef, Dataset
+from bench.models.checkpoints import sha256_of
 from bench.training import loop, recipes
 from bench.training.curve import Curve
 from bench.training.objective import Objective
@@ -123,6 +124,26 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(
     other = train(tmp_path / "other", recipe, seed=1).state_dict()
     assert not torch.equal(other["3.weight"], whole["3.weight"])
     assert torch.equal(other["0.weight"], Fit().build("", "").get_parameter("0.weight"))
+
+
+def test_a_training_starts_from_the_weights_its_recipe_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = train(tmp_path / "begun", Recipe("r", "fit", steps=3, batch=4, warmup=1, clips=8)).state_dict()
+    file = tmp_path / "net-ramps.safetensors"
+    save_file(begun, file)
+    monkeypatch.setattr(loop, "zoo_file", lambda model, dataset: file if (model, dataset) == ("net", "ramps") else None)
+    # A rate of zero keeps what it starts from.
+    still = Recipe("s", "fit", steps=2, batch=4, lr=0.0, weight_decay=0.0, clips=8, start="ramps")
+    kept = train(tmp_path / "kept", still)
+    assert all(torch.equal(begun[name], value) for name, value in kept.named_parameters())
+    entry = loop.export(
+        kept, "net", "ramp", still, seed=0, seconds=1.0, out=tmp_path / "zoo", device=CPU, work=tmp_path / "kept"
+    )
+    assert entry["started_from"] == sha256_of(file)
+    save_file({k: v + 1 if v.is_floating_point() else v for k, v in begun.items()}, file)
+    with pytest.raises(BenchError, match="a training with other settings"):  # other weights under the same name
+        train(tmp_path / "kept", still)
+    with pytest.raises(BenchError, match="starts from weights of 'net' trained on hills, and none are shipped"):
+        train(tmp_path / "other", replace(still, start="hills"))
 
 
 def test_averaged_weights_are_the_moving_average_of_the_raw_ones(tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError
+
+N = TypeVar("N", bound=nn.Module)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -51,7 +54,7 @@ class VideoClassifier(nn.Module, ABC):
         return self.logits((clips - self.mean) / self.std)
 
 
-def gabor_init_(weight: Tensor, generator: torch.Generator, periods: tuple[float, float] = (3, 8)) -> None:
+def gabor_init_(weight: Tensor, generator: torch.Generator, periods: tuple[float, float] = (4, 10)) -> None:
     """Fills a space-time stem convolution with moving Gabor filters, in place.
 
     Each output channel gets a random orientation, spatial period, speed (0 to 1.2 pixels
@@ -83,3 +86,20 @@ def gabor_init_(weight: Tensor, generator: torch.Generator, periods: tuple[float
     filters = filters / filters.std(dim=(1, 2, 3, 4), keepdim=True)
     with torch.no_grad():
         weight.copy_(filters * math.sqrt(2 / (colours * kt * kh * kw)))
+
+
+def build_seeded(build: Callable[[], N], seed: int, stems: Sequence[str] = ()) -> N:
+    """Builds a network whose initial weights depend on the seed alone.
+
+    Args:
+        build: makes the network from the global random generator, which is handed back as it was.
+        seed: of the initial weights.
+        stems: names of the convolutions that start as moving Gabor filters (:func:`gabor_init_`).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build()
+    generator = torch.Generator().manual_seed(seed)
+    for stem in stems:
+        gabor_init_(network.get_parameter(f"{stem}.weight"), generator)
+    return network

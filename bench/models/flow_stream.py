@@ -6,11 +6,10 @@ differentiable from the logits to the pixels, as the motion-consistency defence 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from bench.flow.base import FlowEstimator
-from bench.models.base import VideoClassifier
+from bench.models.base import VideoClassifier, build_seeded
 from bench.models.resnet3d import ResNet3D
 from bench.registry import register
 
@@ -62,9 +61,10 @@ def flow_stream_tiny(num_classes: int = 12, seed: int = 0) -> FlowStream:
     """
     from bench.flow.shipped import load_flow
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        stream = ResNet3D(
+    stream = build_seeded(
+        lambda: ResNet3D(
             num_classes, width=16, blocks=(1, 1, 1), stem_kernel=(3, 7, 7), stem_stride=(1, 4, 4), channels=2
-        )
+        ),
+        seed,
+    )
     return FlowStream(load_flow("tiny"), stream)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench.models.base import VideoClassifier, gabor_init_
+from bench.models.base import VideoClassifier, build_seeded
 from bench.models.checkpoints import load_checkpoint, load_strictly
 from bench.registry import register
 
@@ -194,10 +194,8 @@ def nl_tiny(num_classes: int = 12, seed: int = 0) -> NLResNet:
         num_classes: rows of the final layer.
         seed: of the initial weights, moving Gabor filters in the stem.
     """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = NLResNet(
+    return build_seeded(
+        lambda: NLResNet(
             num_classes,
             blocks=(1, 1, 2, 1),
             planes=(16, 24, 48, 64),
@@ -209,6 +207,7 @@ def nl_tiny(num_classes: int = 12, seed: int = 0) -> NLResNet:
             stem_pool_stride=(1, 2, 2),
             stem_width=24,
             dropout=0.0,
-        )
-    gabor_init_(model.get_parameter("first_stage.0.weight"), generator, periods=(4, 10))
-    return model
+        ),
+        seed,
+        stems=["first_stage.0"],
+    )

@@ -6,10 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from bench.models.base import VideoClassifier, gabor_init_
+from bench.models.base import VideoClassifier, build_seeded
 from bench.registry import register
 
 # torchvision's statistics of Kinetics-400.
@@ -96,9 +95,8 @@ def resnet3d_tiny(num_classes: int = 12, seed: int = 0) -> ResNet3D:
         num_classes: rows of the final layer.
         seed: of the initial weights, moving Gabor filters in the stem.
     """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = ResNet3D(num_classes, width=24, blocks=(1, 1, 1), stem_kernel=(5, 7, 7), stem_stride=(1, 4, 4))
-    gabor_init_(model.get_parameter("stem.0.weight"), generator, periods=(4, 10))
-    return model
+    return build_seeded(
+        lambda: ResNet3D(num_classes, width=24, blocks=(1, 1, 1), stem_kernel=(5, 7, 7), stem_stride=(1, 4, 4)),
+        seed,
+        stems=["stem.0"],
+    )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench.models.base import VideoClassifier, gabor_init_
+from bench.models.base import VideoClassifier, build_seeded
 from bench.registry import register
 
 
@@ -118,9 +118,4 @@ def transformer_tiny(num_classes: int = 12, seed: int = 0) -> VideoTransformer:
         num_classes: rows of the final layer.
         seed: of the initial weights, moving Gabor filters in the stem.
     """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = VideoTransformer(num_classes)
-    gabor_init_(model.get_parameter("stem.0.weight"), generator, periods=(4, 10))
-    return model
+    return build_seeded(lambda: VideoTransformer(num_classes), seed, stems=["stem.0"])

@@ -19,14 +19,12 @@ from torch import Tensor, nn
 
 from bench.dataset import Dataset
 from bench.errors import BenchError
-from bench.models.checkpoints import load_strictly, sha256_of
+from bench.models.checkpoints import load_strictly, sha256_of, zoo_file
 from bench.registry import DATASETS, Spec
 from bench.seeds import seed_of
 from bench.training.curve import Curve
 from bench.training.objective import Objective
-from bench.training.recipes import RECIPES as RECIPES
 from bench.training.recipes import Recipe, objective_of
-from bench.training.recipes import recipe_of as recipe_of
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,23 @@ def _rate(recipe: Recipe, step: int) -> float:
     part = step / recipe.steps
     decay = {"linear": 1 - part, "cosine": 0.5 * (1 + math.cos(math.pi * part)), "none": 1.0}[recipe.decay]
     return min(1.0, (step + 1) / max(1, recipe.warmup)) * decay
+
+
+def _start_file(model: str, recipe: Recipe) -> Path | None:
+    """The shipped weights that a recipe starts from; ``None`` if it starts afresh.
+
+    Raises:
+        BenchError: no such weights are shipped.
+    """
+    if recipe.start is None:
+        return None
+    file = zoo_file(model, recipe.start)
+    if file is None:
+        raise BenchError(
+            f"Recipe {recipe.name!r} starts from weights of {model!r} trained on {recipe.start}, and none are shipped: "
+            f"make them with 'bench train --model {model} --dataset {recipe.start} --out bench/zoo'."
+        )
+    return file
 
 
 def _training_clips(dataset: str, recipe: Recipe) -> Dataset:
@@ -142,12 +157,17 @@ def train(
     """
     objective = objective_of(recipe)
     network = objective.build(model_name, dataset_name).to(device)
+    start = _start_file(model_name, recipe)
+    if start is not None:
+        load_strictly(network, load_file(start), start)
     data = _training_clips(dataset_name, recipe)
     trained = [p for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(recipe, step))
     average = _Average(network, recipe.ema) if recipe.ema is not None else None
     settings = {"model": model_name, "dataset": dataset_name, "seed": seed, **asdict(recipe)}
+    if start is not None:
+        settings["start"] = f"{recipe.start} {sha256_of(start)}"
     state_file, first, earlier = work / "state.pt", 0, 0.0
     shown: dict[str, float] = {}
     if state_file.is_file():
@@ -256,7 +276,7 @@ def export(
     if work is not None and curves is not None and (work / "curve.png").is_file():
         curves.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(work / "curve.png", curves / f"{stem}.png")
-    objective = objective_of(recipe)
+    objective, start = objective_of(recipe), _start_file(model_name, recipe)
     entry = {
         "kind": objective.kind,
         "model": model_name,
@@ -266,6 +286,7 @@ def export(
         "seed": seed,
         "parameters": sum(p.numel() for p in network.parameters()),
         "precision": "float16",
+        **({"started_from": sha256_of(start)} if start is not None else {}),
         "hardware": _hardware(device),
         "minutes": round(seconds / 60, 1),
         "torch": torch.__version__.split("+")[0],

@@ -26,13 +26,11 @@ class FlowSupervision(Objective):
         pairs: neighbouring frames drawn from each clip of a batch.
         noise: largest standard deviation of the noise that is added to the frames: flow must also be found in clips
             that have been attacked or purified.
-        reach: pixels that move further, in pixels per frame, are left out of the loss.
     """
 
     kind = "flow"
     pairs: ClassVar[int] = 6
     noise: ClassVar[float] = 0.012
-    reach: ClassVar[float] = 9.0
 
     def build(self, model: str, dataset: str) -> nn.Module:
         if model not in ESTIMATORS:
@@ -52,16 +50,13 @@ class FlowSupervision(Objective):
         amount = self.noise * float(torch.rand((), generator=generator))
         first, second = (f + amount * torch.randn(f.shape, generator=generator).to(f.device) for f in (first, second))
         estimates = net.levels(net.features(first), net.features(second))
-        # Hard cuts move the sprite by more than anything can follow: such pixels teach nothing.
-        within = (truth.norm(dim=1) < self.reach).float()
         # The coarser estimates only steer the start; each is compared in pixels of the full frame.
         loss = torch.zeros((), device=truth.device)
         for estimate, weight in zip(estimates, (0.1, 0.3, 0.5, 1.0), strict=True):
             scale = truth.shape[-1] // estimate.shape[-1]
-            error = endpoint_error(scale * estimate, F.avg_pool2d(truth, scale))
-            loss = loss + weight * (error * F.avg_pool2d(within, scale)).mean()
-        error = endpoint_error(estimates[-1].detach(), truth) * within
-        return loss, {"epe": float(error.mean()), "zero": float((truth.norm(dim=1) * within).mean())}
+            loss = loss + weight * endpoint_error(scale * estimate, F.avg_pool2d(truth, scale)).mean()
+        error = endpoint_error(estimates[-1].detach(), truth)
+        return loss, {"epe": float(error.mean()), "zero": float(truth.norm(dim=1).mean())}
 
     def _pairs(self, clips: Tensor, flow: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draws frame pairs, mirrored and transposed at random: ``(N, 3, H, W)`` twice and ``(N, 2, H, W)``."""
@@ -83,23 +78,20 @@ class FlowSupervision(Objective):
     @torch.no_grad()
     def measure(self, network: nn.Module, dataset: str, device: torch.device) -> dict[str, Any]:
         """End-point error in pixels on the sprite and over the whole frame, beside that of zero flow, on test clips
-        of both embedded data sets. Hard cuts (:attr:`reach`) are left out of the figures and counted."""
+        of both embedded data sets."""
         net = cast(TinyFlow, network)
         return {recipe: self._errors(net, recipe, device) for recipe in RECIPES}
 
     def _errors(self, net: TinyFlow, recipe: str, device: torch.device, clips: int = 96) -> dict[str, Any]:
         sums = {"moving": torch.zeros(3), "all": torch.zeros(3)}  # error, error of zero flow, pixels
-        left_out = 0
         for index in range(clips):
             clip = render("test", index, recipe=recipe)
             found = net.clip_flow(clip.clip[None].to(device)).cpu()
             truth, moving = clip.flow[None], clip.mask[None, :-1]
             error, zero = endpoint_error(found, truth), truth.norm(dim=1)
-            followed = (zero < self.reach).all(dim=(2, 3), keepdim=True).expand_as(moving)
-            left_out += int((~followed[..., 0, 0]).sum())
-            for name, where in (("moving", moving & followed), ("all", followed)):
+            for name, where in (("moving", moving), ("all", torch.ones_like(moving))):
                 sums[name] += torch.stack([error[where].sum(), zero[where].sum(), where.sum()])
-        figures: dict[str, Any] = {"clips": clips, "frames_left_out": left_out}
+        figures: dict[str, Any] = {"clips": clips}
         for name, (error_sum, zero_sum, count) in ((n, s.tolist()) for n, s in sums.items()):
             figures[f"epe_{name}_px"] = round(error_sum / count, 3)
             figures[f"zero_flow_{name}_px"] = round(zero_sum / count, 3)
