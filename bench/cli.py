@@ -42,6 +42,7 @@ class What(StrEnum):
     datasets = "datasets"
     models = "models"
     grids = "grids"
+    weights = "weights"
 
 
 def _version(wanted: bool) -> None:
@@ -259,14 +260,18 @@ def _print_plan(plan: Plan) -> None:
 
 @app.command("list")
 def list_(
-    what: Annotated[What, typer.Argument(help="attacks, defenses, datasets, models or grids")],
+    what: Annotated[What, typer.Argument(help="attacks, defenses, datasets, models, grids or weights")],
     as_json: Annotated[bool, typer.Option("--json", help="An array of objects.")] = False,
 ) -> None:
-    """List what is registered."""
+    """List what is registered, or the shipped weights."""
     if what is What.grids:
         from bench.grid import read_grid, shipped_grids
 
         items = [{"name": n, "summary": read_grid(p).title} for n, p in shipped_grids().items()]
+    elif what is What.weights:
+        from bench.models.checkpoints import figures_in_words, manifest
+
+        items = [{"name": Path(f).stem, "summary": figures_in_words(e), **e} for f, e in manifest().items()]
     else:
         from bench.registry import REGISTRIES
 
@@ -371,6 +376,8 @@ def show(
 
 
 def _print_description(item: dict[str, Any]) -> None:
+    from bench.models.checkpoints import figures_in_words
+
     out.print(f"[bold]{item['name']}[/bold]  ({item['kind']})", highlight=False)
     out.print(item["description"].split("\n\nArgs:")[0].split("\nArgs:")[0], markup=False, highlight=False)
     if item["source"]:
@@ -384,13 +391,8 @@ def _print_description(item: dict[str, Any]) -> None:
         if p["help"]:
             out.print(f"      {p['help']}", markup=False, highlight=False)
     for w in item.get("weights", []):
-        clean, pgd = w["figures"]["clean"], w["figures"]["pgd10_linf_4_255"]
-        budget = w["figures"].get("budget_5_to_9_percent")
-        narrowed = f" (at {budget['size_255']:g}/255, {budget['accuracy']} %)" if budget else ""
         out.print(
-            f"\nShipped weights for {w['dataset']}: {w['parameters']} parameters, clean {clean['accuracy']} % "
-            f"of {clean['clips']} test clips, {pgd['accuracy']} % of {pgd['clips']} under PGD-10 linf 4/255{narrowed}."
-            "\n"
+            f"\nShipped weights for {w['dataset']}: {w['parameters']} parameters, {figures_in_words(w)}.\n"
             f"Made by: {w['command']} ({w['minutes']} min, {w['hardware']})",
             markup=False,
             highlight=False,

@@ -105,7 +105,9 @@ class Runner:
         self.progress.working_on(f"{cell.model.label}: making {cell.attack_label} clips")
 
         def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
-            self.store.add_clips(unit.id, [r.id for r in batch], self._attack(unit, cell, batch, clips))
+            # Shared clips meet other defences, which may be right where the bare classifier is wrong: none is left out.
+            made = self.engine.attack(unit, batch, clips, [False] * len(batch))
+            self.store.add_clips(unit.id, [r.id for r in batch], made)
 
         def give_up(ref: ClipRef, status: Status, error: str) -> None:
             self.store.add_clip_error(unit.id, ref.id, status, error)
@@ -118,13 +120,14 @@ class Runner:
         self.progress.working_on(f"{cell.model.label}: {cell.defense.label}, {cell.attack_label}")
         shared = cell.unit if cell.unit and cell.unit.shared else None
         errors = self.store.clip_errors(shared.id) if shared else {}
+        mistaken = self._mistaken(cell) if cell.unit and not shared else set()
 
         def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
             made: Adversarial | None = None
             if shared:
                 made = self.store.load_clips(shared.id, [r.id for r in batch])
             elif cell.unit:
-                made = self._attack(cell.unit, cell, batch, clips)
+                made = self.engine.attack(cell.unit, batch, clips, [r.id in mistaken for r in batch])
             self.store.add(cell.id, cell.settings, self.engine.judge(cell, batch, clips, made))
 
         def give_up(ref: ClipRef, status: Status, error: str) -> None:
@@ -139,18 +142,13 @@ class Runner:
             self.progress.advance(_cell_weight(cell) * len(batch), len(batch), 0)
         self.progress.advance(0, 0, 1)
 
-    def _attack(self, unit: ClipsUnit, cell: Cell, batch: Sequence[ClipRef], clips: Tensor) -> Adversarial:
-        """Attacks a batch, leaving out clips that need no attack.
-
-        A mistake on the clean clip is final for the deterministic pipeline that made it, and for nobody else: one
-        draw of a stochastic defence may err by chance, and shared clips meet other defences, which may well
-        be right where the bare classifier is wrong.
-        """
-        skip = [False] * len(batch)
-        if unit.victim is not None and not unit.shared and not unit.victim.stochastic:
-            clean = self.store.outcomes(self._clean_cells[cell.model.label, cell.defense.label].id)
-            skip = [r.id in clean and clean[r.id].status == "ok" and not clean[r.id].correct for r in batch]
-        return self.engine.attack(unit, batch, clips, skip)
+    def _mistaken(self, cell: Cell) -> set[str]:
+        """Clips of an adaptive cell that need no attack: a mistake on the clean clip is final for the deterministic
+        pipeline that made it. One draw of a stochastic defence may err by chance."""
+        if cell.unit is None or cell.unit.victim is None or cell.unit.victim.stochastic:
+            return set()
+        clean = self.store.outcomes(self._clean_cells[cell.model.label, cell.defense.label].id)
+        return {clip for clip, outcome in clean.items() if outcome.status == "ok" and not outcome.correct}
 
     def _batches(self, cell: Cell, refs: list[ClipRef]) -> Iterator[list[ClipRef]]:
         size = self._batch_size(cell)

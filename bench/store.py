@@ -168,7 +168,11 @@ class Store:
 
     def load_clips(self, unit: str, ids: Sequence[str]) -> Adversarial:
         """Adversarial clips of some ids, in that order; all must be stored without error."""
-        rows = self._db.execute("SELECT clip, file, body FROM clips WHERE unit = ?", (unit,))
+        places = ", ".join("?" * len(ids))
+        rows = self._db.execute(
+            f"SELECT clip, file, body FROM clips WHERE unit = ? AND clip IN ({places})",
+            (unit, *ids),
+        )
         found = {clip: (file, json.loads(body)) for clip, file, body in rows}
         files = {file: load_file(self.folder / "clips" / file) for file in {found[i][0] for i in ids}}
         bodies = [found[i][1] for i in ids]

@@ -146,7 +146,7 @@ def test_a_missing_data_set_and_checkpoint_are_named_together(
     assert str(tmp_path / "ucf") in answer.err
 
 
-@pytest.mark.parametrize("what", ["attacks", "defenses", "datasets", "models", "grids"])
+@pytest.mark.parametrize("what", ["attacks", "defenses", "datasets", "models", "grids", "weights"])
 def test_lists_are_also_json(bench: Bench, what: str) -> None:
     plain, listed = bench("list", what), json.loads(bench("list", what, "--json").out)
     assert isinstance(listed, list)

@@ -119,6 +119,29 @@ def manifest() -> dict[str, Any]:
     return entries
 
 
+def figures_in_words(entry: Mapping[str, Any]) -> str:
+    """What a file of the zoo measures on test clips, by its manifest entry, in one line."""
+    figures = entry["figures"]
+    if entry["kind"] == "classifier":
+        clean, attacked = figures["clean"], figures["pgd10_linf_4_255"]
+        budget = figures["budget_5_to_9_percent"]
+        narrowed = f"; {budget['accuracy']} % at {budget['size_255']:g}/255" if budget else ""
+        return (
+            f"{clean['accuracy']} % of {clean['clips']} clips, {figures['random_order']['accuracy']} % with frames in "
+            f"random order; PGD-10 leaves {attacked['accuracy']} % of {attacked['clips']} at linf 4/255{narrowed}"
+        )
+    if entry["kind"] == "flow":
+        return "; ".join(
+            f"{dataset}: end-point error {f['epe_moving_px']} px on the sprite (zero flow {f['zero_flow_moving_px']}), "
+            f"{f['epe_all_px']} over the frame ({f['zero_flow_all_px']})"
+            for dataset, f in figures.items()
+        )
+    if entry["kind"] == "autoencoder":
+        return f"{figures['psnr_db']} dB"
+    errors = (f"{f['mse']:g} of {f['noise']:g} at timestep {t}" for t, f in figures["denoising"].items())
+    return f"mean squared error left by one step, and before it: {', '.join(errors)}"
+
+
 def _verified(name: str, entry: Mapping[str, Any]) -> Path:
     """Path of a file of the zoo, checksum verified."""
     path = Path(str(resources.files("bench.zoo").joinpath(name)))

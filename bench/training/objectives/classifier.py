@@ -173,7 +173,10 @@ class MixedOrderClassification(Classification):
 
 class FlowStreamClassification(Classification):
     """The same for a flow-stream classifier, whose frozen estimator costs ten times what its 3D network costs: the
-    flow of each training clip is estimated once and kept, so the recipe should name a number of clips."""
+    flow of each training clip is estimated once and kept, so the recipe should name a number of clips. It is attacked
+    on half as many clips as the others."""
+
+    attacked_clips: ClassVar[int] = 100
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
