@@ -87,18 +87,32 @@ def pooled(scores: list[Score]) -> str:
     return text + (f"\n{flawed} without outcome" if flawed else "")
 
 
-def tabulate(model: str, results: list[CellResult], defenses: list[str]) -> Table:
+def rows_of(model: str, results: list[CellResult], defenses: list[str]) -> list[list[str]]:
+    """The defence and its pooled figures, column by column."""
+    rows = []
+    for defense in defenses:
+        found = {
+            attack: [r.score for r in results if (r.model, r.defense, r.attack) == (model, defense, attack)]
+            for attack in COLUMNS
+        }
+        rows.append([defense, *(pooled(scores) if scores else "n/a" for scores in found.values())])
+    return rows
+
+
+def terminal(model: str, rows: list[list[str]]) -> Table:
     table = Table(title=model, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("Defence")
     for heading in COLUMNS.values():
         table.add_column(heading, justify="right")
-    for defense in defenses:
-        row = []
-        for attack in COLUMNS:
-            scores = [r.score for r in results if (r.model, r.defense, r.attack) == (model, defense, attack)]
-            row.append(pooled(scores) if scores else "n/a")
-        table.add_row(defense, *row)
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def markdown(model: str, rows: list[list[str]]) -> str:
+    lines = [["Defence", *COLUMNS.values()], ["---", *["---:"] * len(COLUMNS)]]
+    lines += [[cell.replace("\n", "<br>") for cell in row] for row in rows]
+    return f"## {model}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def main() -> None:
@@ -111,6 +125,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results/zoo"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     chosen = parser.parse_args()
     console = Console(width=None if Console().is_terminal else 120)
     defenses = list(dict.fromkeys(["none", *chosen.defense]))
@@ -131,14 +146,19 @@ def main() -> None:
                 results += collect(plan, store)
     finally:
         store.close()
-    for model in chosen.model:
-        console.print(tabulate(model, results, defenses))
-    console.print(
-        f"{chosen.dataset}, linf 4/255, 10 steps; {results[0].score.clips} clips, seeds {chosen.seeds}. Accuracy in "
-        "percent, mean over seeds; below it the 95 % Wilson interval over clips, which counts a clip once whatever the "
-        f"number of seeds, and the range over seeds. {time.monotonic() - begun:.0f} s this time.",
-        highlight=False,
+    tables = {model: rows_of(model, results, defenses) for model in chosen.model}
+    for model, rows in tables.items():
+        console.print(terminal(model, rows))
+    about = (
+        f"{chosen.dataset}, linf 4/255, 10 steps; {results[0].score.clips} clips, seeds "
+        f"{', '.join(map(str, chosen.seeds))}. Accuracy in percent, mean over seeds; below it the 95 % Wilson interval "
+        "over clips, which counts a clip once whatever the number of seeds, and the range over seeds."
     )
+    console.print(f"{about} {time.monotonic() - begun:.0f} s this time.", highlight=False)
+    if chosen.markdown is not None:
+        parts = ["# Table of the embedded zoo\n", f"Written by `benchmarks/zoo.py`. {about}\n"]
+        parts += [markdown(model, rows) for model, rows in tables.items()]
+        chosen.markdown.write_text("\n".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench import ClipRef, Dataset
 from bench.metrics import wilson
-from bench.training.objectives.classifier import Classification, MixedOrderClassification
+from bench.training.objectives.classifier import Classification, LooksClassification
 
 CLIPS = 200
 
@@ -69,9 +69,9 @@ def test_no_budget_is_better_than_a_wrong_one(objective: Classification, monkeyp
     assert figures["budget_5_to_9_percent"] is None
 
 
-def test_mixed_order_reorders_frames_and_nothing_else() -> None:
-    """The network records what it is shown: whole clips or permutations of their frames, the announced share of them,
-    the same for the same generator."""
+def test_looks_recipe_reorders_frames_and_takes_colours_away_and_nothing_else() -> None:
+    """The network records what it is shown: for each clip its frames in some order, in colour or in gray, with the
+    announced probabilities, the same for the same generator."""
     clips = torch.rand(200, 3, 16, 1, 1, generator=torch.Generator().manual_seed(1))
     labels = torch.zeros(200, dtype=torch.long)
     shown: list[Tensor] = []
@@ -81,15 +81,18 @@ def test_mixed_order_reorders_frames_and_nothing_else() -> None:
             shown.append(clips)
             return clips[:, :2, 0, 0, 0]
 
-    objective = MixedOrderClassification()
+    objective = LooksClassification()
     losses = [objective.loss(Recorder(), (clips, labels), torch.Generator().manual_seed(s))[0] for s in (0, 0, 1)]
     assert torch.equal(shown[0], shown[1])
     assert not torch.equal(shown[0], shown[2])
     assert losses[0] == losses[1] != losses[2]
-    assert torch.equal(shown[0].sort(dim=2).values, clips.sort(dim=2).values)
-    # Whole frames move: colours stay together.
-    place = clips[:, 0, :, 0, 0].argsort(1).argsort(1)
-    ordered = shown[0][:, 0, :, 0, 0].sort(1).indices.gather(1, place)
-    assert torch.equal(shown[0][:, 1, :, 0, 0].gather(1, ordered), clips[:, 1, :, 0, 0])
-    mixed = float((shown[0] != clips).flatten(1).any(1).float().mean())
-    assert mixed == pytest.approx(objective.share, abs=3 * (objective.share * (1 - objective.share) / 200) ** 0.5)
+    reordered, gray = [], []
+    for clip, seen in zip(clips, shown[0], strict=True):
+        gray.append(bool((seen == seen[:1]).all()))
+        whole = clip.mean(dim=0, keepdim=True).expand_as(clip) if gray[-1] else clip
+        # Whole frames move: the order that sorts one colour of both sorts all of them.
+        ours, theirs = (c[:, c[0, :, 0, 0].argsort()] for c in (seen, whole))
+        torch.testing.assert_close(ours, theirs)
+        reordered.append(not torch.allclose(seen, whole))
+    for happened, chance in ((reordered, objective.mixed), (gray, objective.gray)):
+        assert sum(happened) / 200 == pytest.approx(chance, abs=3 * (chance * (1 - chance) / 200) ** 0.5)

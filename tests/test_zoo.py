@@ -42,19 +42,34 @@ def test_every_file_matches_the_manifest_and_all_are_small() -> None:
     assert sum(p.stat().st_size for p in files.values()) < 40e6
 
 
+def test_every_kind_of_classifier_is_shipped_for_both_data_sets() -> None:
+    kinds = ("flow_stream_tiny", "nl_tiny", "resnet3d_tiny", "slowfast_tiny", "transformer_tiny")
+    assert sorted((k, d) for k in kinds for d in ("motion12", "actions12")) == CLASSIFIERS
+
+
 @pytest.mark.parametrize(("model", "dataset"), CLASSIFIERS)
 def test_figures_of_the_manifest(model: str, dataset: str) -> None:
-    """At least 97 % clean, at most 10 % under PGD-10 at 4/255 and, where it was sought, a budget that leaves 5 to 9."""
-    figures = dict(manifest()[f"{model}-{dataset}.safetensors"]["figures"])
-    assert figures["clean"]["accuracy"] >= 97
+    """At least 97 % clean of 1000 clips, at most 10 % under PGD-10 at 4/255, a budget that leaves 5 to 9 %. Frames in
+    random order leave 80 to 95 % of the clean accuracy where looks betray the class, and little where only motion
+    does; a flow stream sees no looks."""
+    entry = manifest()[f"{model}-{dataset}.safetensors"]
+    figures = dict(entry["figures"])
+    clean, shuffled = figures["clean"]["accuracy"], figures["random_order"]["accuracy"]
+    assert figures["clean"]["clips"] == 1000
+    assert clean >= 97
+    if dataset == "actions12" and model != "flow_stream_tiny":
+        assert 0.80 <= shuffled / clean <= 0.95
+    else:
+        assert shuffled < 40
     assert figures["pgd10_linf_4_255"]["accuracy"] <= 10
-    if "budget_5_to_9_percent" in figures:
-        assert figures["clean"]["clips"] == 1000
-        assert 5 <= figures["budget_5_to_9_percent"]["accuracy"] <= 9
-        assert 0 < figures["budget_5_to_9_percent"]["size_255"] <= 16
+    assert 5 <= figures["budget_5_to_9_percent"]["accuracy"] <= 9
+    assert 0 < figures["budget_5_to_9_percent"]["size_255"] <= 16
     for figure in figures.values():
         hits = round(figure["accuracy"] / 100 * figure["clips"])
         assert figure["interval"] == pytest.approx([100 * v for v in wilson(hits, figure["clips"])], abs=0.006)
+    start = Recipe(**entry["recipe"]).start
+    if start is not None:
+        assert entry["started_from"] == manifest()[f"{model}-{start}.safetensors"]["sha256"]
 
 
 @pytest.mark.parametrize(("model", "dataset"), CLASSIFIERS)
@@ -88,7 +103,7 @@ def test_random_order_leaves_the_looks_of_actions12_and_nothing_of_motion12(mode
         found = torch.cat([network(chunk).argmax(1) for chunk in shuffled.split(24)])
     kept = float((found == labels).float().mean())
     # Two standard deviations of 96 clips around 80 and 95 %.
-    assert (0.7 < kept < 0.97) if dataset == "actions12" else kept < 0.3
+    assert (0.7 < kept < 0.97) if dataset == "actions12" else kept < 0.4
 
 
 def test_damaged_or_absent_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

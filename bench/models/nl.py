@@ -87,8 +87,8 @@ class NLResNet(VideoClassifier):
         inflate: for each stage, which bottlenecks have a 3x1x1 first convolution.
         non_local: for each stage, which bottlenecks end in a non-local block.
         stem_stride, stem_kernel: of the first convolution, in time, height and width.
-        stem_pool_stride: stride of the 1x3x3 max-pooling after it. (Stage 1 is followed by a pooling of
-            its own, by 2 in time.)
+        stem_pool_stride: stride of the 1x3x3 max-pooling after it; ``None`` for no pooling. (Stage 1 is followed by
+            a pooling of its own, by 2 in time.)
         stem_width: channels of the first convolution.
         dropout: probability before the final layer.
     """
@@ -104,7 +104,7 @@ class NLResNet(VideoClassifier):
         non_local: Sequence[Sequence[int]] = ((0, 0, 0), (0, 1, 0, 1), (0, 1, 0, 1, 0, 1), (0, 0, 0)),
         stem_stride: tuple[int, int, int] = (2, 2, 2),
         stem_kernel: tuple[int, int, int] = (5, 7, 7),
-        stem_pool_stride: tuple[int, int, int] = (2, 2, 2),
+        stem_pool_stride: tuple[int, int, int] | None = (2, 2, 2),
         stem_width: int = 64,
         dropout: float = 0.5,
     ) -> None:
@@ -114,7 +114,7 @@ class NLResNet(VideoClassifier):
             nn.Conv3d(3, stem_width, stem_kernel, stem_stride, padding, bias=False),
             nn.BatchNorm3d(stem_width),
             nn.ReLU(inplace=True),
-            nn.MaxPool3d((1, 3, 3), stem_pool_stride, (0, 1, 1)),
+            nn.Identity() if stem_pool_stride is None else nn.MaxPool3d((1, 3, 3), stem_pool_stride, (0, 1, 1)),
         )
         self.pool2 = nn.MaxPool3d((2, 1, 1), (2, 1, 1))
         self.res_layers = nn.ModuleList()
@@ -203,8 +203,8 @@ def nl_tiny(num_classes: int = 12, seed: int = 0) -> NLResNet:
             inflate=((1,), (1,), (1, 1), (1,)),
             non_local=((0,), (0,), (0, 1), (1,)),
             stem_kernel=(5, 7, 7),
-            stem_stride=(1, 2, 2),
-            stem_pool_stride=(1, 2, 2),
+            stem_stride=(1, 4, 4),
+            stem_pool_stride=None,
             stem_width=24,
             dropout=0.0,
         ),

@@ -21,6 +21,8 @@ class SlowFast(VideoClassifier):
         width: channels of the slow stem; stage ``i`` puts out ``width * 4 * 2^i``.
         depth: 18, 50, 101 or 152 layers.
         dropout: probability before the final layer.
+        stem_stride: of both stem convolutions, in height and width.
+        stem_pool: whether a 3x3 max-pooling of stride 2 follows them.
     """
 
     def __init__(
@@ -32,6 +34,8 @@ class SlowFast(VideoClassifier):
         width: int = 64,
         depth: int = 50,
         dropout: float = 0.5,
+        stem_stride: int = 2,
+        stem_pool: bool = True,
     ) -> None:
         super().__init__()
         with warnings.catch_warnings():  # importing PyTorchVideo compiles two swish kernels, loudly
@@ -46,6 +50,8 @@ class SlowFast(VideoClassifier):
             model_num_class=num_classes,
             dropout_rate=dropout,
             stem_dim_outs=(width, width // beta),
+            stem_conv_strides=((1, stem_stride, stem_stride),) * 2,
+            stem_pool=(nn.MaxPool3d if stem_pool else None,) * 2,
             head_pool=nn.AdaptiveAvgPool3d,
         )
 
@@ -66,7 +72,7 @@ def slowfast_tiny(num_classes: int = 12, seed: int = 0) -> SlowFast:
         seed: of the initial weights, moving Gabor filters in both stems.
     """
     return build_seeded(
-        lambda: SlowFast(num_classes, alpha=4, beta=2, width=12, depth=18, dropout=0.0),
+        lambda: SlowFast(num_classes, alpha=4, beta=2, width=12, depth=18, dropout=0.0, stem_stride=4, stem_pool=False),
         seed,
         stems=[f"net.blocks.0.multipathway_blocks.{pathway}.conv" for pathway in (1, 0)],
     )

@@ -43,7 +43,7 @@ class Recipe:
 # Imported on first use: a recipe costs nothing until somebody trains by it.
 OBJECTIVES: dict[str, str] = {
     "classifier": "bench.training.objectives.classifier:Classification",
-    "mixed-order classifier": "bench.training.objectives.classifier:MixedOrderClassification",
+    "looks classifier": "bench.training.objectives.classifier:LooksClassification",
     "flow stream": "bench.training.objectives.classifier:FlowStreamClassification",
     "flow": "bench.training.objectives.motion:FlowSupervision",
     "reconstruction": "bench.training.objectives.generative:Reconstruction",
@@ -58,7 +58,7 @@ CLASSIFIERS: tuple[Recipe, ...] = (
     Recipe("standard"),
     Recipe("transformer", steps=700, lr=1e-3, weight_decay=0.05, warmup=60),
     Recipe("flow-stream", "flow stream", steps=500, warmup=30, clips=2400),
-    Recipe("looks", "mixed-order classifier", steps=200, lr=1e-3, start="motion12"),
+    Recipe("looks", "looks classifier", steps=200, lr=1e-3, start="motion12"),
 )
 
 _LATENT = Recipe(
