@@ -69,7 +69,7 @@ def test_no_budget_is_better_than_a_wrong_one(objective: Classification, monkeyp
     assert figures["budget_5_to_9_percent"] is None
 
 
-def test_looks_recipe_reorders_frames_and_takes_colours_away_and_nothing_else() -> None:
+def test_looks_recipe_reorders_frames_and_takes_colours_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network records what it is shown: for each clip its frames in some order, in colour or in gray, with the
     announced probabilities, the same for the same generator."""
     clips = torch.rand(200, 3, 16, 1, 1, generator=torch.Generator().manual_seed(1))
@@ -78,9 +78,11 @@ def test_looks_recipe_reorders_frames_and_takes_colours_away_and_nothing_else() 
 
     class Recorder(nn.Module):
         def forward(self, clips: Tensor) -> Tensor:
-            shown.append(clips)
+            if self.training:
+                shown.append(clips)
             return clips[:, :2, 0, 0, 0]
 
+    monkeypatch.setattr(LooksClassification, "step", 0.0)
     objective = LooksClassification()
     losses = [objective.loss(Recorder(), (clips, labels), torch.Generator().manual_seed(s))[0] for s in (0, 0, 1)]
     assert torch.equal(shown[0], shown[1])
@@ -96,3 +98,32 @@ def test_looks_recipe_reorders_frames_and_takes_colours_away_and_nothing_else() 
         reordered.append(not torch.allclose(seen, whole))
     for happened, chance in ((reordered, objective.mixed), (gray, objective.gray)):
         assert sum(happened) / 200 == pytest.approx(chance, abs=3 * (chance * (1 - chance) / 200) ** 0.5)
+
+
+def test_looks_recipe_moves_every_second_clip_against_its_label() -> None:
+    """A network whose first logit is the sum of a clip: such a clip of class 0 gets darker, of class 1 brighter."""
+    shown: list[Tensor] = []
+
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(0.01))
+
+        def forward(self, clips: Tensor) -> Tensor:
+            if self.training:
+                shown.append(clips.detach())
+            score = self.gain * clips.sum(dim=(1, 2, 3, 4))
+            return torch.stack([score, -score], 1)
+
+    clips = torch.full((4, 3, 1, 2, 2), 0.5)
+    clips[0, :, :, 0, 0] = 0.0  # cannot get darker
+    network, objective = Sum(), LooksClassification()
+    loss, _ = objective.loss(network, (clips, torch.tensor([0, 0, 1, 1])), torch.Generator().manual_seed(0))
+    step = torch.tensor([-objective.step, 0.0, objective.step, 0.0]).view(4, 1, 1, 1, 1)
+    torch.testing.assert_close(shown[0], (clips + step).clamp(0, 1))
+    assert network.training
+    # The step itself leaves no gradient behind.
+    loss.backward()
+    found, network.gain.grad = network.gain.grad, None
+    nn.functional.cross_entropy(network(shown[0]), torch.tensor([0, 0, 1, 1])).backward()
+    torch.testing.assert_close(found, network.gain.grad)

@@ -53,11 +53,12 @@ OBJECTIVES: dict[str, str] = {
 
 # Attention is slower to find motion than convolution: more steps at a lower rate. The flow stream reuses its clips.
 # From scratch on clips that mostly betray their class by their looks, motion is found late: "looks" starts from
-# networks that know motion and adds the looks.
+# networks that know motion and adds the looks. A flow stream sees motion alone and only gets used to other pictures.
 CLASSIFIERS: tuple[Recipe, ...] = (
     Recipe("standard"),
     Recipe("transformer", steps=700, lr=1e-3, weight_decay=0.05, warmup=60),
     Recipe("flow-stream", "flow stream", steps=500, warmup=30, clips=2400),
+    Recipe("flow-stream-again", "flow stream", steps=120, lr=1e-3, clips=720, start="motion12"),
     Recipe("looks", "looks classifier", steps=200, lr=1e-3, start="motion12"),
 )
 
