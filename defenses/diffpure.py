@@ -17,7 +17,7 @@ class _DiffPure(Purifier):
 
     stochastic = True
 
-    def __init__(self, backbone: str = "pixel_tiny", t_star: int = 50, steps: int = 5) -> None:
+    def __init__(self, backbone: str = "pixel_tiny", t_star: int = 100, steps: int = 5) -> None:
         super().__init__()
         if not all(isinstance(n, int) and not isinstance(n, bool) for n in (t_star, steps)):
             raise ValueError("t_star and steps must be whole numbers")
@@ -43,7 +43,7 @@ class _DiffPure(Purifier):
 class DiffPureDDIM(_DiffPure):
     """Noises the clip to a timestep and denoises it by deterministic DDIM steps; one random draw per clip.
 
-    With a published latent backbone, ``t_star=101, steps=6`` is VideoPure's setting; the defaults suit ours.
+    ``t_star=101, steps=6`` is VideoPure's setting.
 
     Args:
         backbone: a diffusion backbone: ``pixel_tiny``, ``latent_tiny`` or ``image_tiny``.
@@ -62,8 +62,7 @@ class DiffPureDDIM(_DiffPure):
 class DiffPureDDPM(_DiffPure):
     """Noises the clip to a timestep and denoises it by ancestral sampling, with fresh noise at every step.
 
-    With a published latent backbone, ``t_star=101, steps=101`` (every timestep) is VideoPure's setting; fewer steps
-    stride over timesteps.
+    ``t_star=101, steps=101`` (every timestep) is VideoPure's setting; fewer steps stride over timesteps.
 
     Args:
         backbone: a diffusion backbone: ``pixel_tiny``, ``latent_tiny`` or ``image_tiny``.

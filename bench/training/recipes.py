@@ -59,7 +59,7 @@ CLASSIFIERS: tuple[Recipe, ...] = (
     Recipe("transformer", steps=700, lr=1e-3, weight_decay=0.05, warmup=60),
     Recipe("flow-stream", "flow stream", steps=500, warmup=30, clips=2400),
     Recipe("flow-stream-again", "flow stream", steps=120, lr=1e-3, clips=720, start="motion12"),
-    Recipe("looks", "looks classifier", steps=200, lr=1e-3, start="motion12"),
+    Recipe("looks", "looks classifier", steps=320, lr=1e-3, start="motion12"),
 )
 
 _LATENT = Recipe(

@@ -165,7 +165,7 @@ class LooksClassification(Classification):
 
     mixed: ClassVar[float] = 0.25
     gray: ClassVar[float] = 0.4
-    step: ClassVar[float] = 1 / 255
+    step: ClassVar[float] = 0.5 / 255
 
     def loss(
         self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
