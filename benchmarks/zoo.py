@@ -13,6 +13,7 @@ is printed beside it.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -166,4 +167,5 @@ if __name__ == "__main__":
     try:
         main()
     except BenchError as error:
-        raise SystemExit(f"error: {error}") from None
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

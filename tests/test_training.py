@@ -21,6 +21,7 @@ from bench.models.checkpoints import sha256_of
 from bench.training import loop, recipes
 from bench.training.curve import Curve
 from bench.training.objective import Objective
+from bench.training.objectives.classifier import LooksClassification
 from bench.training.recipes import Recipe
 
 
@@ -44,7 +45,7 @@ class Fit(Objective):
 
     kind = "regressor"
 
-    def build(self, model: str, dataset: str) -> nn.Module:
+    def build(self, model: str, dataset: str, seed: int = 0) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             network = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
@@ -247,3 +248,18 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     train(tmp_path, Recipe("r", "fit", steps=2, batch=4))
     with pytest.raises(BenchError, match="other settings"):
         train(tmp_path, Recipe("r", "fit", steps=2, batch=4, lr=1.0))
+    (tmp_path / "state.pt").write_bytes(b"PK not a state")
+    with pytest.raises(BenchError, match=r"state\.pt is damaged: delete it"):
+        train(tmp_path, Recipe("r", "fit", steps=2, batch=4))
+
+
+def test_options_of_a_recipe_go_to_its_objective() -> None:
+    made = recipes.objective_of(Recipe("r", "looks classifier", {"mixed": 0.5, "gray": 0.0}))
+    assert isinstance(made, LooksClassification)
+    assert (made.mixed, made.gray, made.step) == (0.5, 0.0, 0.0)
+
+
+def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
+    with pytest.raises(BenchError, match=r"manifest\.json is damaged"):
+        loop.remeasure("net", "ramp", out=tmp_path, device=CPU)

@@ -133,13 +133,16 @@ def figures_in_words(entry: Mapping[str, Any]) -> str:
     if entry["kind"] == "flow":
         return "; ".join(
             f"{dataset}: end-point error {f['epe_moving_px']} px on the sprite (zero flow {f['zero_flow_moving_px']}), "
-            f"{f['epe_all_px']} over the frame ({f['zero_flow_all_px']})"
+            f"{f['epe_all_px']} over the frame (zero flow {f['zero_flow_all_px']})"
             for dataset, f in figures.items()
         )
     if entry["kind"] == "autoencoder":
         return f"{figures['psnr_db']} dB"
-    errors = (f"{f['mse']:g} of {f['noise']:g} at timestep {t}" for t, f in figures["denoising"].items())
-    return f"mean squared error left by one step, and before it: {', '.join(errors)}"
+    left = (
+        f"{100 * f['mse'] / f['noise']:.0f} % ({100 * f['linear'] / f['noise']:.0f}) at timestep {t}"
+        for t, f in figures["denoising"].items()
+    )
+    return f"of the noise's power one step (a linear filter) leaves {', '.join(left)}"
 
 
 def _verified(name: str, entry: Mapping[str, Any]) -> Path:
@@ -176,7 +179,7 @@ def load_shipped(network: nn.Module, model: str) -> None:
             path = _verified(name, entry)
             load_strictly(network, load_checkpoint(path), path)
             return
-    raise BenchError(f"No weights are shipped for {model!r}: make them with 'bench train --model {model}'.")
+    raise BenchError(f"No weights are shipped for {model!r}: train them (docs/zoo.md has the commands).")
 
 
 def find_weights(spec: Spec, dataset: str, checkpoint: Path | None, data_root: Path | None) -> Path | Missing | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from bench.dataset import Dataset
 from bench.errors import BenchError
 from bench.models.checkpoints import load_strictly, sha256_of, zoo_file
-from bench.registry import DATASETS, Spec
+from bench.registry import DATASETS, MODELS, Spec
 from bench.seeds import seed_of
 from bench.training.curve import Curve
 from bench.training.objective import Objective
@@ -86,7 +87,7 @@ def _start_file(model: str, recipe: Recipe) -> Path | None:
     if file is None:
         raise BenchError(
             f"Recipe {recipe.name!r} starts from weights of {model!r} trained on {recipe.start}, and none are shipped: "
-            f"make them with 'bench train --model {model} --dataset {recipe.start} --out bench/zoo'."
+            f"train {model!r} on {recipe.start} first, with --out bench/zoo (docs/zoo.md has the recipes)."
         )
     return file
 
@@ -156,7 +157,9 @@ def train(
         BenchError: a name is unknown, or the state in ``work`` belongs to other settings.
     """
     objective = objective_of(recipe)
-    network = objective.build(model_name, dataset_name).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("weights", seed))
+        network = objective.build(model_name, dataset_name, seed).to(device)
     start = _start_file(model_name, recipe)
     if start is not None:
         load_strictly(network, load_file(start), start)
@@ -168,12 +171,19 @@ def train(
     settings = {"model": model_name, "dataset": dataset_name, "seed": seed, **asdict(recipe)}
     if start is not None:
         settings["start"] = f"{recipe.start} {sha256_of(start)}"
+    if model_name in MODELS.names():
+        settings["code"] = MODELS.get(model_name).code
     state_file, first, earlier = work / "state.pt", 0, 0.0
     shown: dict[str, float] = {}
     if state_file.is_file():
-        state = torch.load(state_file, map_location=device, weights_only=True)
+        try:
+            state = torch.load(state_file, map_location=device, weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise BenchError(f"{state_file} is damaged: delete it to begin again, or give another --work.") from error
         if state["settings"] != settings:
-            raise BenchError(f"{state_file} holds a training with other settings: give another --work or delete it.")
+            raise BenchError(
+                f"{state_file} holds a training with other settings or code: give another --work or delete it."
+            )
         network.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
@@ -229,18 +239,24 @@ def train(
 def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{torch.backends.cpu.get_cpu_capability()} {platform.machine()}, {threads} thread{'s' * (threads > 1)}"
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / "manifest.json"
-    entries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        entries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise BenchError(f"{file} is damaged ({error}): restore it, or give another --out.") from error
     return entries
 
 
 def _write_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
     text = json.dumps(dict(sorted(entries.items())), indent=2) + "\n"
-    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    partial = folder / "manifest.part"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(folder / "manifest.json")
 
 
 def export(
@@ -270,9 +286,10 @@ def export(
     stem = f"{model_name}-{dataset_name}"
     name = f"{stem}.safetensors"
     weights = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
-    save_file({k: v.cpu().contiguous() for k, v in weights.items()}, out / name)
-    (out / name).chmod(0o644)  # safetensors writes for the owner alone; these are to be installed
-    load_strictly(network, load_file(out / name), out / name)
+    partial = out / f"{name}.part"  # whoever uses the old weights keeps them until the new ones have their entry
+    save_file({k: v.cpu().contiguous() for k, v in weights.items()}, partial)
+    partial.chmod(0o644)  # safetensors writes for the owner alone; these are to be installed
+    load_strictly(network, load_file(partial), partial)
     if work is not None and curves is not None and (work / "curve.png").is_file():
         curves.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(work / "curve.png", curves / f"{stem}.png")
@@ -281,7 +298,7 @@ def export(
         "kind": objective.kind,
         "model": model_name,
         "dataset": dataset_name,
-        "sha256": sha256_of(out / name),
+        "sha256": sha256_of(partial),
         "recipe": asdict(recipe),
         "seed": seed,
         "parameters": sum(p.numel() for p in network.parameters()),
@@ -295,7 +312,9 @@ def export(
         "figures": objective.measure(network, dataset_name, device),
     }
     # Read late: another training may have added its entry while this one was measured.
-    _write_manifest(out, {**_read_manifest(out), name: entry})
+    entries = {**_read_manifest(out), name: entry}
+    partial.replace(out / name)
+    _write_manifest(out, entries)
     return entry
 
 
@@ -317,9 +336,8 @@ def remeasure(model_name: str, dataset_name: str, *, out: Path, device: torch.de
         raise BenchError(f"{out / 'manifest.json'} has no entry {name}: train it first, without --measure-only.")
     if not (out / name).is_file() or sha256_of(out / name) != entries[name]["sha256"]:
         raise BenchError(f"{out / name} is absent or does not match its checksum in the manifest: train it again.")
-    recipe = Recipe(**entries[name]["recipe"])
-    objective = objective_of(recipe)
-    network = objective.build(model_name, dataset_name).to(device)
+    objective = objective_of(Recipe(**entries[name]["recipe"]))
+    network = objective.build(model_name, dataset_name, entries[name]["seed"]).to(device)
     load_strictly(network, load_file(out / name), out / name)
     figures = objective.measure(network.eval().requires_grad_(False), dataset_name, device)
     entries = _read_manifest(out)

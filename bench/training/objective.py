@@ -23,12 +23,13 @@ class Objective(ABC):
     kind: ClassVar[str]
 
     @abstractmethod
-    def build(self, model: str, dataset: str) -> nn.Module:
+    def build(self, model: str, dataset: str, seed: int = 0) -> nn.Module:
         """Makes the network, in training mode and with gradients; parameters without gradients stay as they are.
 
         Args:
             model: registered name, or ``package.module:factory``.
             dataset: registered name of the data set.
+            seed: of the initial weights. The loop also seeds the global generator with it.
 
         Raises:
             BenchError: a name is unknown or the network is not of this kind.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from bench.errors import BenchError, nearest
@@ -12,10 +13,11 @@ from bench.training.objective import Objective
 
 @dataclass(frozen=True)
 class Recipe:
-    """An objective and the settings of the loop: AdamW, linear warm-up, then decay.
+    """An objective and the settings of the loop: AdamW, linear warm-up, decay over all steps.
 
     Attributes:
         objective: a name of :data:`OBJECTIVES`.
+        options: arguments of the objective.
         steps, batch: optimiser steps and clips per step.
         lr, weight_decay, warmup: of AdamW; warm-up in steps.
         decay: of the learning rate after the warm-up: ``linear`` or ``cosine`` to zero, or ``none``.
@@ -28,6 +30,7 @@ class Recipe:
 
     name: str
     objective: str = "classifier"
+    options: Mapping[str, float] = field(default_factory=dict)
     steps: int = 400
     batch: int = 24
     lr: float = 2e-3
@@ -51,15 +54,21 @@ OBJECTIVES: dict[str, str] = {
     "latent denoising": "bench.training.objectives.generative:LatentDenoising",
 }
 
+_LOOKS = Recipe("looks", "looks classifier", {"mixed": 0.15, "gray": 0.3}, steps=320, lr=1e-3, start="motion12")
+_HALF = 0.5 / 255
+
 # Attention is slower to find motion than convolution: more steps at a lower rate. The flow stream reuses its clips.
 # From scratch on clips that mostly betray their class by their looks, motion is found late: "looks" starts from
-# networks that know motion and adds the looks. A flow stream sees motion alone and only gets used to other pictures.
+# networks that know motion and adds the looks. "firm" networks are also trained against one small gradient step. A flow
+# stream sees motion alone and only gets used to other pictures.
 CLASSIFIERS: tuple[Recipe, ...] = (
     Recipe("standard"),
     Recipe("transformer", steps=700, lr=1e-3, weight_decay=0.05, warmup=60),
-    Recipe("flow-stream", "flow stream", steps=500, warmup=30, clips=2400),
-    Recipe("flow-stream-again", "flow stream", steps=120, lr=1e-3, clips=720, start="motion12"),
-    Recipe("looks", "looks classifier", steps=320, lr=1e-3, start="motion12"),
+    Recipe("flow-stream", "flow stream", steps=300, warmup=30, clips=1800),
+    Recipe("flow-stream-again", "flow stream", steps=80, lr=1e-3, clips=480, start="motion12"),
+    _LOOKS,
+    replace(_LOOKS, name="firm-looks", options={**_LOOKS.options, "step": _HALF}),
+    replace(_LOOKS, name="firm-more-looks", options={**_LOOKS.options, "mixed": 0.25, "step": _HALF}, steps=600),
 )
 
 _LATENT = Recipe(
@@ -74,7 +83,7 @@ _LATENT = Recipe(
     clips=768,
 )
 
-# Of flow and diffusion: short trainings for a CPU; "-gpu" recipes are the same with more steps and larger batches.
+# Of flow and diffusion: short trainings for a CPU; "denoise-latent-gpu" is one with more steps and larger batches.
 GENERATIVE: tuple[Recipe, ...] = (
     Recipe("flow", "flow", steps=900, batch=4, lr=2e-3, weight_decay=1e-4, warmup=30, clip_norm=1.0),
     Recipe("autoencoder", "reconstruction", steps=150, batch=2, lr=5e-4, weight_decay=0.0, clip_norm=1.0),
@@ -115,5 +124,5 @@ def objective_of(recipe: Recipe) -> Objective:
             f"{nearest(recipe.objective, OBJECTIVES)}; known: {', '.join(OBJECTIVES)}."
         )
     module, _, name = OBJECTIVES[recipe.objective].partition(":")
-    made: Objective = getattr(importlib.import_module(module), name)()
+    made: Objective = getattr(importlib.import_module(module), name)(**recipe.options)
     return made

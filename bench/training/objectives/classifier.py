@@ -1,4 +1,4 @@
-"""Training classifiers: cross-entropy on clean clips."""
+"""Training classifiers, and measuring them: accuracy, frames in random order, PGD."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.errors import BenchError
 from bench.metrics import wilson
 from bench.models.checkpoints import build_classifier
 from bench.models.flow_stream import FlowStream
-from bench.registry import ATTACKS, DATASETS, Spec
+from bench.registry import ATTACKS, DATASETS, MODELS, Spec
 from bench.seeds import ClipRandom
 from bench.training.objective import Objective
 
@@ -64,8 +64,11 @@ class Classification(Objective):
     target: ClassVar[tuple[float, float]] = (5.0, 9.0)
     trials: ClassVar[int] = 8
 
-    def build(self, model: str, dataset: str) -> nn.Module:
-        network = build_classifier(Spec.parse(model), None).train().requires_grad_(True)
+    def build(self, model: str, dataset: str, seed: int = 0) -> nn.Module:
+        spec = Spec.parse(model)
+        if any(p.name == "seed" for p in MODELS.get(spec.name).parameters):
+            spec = Spec(spec.name, {"seed": seed, **spec.params})
+        network = build_classifier(spec, None).train().requires_grad_(True)
         # Parts that bring weights of their own, such as the flow estimator of a flow-stream classifier.
         for name in getattr(network, "frozen", ()):
             network.get_submodule(name).eval().requires_grad_(False)
@@ -136,36 +139,37 @@ class Classification(Objective):
         weak, strong, radius, survived = 0.0, 16.0, 4.0, at_four
         for _ in range(self.trials):
             if low <= survived <= high:
-                return {"size_255": radius, **proportion(survived, len(refs))}
+                break
             weak, strong = (radius, strong) if survived > high else (weak, radius)
             radius = (weak + strong) / 2
             survived = self._survivors(network, data, refs, radius / 255, device, enough=high)
-        return None
+        return {"size_255": radius, **proportion(survived, len(refs))} if low <= survived <= high else None
 
 
 class LooksClassification(Classification):
-    """Cross-entropy, with the frames of some clips in random order, the colour of some taken away, and half of them
-    moved a little against their label.
+    """Cross-entropy, with the frames of some clips in random order, the colour of some taken away, and every second one
+    moved a little against its label.
 
-    Where looks mostly betray the class and motion always does, a small network that has found the motion gains little
-    from the looks and ignores them. Networks for real actions do not: they lose a few per cent on frames in random
-    order (VideoPure, Table I, "Temporal Shuffle"). Clips without motion teach the looks. Of the looks, the hue is
-    learned first; a network that sees hue alone is attacked in the chroma, which JPEG keeps at half the resolution, and
-    JPEG would pass for a defence. Clips without colour teach the outline and the background.
+    *Order.* Where looks mostly betray the class and motion always does, a small network that has found the motion gains
+    little from the looks and ignores them. Networks for real actions do not: they lose a few per cent on frames in
+    random order (VideoPure, Table I, "Temporal Shuffle"). Clips without motion teach the looks.
 
-    Tiny networks break at half the budget that published classifiers break at, and no purifier can be measured on a
-    network that is hopelessly lost. One signed gradient step (Goodfellow et al., ICLR 2015, section 6) of a quarter of
-    that budget makes up for it.
+    *Colour.* Of the looks, the hue is learned first. A network that sees hue alone is attacked in the chroma, which
+    JPEG keeps at half the resolution, and JPEG would pass for a defence. Clips without colour teach the outline and
+    the background.
 
-    Attributes:
+    *Step.* Some tiny networks break at half the budget that published classifiers break at, and no purifier can be
+    measured on a network that is hopelessly lost. One small signed gradient step (Goodfellow et al., ICLR 2015,
+    section 6) makes up for it.
+
+    Args:
         mixed: probability that a clip's frames are put in random order.
         gray: probability that a clip's colours are replaced by their mean.
         step: of every second clip, in linf.
     """
 
-    mixed: ClassVar[float] = 0.25
-    gray: ClassVar[float] = 0.4
-    step: ClassVar[float] = 0.5 / 255
+    def __init__(self, mixed: float, gray: float, step: float = 0.0) -> None:
+        self.mixed, self.gray, self.step = mixed, gray, step
 
     def loss(
         self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
@@ -180,7 +184,8 @@ class LooksClassification(Classification):
                 clip = clip.mean(dim=0, keepdim=True).expand_as(clip)
             shown.append(clip)
         clips = torch.stack(shown)
-        clips[::2] = self._moved(network, clips[::2], labels[::2])
+        if self.step:
+            clips[::2] = self._moved(network, clips[::2], labels[::2])
         return cross_entropy(network(clips), labels)
 
     def _moved(self, network: nn.Module, clips: Tensor, labels: Tensor) -> Tensor:
@@ -194,9 +199,9 @@ class LooksClassification(Classification):
 
 
 class FlowStreamClassification(Classification):
-    """The same for a flow-stream classifier, whose frozen estimator costs ten times what its 3D network costs: the
-    flow of each training clip is estimated once and kept, so the recipe should name a number of clips. It is attacked
-    on half as many clips as the others."""
+    """Cross-entropy on clean clips for a flow-stream classifier, whose frozen estimator costs ten times what its 3D
+    network costs: the flow of each training clip is estimated once and kept, so the recipe should name a number of
+    clips. It is attacked on half as many clips as the others."""
 
     attacked_clips: ClassVar[int] = 100
 
@@ -204,8 +209,8 @@ class FlowStreamClassification(Classification):
         self._kept: dict[str, Tensor] = {}
         self._network: FlowStream | None = None
 
-    def build(self, model: str, dataset: str) -> nn.Module:
-        network = super().build(model, dataset)
+    def build(self, model: str, dataset: str, seed: int = 0) -> nn.Module:
+        network = super().build(model, dataset, seed)
         if not isinstance(network, FlowStream):
             raise BenchError(
                 f"This recipe trains flow-stream classifiers, which {model!r} is not: take another recipe."

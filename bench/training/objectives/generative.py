@@ -58,7 +58,7 @@ class Reconstruction(Objective):
     frames: ClassVar[int] = 4
     kl: ClassVar[float] = 1e-6
 
-    def build(self, model: str, dataset: str) -> nn.Module:
+    def build(self, model: str, dataset: str, seed: int = 0) -> nn.Module:
         if model not in AUTOENCODERS:
             raise BenchError(f"Recipe autoencoder trains {', '.join(AUTOENCODERS)}, not {model!r}.")
         return AUTOENCODERS[model]().train()
@@ -100,19 +100,17 @@ class Reconstruction(Objective):
 
 
 class Denoising(Objective):
-    """Noise prediction on whole clips, small timesteps most (:func:`small_times`).
-
-    A preconditioned network is trained by Karras et al.'s loss, whose weight is even over all noise sizes; the others
-    by the plain error of the noise (Ho et al., eq. 14).
-    """
+    """Denoising of whole clips, small timesteps most (:func:`small_times`), by the loss of Karras et al. (NeurIPS
+    2022), whose weight is even over all noise sizes."""
 
     kind = "diffusion"
 
-    def build(self, model: str, dataset: str) -> nn.Module:
+    def build(self, model: str, dataset: str, seed: int = 0) -> nn.Module:
         backbone = build_backbone(model)
-        if isinstance(backbone, PixelSpace):
-            data: Dataset = DATASETS.create(Spec(dataset, {"split": "train"}))
-            backbone.calibrate(load_mixed(data, data.refs()[:48]))
+        if not isinstance(backbone, PixelSpace):
+            raise BenchError(f"This recipe trains models of pixels, which {model!r} is not: take another recipe.")
+        data: Dataset = DATASETS.create(Spec(dataset, {"split": "train"}))
+        backbone.calibrate(load_mixed(data, data.refs()[:48]))
         return backbone.train()
 
     def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
@@ -121,23 +119,19 @@ class Denoising(Objective):
     def loss(
         self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
-        backbone = cast(DiffusionBackbone, network)
+        backbone = cast(Preconditioned, network)
         (clean,) = batch
         t = small_times(generator, len(clean), len(backbone.alphas_cumprod)).to(clean.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         level = backbone.alphas_cumprod.to(clean.device)[t].float().view(-1, 1, 1, 1, 1)
         noisy = add_noise(clean, noise, level)
-        if isinstance(backbone, Preconditioned):
-            loss = backbone.loss(noisy, t, clean)
-        else:
-            loss = F.mse_loss(backbone.noise(noisy, t), noise)
-        return loss, {}
+        return backbone.loss(noisy, t, clean), {}
 
     @torch.no_grad()
     def measure(self, network: nn.Module, dataset: str, device: torch.device) -> dict[str, Any]:
-        """Error of one-step denoising in the latent space by timestep, against leaving the noise in, and the error of
-        DDIM inversion to timestep 250 and back."""
-        backbone = cast(DiffusionBackbone, network)
+        """Error of one-step denoising in the latent space by timestep, beside that of leaving the noise in and that of
+        the linear filter which the network starts from, and the error of DDIM inversion to timestep 250 and back."""
+        backbone = cast(Preconditioned, network)
         clips = _test_clips(dataset, 24, device)
         latents = torch.cat([backbone.encode(part) for part in clips.split(4)])
         generator = torch.Generator().manual_seed(0)
@@ -150,6 +144,7 @@ class Denoising(Objective):
             table[str(t)] = {
                 "mse": float(f"{float(F.mse_loss(found, latents)):.3g}"),
                 "noise": float(f"{(1 - level) / level:.3g}"),
+                "linear": float(f"{backbone.linear_error(t):.3g}"),
             }
         few = latents[:8]
         times = timesteps(250, 25)
@@ -177,7 +172,7 @@ class LatentDenoising(Denoising):
         self._backbone: DiffusionBackbone | None = None
         self._kept: dict[str, Tensor] = {}
 
-    def build(self, model: str, dataset: str) -> nn.Module:
+    def build(self, model: str, dataset: str, seed: int = 0) -> nn.Module:
         backbone = build_backbone(model)
         if not isinstance(backbone, LatentTiny):
             raise BenchError(f"Recipe denoise-latent trains latent models, and {model!r} is none.")

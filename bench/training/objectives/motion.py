@@ -32,7 +32,7 @@ class FlowSupervision(Objective):
     pairs: ClassVar[int] = 6
     noise: ClassVar[float] = 0.012
 
-    def build(self, model: str, dataset: str) -> nn.Module:
+    def build(self, model: str, dataset: str, seed: int = 0) -> nn.Module:
         if model not in ESTIMATORS:
             raise BenchError(f"Recipe flow trains {', '.join(ESTIMATORS)}, not {model!r}{nearest(model, ESTIMATORS)}.")
         return ESTIMATORS[model]().train()
