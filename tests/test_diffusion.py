@@ -210,21 +210,25 @@ def test_shipped_backbones_denoise(name: str) -> None:
             level = backbone.level(t)
             noisy = add_noise(latents, noise, level)
             found = predict_clean(noisy, backbone.predict_noise(noisy, t), level)
-            assert float((found - latents).square().mean()) < 0.9 * backbone.linear_error(t), t
+            left = (backbone.linear(noisy, t) - latents).square().mean()
+            assert (found - latents).square().mean() < 0.9 * left, t
 
 
-def test_what_the_linear_filter_leaves() -> None:
-    """Measured on latents of the very variance that is written down."""
+def test_the_linear_filter_is_wieners() -> None:
+    """On latents of the variance that is written down, its error is that of theory, and a network that puts out zero
+    changes nothing about it."""
     backbone = PixelTiny().eval()  # its network starts at zero
     generator = torch.Generator().manual_seed(0)
-    backbone.variance.copy_(torch.rand(48, generator=generator) * 0.2)
+    backbone.variance.copy_(0.01 + torch.rand(48, generator=generator) * 0.2)
     channels = torch.randn(8, 48, 4, 8, 8, generator=generator) * backbone.variance.sqrt()[:, None, None, None]
-    latents = backbone.synthesise(channels)
-    level = backbone.level(100)
+    latents, level = backbone.synthesise(channels), backbone.level(100)
     noisy = add_noise(latents, torch.randn(latents.shape, generator=generator), level)
+    found = backbone.linear(noisy, 100)
+    noise = (1 - level) / level
+    expected = float((1 / (1 / noise + 1 / backbone.variance.double())).mean())
+    assert float((found - latents).square().mean()) == pytest.approx(expected, rel=0.03)
     with torch.no_grad():
-        found = backbone.clean(noisy, torch.full((8,), 100))
-    assert float((found - latents).square().mean()) == pytest.approx(backbone.linear_error(100), rel=0.03)
+        torch.testing.assert_close(found, backbone.clean(noisy, torch.full((8,), 100)), rtol=1e-4, atol=1e-5)
 
 
 def test_the_shipped_autoencoder_is_faithful() -> None:

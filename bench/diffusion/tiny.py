@@ -151,11 +151,10 @@ class Preconditioned(DiffusionBackbone):
         clean = d2 / (s2 + d2) * y + (s2 * d2 / (s2 + d2)).sqrt() * self.network(y / (s2 + d2).sqrt(), t)
         return clean, (s2 * d2 / (s2 + d2)).mean(1, keepdim=True)
 
-    def linear_error(self, t: int) -> float:
-        """Mean squared error to expect of the Wiener estimate at a timestep: what a network must beat."""
-        level, d2 = self.level(t), self.variance.double()
-        s2 = (1 - level) / level
-        return float((s2 * d2 / (s2 + d2)).mean())
+    def linear(self, noisy: Tensor, t: int) -> Tensor:
+        """The Wiener estimate alone, of latents noised to timestep ``t``: what a trained network must beat."""
+        level, d2 = self.level(t), self.variance.to(noisy.dtype)[:, None, None, None]
+        return self.synthesise(d2 / ((1 - level) / level + d2) * self.analyse(noisy) / level**0.5)
 
     def clean(self, latents: Tensor, t: Tensor) -> Tensor:
         """The estimate of the clean latents."""

@@ -144,7 +144,7 @@ class Denoising(Objective):
             table[str(t)] = {
                 "mse": float(f"{float(F.mse_loss(found, latents)):.3g}"),
                 "noise": float(f"{(1 - level) / level:.3g}"),
-                "linear": float(f"{backbone.linear_error(t):.3g}"),
+                "linear": float(f"{float(F.mse_loss(backbone.linear(noisy, t), latents)):.3g}"),
             }
         few = latents[:8]
         times = timesteps(250, 25)
