@@ -113,7 +113,7 @@ def test_failed_clips_are_shown_and_end_with_code_1(bench: Bench, gray_grid: Wri
         (("run", "--defense", "jepg"), "did you mean 'jpeg'"),
         (("run", "--attack", "PGD+BDPA"), "did you mean 'bpda'"),
         (("run", "--clips", "0"), "--clips"),
-        (("run", "--model", "nl_r50"), "No weights are known for model 'nl_r50' on data set 'motion12'"),
+        (("run", "--model", "nl_r50"), "No weights are known for model 'nl_r50' on data set 'actions12'"),
         (("show", "jepg"), "did you mean 'jpeg'"),
         (("show", "jpeg", "--sheet", "x.png"), "not a data set"),
         (("show", "jpeg", "--clips"), "not a data set"),
