@@ -26,7 +26,8 @@ it stands below the complete rows.
 _TIDY = ["dataset", "model", "defense", "attack", "accuracy"]
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table, its first column to the left and the others to the right."""
     aligned = ["---", *["---:"] * (len(header) - 1)]
     return ["| " + " | ".join(cells) + " |" for cells in (header, aligned, *rows)]
 
@@ -60,7 +61,7 @@ def _measured(table: Table) -> list[str]:
         if row.reported:
             figures = [percent(row.reported[label]) if label in row.reported else "" for label in table.columns]
             rows.append([f"{row.defense}, *reported*", *(f"*{f}*" if f else "" for f in figures), "", ""])
-    lines = [f"**{table.title}**, {table.clips} clips, *measured here*", "", *_markdown(header, rows)]
+    lines = [f"**{table.title}**, {table.clips} clips, *measured here*", "", *markdown_table(header, rows)]
     if table.reported_from:
         lines += ["", f"Rows marked *reported*: {table.reported_from}."]
     return [*lines, ""]
@@ -84,7 +85,7 @@ def _reported(path: Path) -> list[str]:
             for defense in dict.fromkeys(group["defense"])
         ]
         lines += [f"*Reported*, {dataset} · {model} (`{path.name}`)", ""]
-        lines += [*_markdown(["Defence", *(_name(a) for a in attacks)], rows), ""]
+        lines += [*markdown_table(["Defence", *(_name(a) for a in attacks)], rows), ""]
     return lines
 
 

@@ -25,6 +25,7 @@ from rich.table import Table
 from bench.engines.local import LocalEngine, keep_freed_memory, pick_device
 from bench.errors import BenchError
 from bench.grid import DatasetSection, Grid
+from bench.leaderboard import markdown_table
 from bench.metrics import wilson
 from bench.plan import Plan, make_plan
 from bench.results import CellResult, Score, collect
@@ -113,9 +114,8 @@ def terminal(model: str, rows: list[list[str]]) -> Table:
 
 
 def markdown(model: str, rows: list[list[str]]) -> str:
-    lines = [["Defence", *COLUMNS.values()], ["---", *["---:"] * len(COLUMNS)]]
-    lines += [[cell.replace("\n", "<br>") for cell in row] for row in rows]
-    return f"## {model}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    broken = [[cell.replace("\n", "<br>") for cell in row] for row in rows]
+    return "\n".join([f"## {model}", "", *markdown_table(["Defence", *COLUMNS.values()], broken), ""])
 
 
 def main() -> None:

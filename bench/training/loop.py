@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bench.dataset import Dataset
 from bench.errors import BenchError
+from bench.models.base import build_seeded
 from bench.models.checkpoints import load_strictly, sha256_of, zoo_file
 from bench.registry import DATASETS, MODELS, Spec
 from bench.seeds import seed_of
@@ -157,9 +158,7 @@ def train(
         BenchError: a name is unknown, or the state in ``work`` belongs to other settings.
     """
     objective = objective_of(recipe)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("weights", seed))
-        network = objective.build(model_name, dataset_name, seed).to(device)
+    network = build_seeded(lambda: objective.build(model_name, dataset_name, seed), seed_of("weights", seed)).to(device)
     start = _start_file(model_name, recipe)
     if start is not None:
         load_strictly(network, load_file(start), start)

@@ -191,10 +191,8 @@ class LooksClassification(Classification):
 
     def _moved(self, network: nn.Module, clips: Tensor, labels: Tensor) -> Tensor:
         """Clips one signed gradient step away; the network is left as it was."""
-        mode = network.training
-        with torch.enable_grad():
-            clips = clips.clone().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(F.cross_entropy(network.eval()(clips), labels), clips)
+        mode, clips = network.training, clips.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(network.eval()(clips), labels), clips)
         network.train(mode)
         return (clips.detach() + self.step * gradient.sign()).clamp(0, 1)
 
