@@ -16,27 +16,29 @@ from bench.defense import Defense, Purifier, RobustModel
 from bench.errors import BenchError
 from bench.seeds import ClipRandom
 
-Gradient = Literal["exact", "bpda", "none"]
+Gradient = Literal["exact", "bpda", "bpda-negated", "surrogate", "none"]
 GRADIENTS: dict[str, str] = {
     "exact": "autograd through the defence",
-    "bpda": "the defence forward, its surrogate (the identity by default) backward",
+    "bpda": "the defence forward, its stand-in (the identity by default) backward",
+    "bpda-negated": "the same with the opposite sign: for defences that turn a perturbation around",
+    "surrogate": "the defence forward, the same process with fewer steps backward",
     "none": "the attacker does not differentiate the defence",
 }
 
 
 class _Backward(torch.autograd.Function):
-    """Value of one tensor, gradient of another (straight-through): the building block of BPDA."""
+    """Value of one tensor, ``sign`` times the gradient of another (straight-through): the building block of BPDA."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
-        ctx.shape = surrogate.shape
+    def forward(ctx: Any, value: Tensor, stand_in: Tensor, sign: int) -> Tensor:
+        ctx.shape, ctx.sign = stand_in.shape, sign
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
         (grad,) = grads
-        # One surrogate for V candidates: each candidate's gradient reaches it.
-        return None, grad.sum(0) if grad.ndim > len(ctx.shape) else grad
+        # One stand-in for V candidates: each candidate's gradient reaches it.
+        return None, ctx.sign * (grad.sum(0) if grad.ndim > len(ctx.shape) else grad), None
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Decision:
     """What the defence finally answers.
 
     Attributes:
-        prediction: ``int64 (B,)``: hard plurality of the votes, ties to the lowest class.
+        prediction: ``int64 (B,)``: by default the hard plurality of the votes, ties to the lowest class; a purifier may
+            ask for the largest mean probability instead (:attr:`Purifier.vote`).
         votes: ``int64 (V, B)``: the class each candidate is given.
         logits: ``(B, K)``: what attacks see, see :meth:`DefendedClassifier.forward`.
         finite: ``bool (B,)``: whether all candidates and all their logits are finite. Where they are not, the
@@ -115,7 +118,7 @@ class DefendedClassifier(nn.Module):
         """Purified clips ``(V, B, 3, T, H, W)``, with the gradient of :attr:`gradient` attached.
 
         Raises:
-            BenchError: the purifier, or its surrogate, returns something of another shape.
+            BenchError: the purifier, or what stands for it backward, returns something of another shape.
         """
         purifier = self.purifier
         if purifier is None:
@@ -127,8 +130,9 @@ class DefendedClassifier(nn.Module):
             with torch.no_grad():
                 # A copy: a purifier that works in place must not move the attack's iterate.
                 purified = _purify(purifier, clips.clone(), rng)
-            if self.gradient == "bpda":
-                purified = _Backward.apply(purified, _surrogate(purifier, clips, replay, purified))
+            if self.gradient != "none":
+                stand_in = _stand_in(purifier, self.gradient, clips, replay, purified)
+                purified = _Backward.apply(purified, stand_in, -1 if self.gradient == "bpda-negated" else 1)
         return purified if purified.ndim == clips.ndim + 1 else purified[None]
 
     def _classify(self, candidates: Tensor) -> Tensor:
@@ -150,6 +154,12 @@ class DefendedClassifier(nn.Module):
         """
         return self._classify(self.candidates(clips, rng))
 
+    def verdict(self, votes: Tensor) -> Tensor:
+        """The class that the candidates' logits ``(V, B, K)`` come to, ``int64 (B,)``: see :attr:`Purifier.vote`."""
+        if self.purifier is not None and self.purifier.vote == "mean":
+            return self.pool(votes).argmax(-1).cpu()
+        return plurality(votes.argmax(-1), votes.shape[-1])
+
     @staticmethod
     def pool(votes: Tensor) -> Tensor:
         """The one definition of the logits that attacks see: ``(V, B, K)`` to ``(B, K)``.
@@ -169,9 +179,8 @@ class DefendedClassifier(nn.Module):
         """The final, hard decision on a batch: what every outcome is judged by."""
         candidates = self.candidates(clips, rng)
         logits = self._classify(candidates)
-        votes = logits.argmax(-1)
         finite = torch.isfinite(logits).all(-1).all(0) & torch.isfinite(candidates).flatten(2).all(-1).all(0)
-        return Decision(plurality(votes, logits.shape[-1]), votes.cpu(), self.pool(logits).cpu(), finite.cpu())
+        return Decision(self.verdict(logits), logits.argmax(-1).cpu(), self.pool(logits).cpu(), finite.cpu())
 
     def target(self, rng: ClipRandom, *, transfer: bool = False) -> Target:
         """What an attack is given: the differentiable, pass-counting view of this module.
@@ -183,7 +192,7 @@ class DefendedClassifier(nn.Module):
 
         def look(clips: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             votes = self.vote_logits(clips, rng.select(rows))
-            return self.pool(votes), plurality(votes.detach().argmax(-1), votes.shape[-1])
+            return self.pool(votes), self.verdict(votes.detach())
 
         return Target(look, len(rng), stochastic=self.stochastic, transfer=transfer)
 
@@ -203,15 +212,16 @@ def _purify(purifier: Purifier, clips: Tensor, rng: ClipRandom) -> Tensor:
     return purified
 
 
-def _surrogate(purifier: Purifier, clips: Tensor, rng: ClipRandom, purified: Tensor) -> Tensor:
-    surrogate = purifier.surrogate(clips, rng)
-    if surrogate.shape not in (purified.shape, purified.shape[-5:]):
+def _stand_in(purifier: Purifier, gradient: str, clips: Tensor, rng: ClipRandom, purified: Tensor) -> Tensor:
+    hook = "surrogate" if gradient == "surrogate" else "bpda"
+    found: Tensor = getattr(purifier, hook)(clips, rng)
+    if found.shape not in (purified.shape, purified.shape[-5:]):
         raise BenchError(
             f"{type(purifier).__name__} turns clips of shape {tuple(clips.shape)} into {tuple(purified.shape)}, but "
-            f"its surrogate has shape {tuple(surrogate.shape)}: override surrogate to return the shape that purify "
-            "returns, so that bpda can pass the gradient back."
+            f"its {hook} has shape {tuple(found.shape)}: override {hook} to return the shape that purify returns, so "
+            f"that {gradient} can pass the gradient back."
         )
-    return surrogate
+    return found
 
 
 def why_not(defense: Defense, gradient: str) -> str | None:
@@ -221,6 +231,8 @@ def why_not(defense: Defense, gradient: str) -> str | None:
         return f"Unknown gradient {gradient!r}; known: {', '.join(GRADIENTS)}."
     if gradient == "exact" and isinstance(defense, Purifier) and not defense.differentiable:
         return f"{name} has no exact gradient because part of it is not differentiable; use bpda."
-    if gradient == "bpda" and isinstance(defense, RobustModel):
-        return f"{name} is a network, differentiable as it is: there is nothing for bpda to replace; use exact."
+    if gradient not in ("exact", "none") and isinstance(defense, RobustModel):
+        return f"{name} is a network, differentiable as it is: there is nothing for {gradient} to replace; use exact."
+    if gradient == "surrogate" and getattr(type(defense), "surrogate", None) is Purifier.surrogate:
+        return f"{name} has no cheaper process for surrogate to differentiate; use exact or bpda."
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -20,12 +20,15 @@ class Purifier(nn.Module, ABC):
             refused and the adaptive attacker uses ``bpda``.
         stochastic: whether :meth:`purify` draws from ``rng``. Attacks then never stop at a lucky draw.
         identity: whether the clip comes back unchanged (the undefended baseline).
+        vote: how several candidates decide: ``plurality`` of their classes, ties to the lowest, or the largest
+            ``mean`` probability.
     """
 
     kind: ClassVar[str] = "defense"
     differentiable: ClassVar[bool] = True
     stochastic: ClassVar[bool] = False
     identity: ClassVar[bool] = False
+    vote: Literal["plurality", "mean"] = "plurality"
 
     @abstractmethod
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
@@ -40,14 +43,22 @@ class Purifier(nn.Module, ABC):
             size may change; the classifier must take them.
         """
 
-    def surrogate(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         """What ``bpda`` differentiates in place of :meth:`purify`: the identity, unless overridden.
 
         ``rng`` replays the draws that the call of :meth:`purify` on the same clips made. The result has the
         shape that :meth:`purify` returns, or that of one candidate, which then stands for all of them. So a
-        purifier that changes the number or size of the frames needs a surrogate of its own.
+        purifier that changes the number or size of the frames needs a stand-in of its own.
         """
         return clips
+
+    def surrogate(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        """What ``surrogate`` differentiates in place of :meth:`purify`: the same process, made cheaper.
+
+        For a diffusion purifier, fewer and larger steps (Lee and Kim, ICCV 2023). ``rng`` and the result are as for
+        :meth:`bpda`. Purifiers that do not override it have no such gradient.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no cheaper process that stands for it")
 
 
 class RobustModel(ABC):

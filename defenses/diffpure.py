@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 
-from bench import BenchError, ClipRandom, Purifier, register
-from bench.diffusion.sampling import denoise_ddim, denoise_ddpm, noise_to
-from bench.diffusion.schedule import timesteps
-from bench.diffusion.shipped import load_backbone
+from bench import ClipRandom, register
+from bench.diffusion.purifier import DiffusionPurifier
+from bench.diffusion.sampling import denoise_ddim, denoise_ddpm, denoise_sde, noise_to
 
 
-class _DiffPure(Purifier):
-    """Encode, noise to ``t_star``, denoise, decode. Differentiable from end to end, each network call checkpointed."""
+class _DiffPure(DiffusionPurifier):
+    """Noises the latents to ``t_star`` by one draw per clip and denoises them."""
 
     stochastic = True
 
-    def __init__(self, backbone: str = "pixel_tiny", t_star: int = 100, steps: int = 5) -> None:
-        super().__init__()
-        if not all(isinstance(n, int) and not isinstance(n, bool) for n in (t_star, steps)):
-            raise ValueError("t_star and steps must be whole numbers")
-        self.backbone = load_backbone(backbone)
-        last = len(self.backbone.alphas_cumprod) - 1
-        if t_star > last:
-            raise BenchError(f"The backbone {backbone!r} has timesteps up to {last}: t_star {t_star} is beyond them.")
-        self.times = timesteps(t_star, steps)
-
-    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        noisy = noise_to(self.backbone, self.backbone.encode(clips), self.times[0], rng)
-        return self.backbone.decode(self.denoise(noisy, rng))
+    def purify_latents(self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom) -> list[Tensor]:
+        return [self.denoise(noise_to(self.backbone, latents, times[0], rng), times, rng)]
 
     @abstractmethod
-    def denoise(self, noisy: Tensor, rng: ClipRandom) -> Tensor:
-        """Latents at timestep ``t_star`` to clean ones."""
+    def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
+        """Latents at timestep ``times[0]`` to clean ones."""
 
 
 @register(
@@ -43,16 +33,19 @@ class _DiffPure(Purifier):
 class DiffPureDDIM(_DiffPure):
     """Noises the clip to a timestep and denoises it by deterministic DDIM steps; one random draw per clip.
 
-    ``t_star=101, steps=6`` is VideoPure's setting.
+    The defaults are VideoPure's setting, but for the backbone.
 
     Args:
-        backbone: a diffusion backbone: ``pixel_tiny``, ``latent_tiny`` or ``image_tiny``.
+        backbone: a diffusion backbone: ``pixel_tiny``, ``latent_tiny``, ``image_tiny`` (shipped), ``modelscope``,
+            ``stable_diffusion`` or ``guided_diffusion``.
         t_star: timestep of 1000 to which the clip is noised.
         steps: network calls, spaced evenly from ``t_star`` to 1.
+        weights: of a published backbone, a hub name or a folder in diffusers' layout.
+        precision: of a published backbone's weights: fp32, fp16 or bf16.
     """
 
-    def denoise(self, noisy: Tensor, rng: ClipRandom) -> Tensor:
-        return denoise_ddim(self.backbone, noisy, self.times)
+    def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
+        return denoise_ddim(self.backbone, noisy, times)
 
 
 @register(
@@ -62,13 +55,57 @@ class DiffPureDDIM(_DiffPure):
 class DiffPureDDPM(_DiffPure):
     """Noises the clip to a timestep and denoises it by ancestral sampling, with fresh noise at every step.
 
-    ``t_star=101, steps=101`` (every timestep) is VideoPure's setting; fewer steps stride over timesteps.
+    The defaults are VideoPure's setting, but for the backbone: every timestep is visited. Fewer steps stride over
+    timesteps and cost less.
 
     Args:
-        backbone: a diffusion backbone: ``pixel_tiny``, ``latent_tiny`` or ``image_tiny``.
+        backbone: a diffusion backbone: ``pixel_tiny``, ``latent_tiny``, ``image_tiny`` (shipped), ``modelscope``,
+            ``stable_diffusion`` or ``guided_diffusion``.
         t_star: timestep of 1000 to which the clip is noised.
         steps: network calls, spaced evenly from ``t_star`` to 1.
+        weights: of a published backbone, a hub name or a folder in diffusers' layout.
+        precision: of a published backbone's weights: fp32, fp16 or bf16.
     """
 
-    def denoise(self, noisy: Tensor, rng: ClipRandom) -> Tensor:
-        return denoise_ddpm(self.backbone, noisy, self.times, rng)
+    def __init__(
+        self,
+        backbone: str = "pixel_tiny",
+        t_star: int = 101,
+        steps: int = 101,
+        weights: str = "",
+        precision: Literal["fp32", "fp16", "bf16"] = "fp32",
+    ) -> None:
+        super().__init__(backbone, t_star, steps, weights, precision)
+
+    def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
+        return denoise_ddpm(self.backbone, noisy, times, rng)
+
+
+@register("diffpure_sde", source="Nie et al., DiffPure, ICML 2022, eq. 4 and 5, in pixel space")
+class DiffPureSDE(_DiffPure):
+    """Noises the clip to a timestep and solves the reverse-time SDE by Euler-Maruyama: DiffPure as first published.
+
+    There the model is Guided Diffusion, frame by frame. The default is the setting for ImageNet (t* = 0.15 of 1);
+    t* = 0.1, for CIFAR-10, is ``t_star=100, steps=100``.
+
+    Args:
+        backbone: a diffusion backbone: ``pixel_tiny``, ``latent_tiny``, ``image_tiny`` (shipped), ``modelscope``,
+            ``stable_diffusion`` or ``guided_diffusion``.
+        t_star: timestep of 1000 to which the clip is noised.
+        steps: of the solver, spaced evenly from ``t_star`` to 1.
+        weights: of a published backbone, a hub name or a folder in diffusers' layout.
+        precision: of a published backbone's weights: fp32, fp16 or bf16.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "pixel_tiny",
+        t_star: int = 150,
+        steps: int = 150,
+        weights: str = "",
+        precision: Literal["fp32", "fp16", "bf16"] = "fp32",
+    ) -> None:
+        super().__init__(backbone, t_star, steps, weights, precision)
+
+    def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
+        return denoise_sde(self.backbone, noisy, times, rng)

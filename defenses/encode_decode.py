@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from bench import ClipRandom, Purifier, register
-from bench.diffusion.shipped import load_backbone
+from bench.diffusion.backbones import load_backbone
 
 
 @register("encode_decode", source="control row for latent-space purifiers")
@@ -16,11 +18,15 @@ class EncodeDecode(Purifier):
 
     Args:
         backbone: a diffusion backbone; of a pixel-space one, nothing is lost and nothing gained.
+        weights: of a published backbone, a hub name or a folder in diffusers' layout.
+        precision: of a published backbone's weights: fp32, fp16 or bf16.
     """
 
-    def __init__(self, backbone: str = "latent_tiny") -> None:
+    def __init__(
+        self, backbone: str = "latent_tiny", weights: str = "", precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    ) -> None:
         super().__init__()
-        self.backbone = load_backbone(backbone)
+        self.backbone = load_backbone(backbone, weights, precision)
 
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         return self.backbone.decode(self.backbone.encode(clips))

@@ -18,7 +18,7 @@ class TemporalShuffle(Purifier):
     """Reorders the frames at random and classifies once.
 
     A shuffle is a linear gather along time, so its exact gradient exists: it is the scatter back to the
-    source frames. Identity BPDA credits gradients to the wrong frames.
+    source frames. Identity BPDA would credit gradients to the wrong frames, so here ``bpda`` is exact, too.
 
     Args:
         variant: ``window`` permutes the frames inside consecutive windows. ``chunks`` copies runs of
@@ -47,6 +47,9 @@ class TemporalShuffle(Purifier):
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         order = self.order(clips.shape[2], rng).to(clips.device)
         return clips.gather(2, order[:, None, :, None, None].expand_as(clips))
+
+    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return self.purify(clips, rng)
 
     def order(self, frames: int, rng: ClipRandom) -> Tensor:
         """Draws the source frame of each output frame, ``int64 (B, T)``."""

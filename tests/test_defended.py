@@ -60,7 +60,7 @@ class Copy(Purifier):
 
 
 class Noisy(Purifier):
-    """Random gains; the surrogate needs the very same gains."""
+    """Random gains; the stand-in needs the very same gains."""
 
     differentiable = False
     stochastic = True
@@ -74,7 +74,7 @@ class Noisy(Purifier):
         self.drawn.append(rng.uniform(*clips.shape[1:]))
         return ((clips * self.drawn[-1]) * 16).round() / 16
 
-    def surrogate(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         self.replayed.append(rng.uniform(*clips.shape[1:]))
         return clips**2 * self.replayed[-1]
 
@@ -172,7 +172,7 @@ def test_bpda_sums_the_gradients_of_the_candidates() -> None:
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_bpda_uses_the_surrogate_of_the_purifier_and_replays_its_draws() -> None:
+def test_bpda_uses_the_stand_in_of_the_purifier_and_replays_its_draws() -> None:
     model, (clips, labels) = Small().eval(), batch()
     purifier = Noisy()
     defended = DefendedClassifier(model, purifier, "bpda")
@@ -194,7 +194,42 @@ def test_bpda_uses_the_surrogate_of_the_purifier_and_replays_its_draws() -> None
     assert torch.equal(purifier.drawn[1], purifier.replayed[1])
 
 
-def test_evaluation_does_not_touch_the_surrogate() -> None:
+def test_negated_bpda_is_bpda_with_the_opposite_sign() -> None:
+    model, (clips, labels) = Small().eval(), batch()
+    found = []
+    for gradient in ("bpda", "bpda-negated"):
+        x = clips.clone().requires_grad_(True)
+        logits = DefendedClassifier(model, Noisy(), gradient)(x, ClipRandom([4, 5, 6]))
+        found.append((logits.detach(), torch.autograd.grad(F.cross_entropy(logits, labels), x)[0]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1].any()
+    assert torch.equal(found[0][1], -found[1][1])
+
+
+def test_surrogate_has_the_value_of_the_defence_and_the_gradient_of_the_cheaper_process() -> None:
+    class WithSurrogate(Noisy):
+        def surrogate(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+            return 3 * clips * rng.uniform(*clips.shape[1:])
+
+    model, (clips, labels), purifier = Small().eval(), batch(), WithSurrogate()
+    x = clips.clone().requires_grad_(True)
+    logits = DefendedClassifier(model, purifier, "surrogate")(x, ClipRandom([4, 5, 6]))
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), x)
+    purified = ((clips * purifier.drawn[0]) * 16).round() / 16
+    assert torch.equal(logits, model(purified))
+    assert purifier.replayed == []  # bpda's hook is another one
+    torch.testing.assert_close(gradient, loss_gradient(model, purified, labels) * 3 * purifier.drawn[0])
+
+
+def test_surrogate_is_refused_where_there_is_none() -> None:
+    with pytest.raises(BenchError, match="JPEG has no cheaper process for surrogate to differentiate; use exact or"):
+        DefendedClassifier(Small(), JPEG(), "surrogate")
+    for gradient in ("bpda-negated", "surrogate"):
+        with pytest.raises(BenchError, match=f"nothing for {gradient} to replace; use exact"):
+            DefendedClassifier(Small(), Doubled(), gradient)
+
+
+def test_evaluation_does_not_touch_the_stand_in() -> None:
     model, (clips, _) = Small().eval(), batch()
     purifier = Noisy()
     defended = DefendedClassifier(model, purifier, "bpda")
@@ -239,9 +274,9 @@ def test_bpda_is_refused_for_a_robust_model() -> None:
 
 
 def test_unknown_gradient_is_refused() -> None:
-    with pytest.raises(BenchError, match="Unknown gradient 'adjoint'; known: exact, bpda, none"):
+    with pytest.raises(BenchError, match="Unknown gradient 'adjoint'; known: exact, bpda, bpda-negated, sur"):
         DefendedClassifier(Small(), NoDefense(), "adjoint")
-    assert list(GRADIENTS) == ["exact", "bpda", "none"]
+    assert list(GRADIENTS) == ["exact", "bpda", "bpda-negated", "surrogate", "none"]
 
 
 # --- robust models, modes -------------------------------------------------------------------------------------
@@ -303,20 +338,20 @@ def test_what_a_purifier_returns_is_checked() -> None:
     assert bool(DefendedClassifier(Small(), Claims(lambda c: c.clone())).decide(clips, rng).finite.all())
 
 
-def test_bpda_of_a_purifier_that_drops_frames_needs_a_surrogate() -> None:
+def test_bpda_of_a_purifier_that_drops_frames_needs_a_stand_in() -> None:
     class Half(Purifier):
         def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
             return torch.stack([clips[:, :, ::2], clips[:, :, 1::2]])
 
-    class HalfWithSurrogate(Half):
-        def surrogate(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+    class HalfWithStandIn(Half):
+        def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
             return clips[:, :, ::2]
 
     model, (clips, labels), rng = Small().eval(), batch(), ClipRandom(range(3))
     x = clips.clone().requires_grad_(True)
-    with pytest.raises(BenchError, match="override surrogate"):
+    with pytest.raises(BenchError, match="override bpda"):
         DefendedClassifier(model, Half(), "bpda")(x, rng)
-    votes = DefendedClassifier(model, HalfWithSurrogate(), "bpda").vote_logits(x, rng)
+    votes = DefendedClassifier(model, HalfWithStandIn(), "bpda").vote_logits(x, rng)
     (gradient,) = torch.autograd.grad(votes.gather(2, labels.expand(2, 3)[..., None]).sum(), x)
     even, odd = (clips[:, :, i::2].clone().requires_grad_(True) for i in (0, 1))
     expected = sum(torch.autograd.grad(model(c).gather(1, labels[:, None]).sum(), c)[0] for c in (even, odd))
@@ -402,6 +437,11 @@ def test_decision_is_the_hard_vote_not_the_soft_one() -> None:
     assert decision.votes.tolist() == [[0, 0], [1, 1], [1, 1]]
     assert decision.prediction.tolist() == [1, 1]
     assert decision.logits.argmax(1).tolist() == [0, 0]
+    asks = Three()
+    asks.vote = "mean"
+    mean = DefendedClassifier(Reader(), asks).decide(torch.ones(2, *SHAPE), ClipRandom([0, 1]))
+    assert mean.prediction.tolist() == [0, 0]
+    assert torch.equal(mean.votes, decision.votes)
 
 
 def test_attack_goes_on_until_the_hard_vote_is_lost() -> None:

@@ -258,8 +258,9 @@ def test_shuffle_moves_whole_frames_and_scatters_gradients_back(shuffle: Tempora
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("gradient", ["exact", "bpda"])
 @pytest.mark.parametrize("shuffle", [TemporalShuffle(window=3), TemporalShuffle("chunks")])
-def test_exact_gradient_of_the_shuffle_equals_finite_differences(shuffle: TemporalShuffle) -> None:
+def test_gradients_of_the_shuffle_equal_finite_differences(shuffle: TemporalShuffle, gradient: str) -> None:
     """Through a smooth classifier that cares about frame order, in double precision, the same draws replayed."""
 
     class Smooth(nn.Module):
@@ -272,7 +273,7 @@ def test_exact_gradient_of_the_shuffle_equals_finite_differences(shuffle: Tempor
         def forward(self, clips: Tensor) -> Tensor:
             return torch.tanh(clips.flatten(1) @ self.inner.T / 4) @ self.outer.T
 
-    defended = DefendedClassifier(Smooth(), shuffle, "exact")
+    defended = DefendedClassifier(Smooth(), shuffle, gradient)
     clips = scene(2, 5, 2, 2).double().requires_grad_(True)
     rng = ClipRandom([3, 4])
     assert torch.autograd.gradcheck(lambda x: defended(x, rng.clone()), (clips,), eps=1e-6, atol=1e-7)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from bench import BenchError
-from bench.flow.base import endpoint_error, warp
-from bench.flow.shipped import load_flow
+from bench.flow.base import endpoint_error, splat, warp
+from bench.flow.estimators import load_flow
 from bench.flow.tiny import TinyFlow, correlation, displacements, upsample_convex
 from bench.procedural import render
 
@@ -135,3 +137,21 @@ def test_flow_is_differentiable_with_respect_to_both_frames() -> None:
         step = 1e-6
         up, down = ((net.clip_flow(clip + s * step * direction) * weight).sum() for s in (1, -1))
         assert float((gradient * direction).sum()) == pytest.approx(float((up - down) / (2 * step)), rel=1e-3)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 9), st.integers(2, 9))
+@settings(max_examples=30, deadline=None)
+def test_splat_is_the_transpose_of_warp(seed: int, height: int, width: int) -> None:
+    """By the definition of a transpose, flows out of the frame included."""
+    generator = torch.Generator().manual_seed(seed)
+    x, values = torch.randn(2, 2, 3, height, width, generator=generator, dtype=torch.float64)
+    flow = 3 * torch.randn(2, 2, height, width, generator=generator, dtype=torch.float64)
+    taken = (warp(x, flow) * values).sum()
+    assert float((x * splat(values, flow)).sum()) == pytest.approx(float(taken), rel=1e-9, abs=1e-9)
+
+
+def test_splat_is_differentiable_in_the_flow() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(1, 2, 4, 5, generator=generator, dtype=torch.float64)
+    flow = torch.randn(1, 2, 4, 5, generator=generator, dtype=torch.float64).requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda f: splat(values, f), flow)

@@ -14,8 +14,8 @@ from bench.defenses.diffpure import DiffPureDDIM, DiffPureDDPM
 from bench.defenses.encode_decode import EncodeDecode
 from bench.defenses.gaussian_noise import GaussianNoise
 from bench.defenses.none import NoDefense
+from bench.diffusion.backbones import BACKBONES, load_backbone
 from bench.diffusion.sampling import noise_to
-from bench.diffusion.shipped import BACKBONES, load_backbone
 from bench.grid import DatasetSection, Grid
 from bench.models.checkpoints import build_classifier, zoo_file
 from bench.plan import make_plan
@@ -117,13 +117,13 @@ def test_the_weights_of_a_purifier_belong_to_its_identity(monkeypatch: pytest.Mo
     before = make_plan(grid).cells[-1]
     assert before.defense.label == "diffpure_ddim"
 
-    def other(name: str) -> torch.nn.Module:
-        backbone = load_backbone(name)
+    def other(*asked: str) -> torch.nn.Module:
+        backbone = load_backbone(*asked)
         with torch.no_grad():
             next(backbone.parameters()).add_(1)
         return backbone
 
-    monkeypatch.setattr("bench.defenses.diffpure.load_backbone", other)
+    monkeypatch.setattr("bench.diffusion.purifier.load_backbone", other)
     assert make_plan(grid).cells[-1].id != before.id
 
 

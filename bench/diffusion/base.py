@@ -111,11 +111,12 @@ class DiffusionBackbone(nn.Module, ABC):
     def _by_frames(self, work: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
         """Applies a function of frames to clips, a bounded number of frames at a time.
 
-        With gradients, each part is computed again on the way back instead of keeping its activations.
+        With gradients, each part is computed again on the way back instead of keeping its activations. In pixel space
+        there are none to keep.
         """
         frames = clips.transpose(1, 2)
         parts = frames.flatten(0, 1).split(self.frames_at_once)
-        if len(parts) > 1 and torch.is_grad_enabled() and clips.requires_grad:
+        if torch.is_grad_enabled() and clips.requires_grad and not self.pixel_space:
             done = [checkpoint(work, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
         else:
             done = [work(part) for part in parts]

@@ -1,4 +1,4 @@
-"""Trajectories through the noise levels: down by DDIM or DDPM, up by DDIM inversion.
+"""Trajectories through the noise levels: down by DDIM, DDPM or the reverse SDE, up by DDIM inversion.
 
 Each takes latents and a list of timesteps in the order of :func:`bench.diffusion.schedule.timesteps`, highest first.
 With gradients every network call is checkpointed, so memory does not grow with the number of steps.
@@ -6,6 +6,7 @@ With gradients every network call is checkpointed, so memory does not grow with 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -32,31 +33,58 @@ def noise_to(backbone: DiffusionBackbone, latents: Tensor, t: int, rng: ClipRand
     return add_noise(latents, noise, backbone.level(t))
 
 
-def _downward(times: Sequence[int]) -> Iterator[tuple[int, int]]:
+def downward(times: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Pairs of timesteps ``(from, to)``; the last goes to -1, the clean latent."""
     return pairwise([*times, -1])
 
 
 def denoise_ddim(backbone: DiffusionBackbone, noisy: Tensor, times: Sequence[int]) -> Tensor:
     """Deterministic denoising from ``times[0]`` to the clean level (Song et al., ICLR 2021)."""
-    for t, target in _downward(times):
+    for t, target in downward(times):
         noisy = ddim_step(noisy, predict(backbone, noisy, t), backbone.level(t), backbone.level(target))
     return noisy
 
 
 def denoise_ddpm(backbone: DiffusionBackbone, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
     """Ancestral denoising from ``times[0]`` to the clean level (Ho et al., NeurIPS 2020); strides are allowed."""
-    for t, target in _downward(times):
+    for t, target in downward(times):
         fresh = rng.normal(*noisy.shape[1:], device=noisy.device).to(noisy.dtype)
         noisy = ddpm_step(noisy, predict(backbone, noisy, t), backbone.level(t), backbone.level(target), fresh)
     return noisy
 
 
-def invert_ddim(backbone: DiffusionBackbone, latents: Tensor, times: Sequence[int]) -> Tensor:
+def denoise_sde(backbone: DiffusionBackbone, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
+    """The reverse-time variance-preserving SDE from ``times[0]`` to the clean level, by Euler-Maruyama.
+
+    DiffPure (Nie et al., ICML 2022, eq. 5) with the score ``-e / sqrt(1 - abar)``. The integral of ``beta`` over a
+    step is ``log(target / level)``, so strides are allowed; with small ones it agrees with :func:`denoise_ddpm`.
+    """
+    for t, target in downward(times):
+        fresh = rng.normal(*noisy.shape[1:], device=noisy.device).to(noisy.dtype)
+        level = backbone.level(t)
+        beta = math.log(backbone.level(target) / level)
+        score = -predict(backbone, noisy, t) / math.sqrt(1 - level)
+        noisy = noisy + beta * (noisy / 2 + score) + math.sqrt(beta) * fresh
+    return noisy
+
+
+def invert_ddim(
+    backbone: DiffusionBackbone, latents: Tensor, times: Sequence[int], *, share_first: bool = False
+) -> Tensor:
     """Deterministic noising of clean latents up to ``times[0]``: DDIM run backwards.
 
     The noise of a step is predicted at the *target's* timestep on the present latent.
+
+    Args:
+        backbone: the model.
+        latents: clean ones, ``(B, C, T, h, w)``.
+        times: timesteps, highest first.
+        share_first: gives the noise that is predicted for the first frame to every frame: VideoPure's temporal
+            inversion.
     """
-    for target, t in reversed(list(_downward(times))):
-        latents = ddim_step(latents, predict(backbone, latents, target), backbone.level(t), backbone.level(target))
+    for target, t in reversed(list(downward(times))):
+        noise = predict(backbone, latents, target)
+        if share_first:
+            noise = noise[:, :, :1].expand_as(noise)
+        latents = ddim_step(latents, noise, backbone.level(t), backbone.level(target))
     return latents

@@ -84,6 +84,30 @@ def warp(second: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(second, torch.stack([to_x, to_y], -1), mode="bilinear", align_corners=True)
 
 
+def splat(values: Tensor, flow: Tensor) -> Tensor:
+    """The transpose of :func:`warp`: gives each position of the second frame what the warp took from it.
+
+    Args:
+        values: ``(N, C, H, W)``, one per position of the first frame.
+        flow: ``(N, 2, H, W)`` in pixels of that resolution, channel 0 along x; differentiable.
+
+    Returns:
+        ``(N, C, H, W)``, with ``(warp(x, flow) * values).sum() == (x * splat(values, flow)).sum()``.
+    """
+    batch, channels, height, width = values.shape
+    x = torch.arange(width, dtype=flow.dtype, device=flow.device) + flow[:, 0]
+    y = torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None] + flow[:, 1]
+    found = values.new_zeros(batch, channels, height * width)
+    left, top = x.detach().floor(), y.detach().floor()
+    for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
+        weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        place = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
+        share = (values * (weight * inside)[:, None]).flatten(2)
+        found = found.scatter_add(2, place.flatten(1)[:, None].expand_as(share), share)
+    return found.unflatten(2, (height, width))
+
+
 def endpoint_error(found: Tensor, truth: Tensor) -> Tensor:
     """Distance in pixels between two flows, channels on axis 1: ``(N, 2, ...)`` to ``(N, ...)``."""
     return (found - truth).norm(dim=1)

@@ -59,7 +59,7 @@ def flow_stream_tiny(num_classes: int = 12, seed: int = 0) -> FlowStream:
         num_classes: rows of the final layer.
         seed: of the initial weights of the 3D network.
     """
-    from bench.flow.shipped import load_flow
+    from bench.flow.estimators import load_flow
 
     stream = build_seeded(
         lambda: ResNet3D(

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.dataset import ClipRef, Dataset
+from bench.diffusion.backbones import build_backbone
 from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.sampling import denoise_ddim, invert_ddim
 from bench.diffusion.schedule import add_noise, predict_clean, timesteps
-from bench.diffusion.shipped import build_backbone
 from bench.diffusion.tiny import LatentTiny, PixelSpace, Preconditioned, TinyAutoencoder
 from bench.errors import BenchError
 from bench.models.checkpoints import load_shipped

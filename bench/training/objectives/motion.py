@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.dataset import ClipRef, Dataset
 from bench.errors import BenchError, nearest
 from bench.flow.base import endpoint_error
-from bench.flow.shipped import ESTIMATORS
+from bench.flow.estimators import ESTIMATORS
 from bench.flow.tiny import TinyFlow
 from bench.procedural import RECIPES, render
 from bench.training.objective import Objective

@@ -1,0 +1,208 @@
+"""Published diffusion models through diffusers: ModelScope's text-to-video, Stable Diffusion, Guided Diffusion.
+
+The prompt is always empty. Its embedding is a constant, computed once, after which the text encoder is dropped; and
+since the unconditional prompt is empty too, classifier-free guidance adds a multiple of zero and is left out: half the
+network calls for the same result, whatever the guidance scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet2DModel, UNet3DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from bench.diffusion.base import DiffusionBackbone
+from bench.errors import BenchError
+
+# diffusers and transformers are only partly typed.
+_AutoencoderKL: Any = AutoencoderKL
+_UNet2D: Any = UNet2DModel
+_UNet2DCondition: Any = UNet2DConditionModel
+_UNet3DCondition: Any = UNet3DConditionModel
+_Scheduler: Any = DDIMScheduler
+_TextModel: Any = CLIPTextModel
+_Tokenizer: Any = CLIPTokenizer
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class LatentDiffusion(DiffusionBackbone):
+    """A denoiser of the latents of an image autoencoder, with an empty prompt.
+
+    Latents stay in single precision between the calls of the networks, which work in that of their weights.
+
+    Args:
+        autoencoder: diffusers' ``AutoencoderKL``; the posterior's mean is taken, scaled by its ``scaling_factor``.
+        denoiser: a U-Net that predicts the noise.
+        prompt: embedding of the empty prompt, ``(1, tokens, width)``.
+        schedule: diffusers' scheduler, for its levels.
+    """
+
+    prompt: Tensor
+    frames_at_once = 8
+
+    def __init__(self, autoencoder: Any, denoiser: Any, prompt: Tensor, schedule: Any) -> None:
+        super().__init__(schedule.alphas_cumprod, float(schedule.final_alpha_cumprod))
+        self.autoencoder, self.denoiser = autoencoder, denoiser
+        self.register_buffer("prompt", prompt)
+        self.size_multiple = 2 ** (len(autoencoder.config.block_out_channels) - 1)
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        code = self.autoencoder.encode(frames.to(self.autoencoder.dtype)).latent_dist
+        mean: Tensor = code.mode()
+        return mean.to(frames.dtype) * self.autoencoder.config.scaling_factor
+
+    def decode_frames(self, latents: Tensor) -> Tensor:
+        code = (latents / self.autoencoder.config.scaling_factor).to(self.autoencoder.dtype)
+        frames: Tensor = self.autoencoder.decode(code).sample
+        return frames.to(latents.dtype)
+
+    def _denoise(self, latents: Tensor, t: Tensor) -> Tensor:
+        prompt = self.prompt.expand(len(latents), -1, -1)
+        noise: Tensor = self.denoiser(latents.to(self.denoiser.dtype), t, encoder_hidden_states=prompt).sample
+        return noise.to(latents.dtype)
+
+
+class ModelScope(LatentDiffusion):
+    """ModelScope's text-to-video model (Wang et al., 2023): a 3-D U-Net on the latents of whole clips."""
+
+    def noise(self, latents: Tensor, t: Tensor) -> Tensor:
+        return self._denoise(latents, t)
+
+
+class StableDiffusion(LatentDiffusion):
+    """Stable Diffusion (Rombach et al., CVPR 2022), frame by frame."""
+
+    per_frame = True
+
+    def noise(self, latents: Tensor, t: Tensor) -> Tensor:
+        return _by_frame(self._denoise, latents, t)
+
+
+class GuidedDiffusion(DiffusionBackbone):
+    """An unconditional image model in pixel space (Dhariwal and Nichol, NeurIPS 2021), frame by frame.
+
+    Of a network with learned variances only the noise is used.
+
+    Args:
+        denoiser: diffusers' ``UNet2DModel``.
+        schedule: diffusers' scheduler, for its levels.
+    """
+
+    per_frame = True
+    pixel_space: ClassVar[bool] = True
+
+    def __init__(self, denoiser: Any, schedule: Any) -> None:
+        super().__init__(schedule.alphas_cumprod, clean_level=1.0)
+        self.denoiser = denoiser
+        self.size_multiple = 2 ** (len(denoiser.config.block_out_channels) - 1)
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        return frames
+
+    def decode_frames(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def noise(self, latents: Tensor, t: Tensor) -> Tensor:
+        def denoise(frames: Tensor, times: Tensor) -> Tensor:
+            found: Tensor = self.denoiser(frames.to(self.denoiser.dtype), times).sample[:, :3]
+            return found.to(frames.dtype)
+
+        return _by_frame(denoise, latents, t)
+
+
+def _by_frame(denoise: Any, latents: Tensor, t: Tensor) -> Tensor:
+    frames = latents.transpose(1, 2)
+    found: Tensor = denoise(frames.flatten(0, 1), t.repeat_interleave(frames.shape[1]))
+    return found.unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+
+def load_modelscope(weights: str, precision: str) -> ModelScope:
+    """ModelScope's text-to-video model from a hub name or a folder with ``unet``, ``vae``, ``text_encoder``,
+    ``tokenizer`` and ``scheduler``.
+
+    Raises:
+        BenchError: a part is absent, unreadable or of another architecture, or predicts something else than noise.
+    """
+    return ModelScope(*_latent_parts(weights, precision, _UNet3DCondition))
+
+
+def load_stable_diffusion(weights: str, precision: str) -> StableDiffusion:
+    """Stable Diffusion from a hub name or a folder, as :func:`load_modelscope`."""
+    return StableDiffusion(*_latent_parts(weights, precision, _UNet2DCondition))
+
+
+def load_guided_diffusion(weights: str, precision: str) -> GuidedDiffusion:
+    """A pixel-space image model from a hub name or a folder with ``unet`` and ``scheduler`` (diffusers' layout of
+    DDPM pipelines).
+
+    Raises:
+        BenchError: as :func:`load_modelscope`.
+    """
+    return GuidedDiffusion(_load(_UNet2D, weights, "unet", precision), _schedule(weights))
+
+
+def _latent_parts(weights: str, precision: str, unet: Any) -> tuple[Any, Any, Tensor, Any]:
+    denoiser = _load(unet, weights, "unet", precision)
+    autoencoder = _load(_AutoencoderKL, weights, "vae", precision)
+    return autoencoder, denoiser, _empty_prompt(weights, denoiser.dtype), _schedule(weights)
+
+
+def _load(kind: Any, weights: str, part: str, precision: str) -> Any:
+    """One network of a pipeline, after a look at what its description says it is."""
+    with _explained(weights, part):
+        found = kind.load_config(weights, subfolder=part).get("_class_name", kind.__name__)
+    if found != kind.__name__:
+        raise BenchError(f"The part {part!r} of {weights} is a {found}, but a {kind.__name__} is wanted.")
+    with _explained(weights, part):
+        # Without the option diffusers recommends another package, at length.
+        return kind.from_pretrained(
+            weights, subfolder=part, torch_dtype=_DTYPES[precision], low_cpu_mem_usage=False
+        )
+
+
+def _empty_prompt(weights: str, dtype: torch.dtype) -> Tensor:
+    """The text encoder's output for the empty prompt, ``(1, tokens, width)``."""
+    with _explained(weights, "tokenizer"):
+        tokenizer = _Tokenizer.from_pretrained(weights, subfolder="tokenizer")
+    with _explained(weights, "text_encoder"):
+        encoder = _TextModel.from_pretrained(weights, subfolder="text_encoder")
+    if len(tokenizer) != encoder.config.vocab_size:  # of an absent vocabulary, transformers makes an empty one
+        raise BenchError(
+            f"Cannot load 'tokenizer' of the folder {weights}: its vocabulary has {len(tokenizer)} words, the text "
+            f"encoder's {encoder.config.vocab_size}; get both again."
+        )
+    length = encoder.config.max_position_embeddings
+    tokens = tokenizer("", padding="max_length", max_length=length, return_tensors="pt")
+    with torch.no_grad():
+        embedding: Tensor = encoder.eval()(tokens.input_ids).last_hidden_state
+    return embedding.to(dtype)
+
+
+def _schedule(weights: str) -> Any:
+    with _explained(weights, "scheduler"):
+        scheduler = _Scheduler.from_pretrained(weights, subfolder="scheduler")
+    predicts = scheduler.config.prediction_type
+    if predicts != "epsilon":
+        raise BenchError(f"The model in {weights} predicts {predicts}, but purifiers need one that predicts epsilon.")
+    return scheduler
+
+
+@contextmanager
+def _explained(weights: str, part: str) -> Iterator[None]:
+    """Turns what diffusers and transformers raise on bad files into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = "folder" if Path(weights).is_dir() else "hub entry"
+        raise BenchError(
+            f"Cannot load {part!r} of the {where} {weights}: {reason} (give 'weights', a folder in diffusers' "
+            "layout or the name of one on the Hugging Face hub)."
+        ) from error

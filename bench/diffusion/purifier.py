@@ -1,0 +1,75 @@
+"""What diffusion purifiers share: a backbone, the timesteps they visit, and a cheaper process that stands for them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bench.defense import Purifier
+from bench.diffusion.backbones import load_backbone
+from bench.diffusion.schedule import timesteps
+from bench.errors import BenchError
+from bench.seeds import ClipRandom
+
+
+class DiffusionPurifier(Purifier):
+    """Encodes, moves the latents through noise levels, decodes. Subclasses implement :meth:`purify_latents`.
+
+    Differentiable from end to end; every network call and every part of the encoding and decoding is computed again on
+    the way back, so the memory of a gradient does not grow with the number of steps.
+
+    Args:
+        backbone: name of a diffusion backbone, see :mod:`bench.diffusion.backbones`.
+        t_star: highest timestep visited, of 1000.
+        steps: network calls on the way down, spaced evenly from ``t_star`` to 1.
+        weights: of a published backbone, a hub name or a folder; its usual hub name if empty.
+        precision: number format of a published backbone's weights, ``fp32``, ``fp16`` or ``bf16``.
+
+    Raises:
+        ValueError: ``t_star`` or ``steps`` is no whole number.
+        BenchError: the backbone cannot be loaded, or has no such timesteps.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "pixel_tiny",
+        t_star: int = 101,
+        steps: int = 6,
+        weights: str = "",
+        precision: Literal["fp32", "fp16", "bf16"] = "fp32",
+    ) -> None:
+        super().__init__()
+        if not all(isinstance(n, int) and not isinstance(n, bool) for n in (t_star, steps)):
+            raise ValueError("t_star and steps must be whole numbers")
+        self.times = timesteps(t_star, steps)
+        self.backbone = load_backbone(backbone, weights, precision)
+        last = len(self.backbone.alphas_cumprod) - 1
+        if t_star > last:
+            raise BenchError(f"The backbone {backbone!r} has timesteps up to {last}: t_star {t_star} is beyond them.")
+
+    @abstractmethod
+    def purify_latents(self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom) -> list[Tensor]:
+        """The purified latents of each candidate.
+
+        Args:
+            latents: of the clips, ``(B, C, T, h, w)``.
+            clips: as they came, ``(B, 3, T, H, W)``.
+            times: timesteps to visit, highest first.
+            rng: one stream per clip.
+        """
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        found = self.purify_latents(self.backbone.encode(clips), clips, self.times, rng)
+        if len(found) == 1:
+            return self.backbone.decode(found[0])
+        return self.backbone.decode(torch.cat(found)).unflatten(0, (len(found), len(clips)))
+
+    def surrogate(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        """The same process in a third of the steps; several candidates are averaged in latent space."""
+        fewer = timesteps(self.times[0], max(1, round(len(self.times) / 3)))
+        found = self.purify_latents(self.backbone.encode(clips), clips, fewer, rng)
+        return self.backbone.decode(sum(found[1:], found[0]) / len(found))

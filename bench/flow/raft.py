@@ -1,0 +1,135 @@
+"""RAFT (Teed and Deng, ECCV 2020) for clips: torchvision's network, asked frame by frame instead of pair by pair."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.models import get_model, get_model_weights
+from torchvision.models.optical_flow.raft import RAFT, make_coords_grid, upsample_flow
+
+from bench.errors import BenchError, nearest
+from bench.flow.base import Features, FlowEstimator
+from bench.models.checkpoints import load_checkpoint, load_strictly
+
+SIZES: tuple[str, ...] = ("large", "small")
+
+_LEAST_SIDE = 128
+"""Four levels of correlation need 16 positions at an eighth of the resolution."""
+
+
+class Raft(FlowEstimator):
+    """RAFT on clips.
+
+    Each frame passes the feature and the context encoder once, whatever the number of its pairs, and only the last of
+    the updates is brought to full resolution. Apart from that it computes what torchvision's network computes. Frames
+    are padded to multiples of 8 by their edges; frames with a side under 128 pixels are enlarged first and the flow is
+    scaled back.
+
+    Args:
+        network: torchvision's ``raft_large`` or ``raft_small``.
+        updates: of the flow, 12 in torchvision, 10 in VideoPure's code.
+        unit_range: feeds frames in ``[0, 1]`` where the network expects ``[-1, 1]``, as VideoPure's code does.
+    """
+
+    def __init__(self, network: RAFT, updates: int = 12, unit_range: bool = False) -> None:
+        super().__init__()
+        if updates < 1:
+            raise BenchError(f"RAFT needs at least one update, not {updates}.")
+        self.network: Any = network  # its parts are untyped
+        self.updates, self.unit_range = updates, unit_range
+
+    def features(self, frames: Tensor) -> Features:
+        height, width = frames.shape[-2:]
+        enlarged = _enlarged(height, width)
+        if enlarged != (height, width):
+            frames = F.interpolate(frames, size=enlarged, mode="bilinear", align_corners=False)
+        frames = frames if self.unit_range else 2 * frames - 1
+        down, right = -enlarged[0] % 8, -enlarged[1] % 8
+        # Centred, as RAFT's own evaluation code pads.
+        frames = F.pad(frames, (right // 2, right - right // 2, down // 2, down - down // 2), mode="replicate")
+        size = torch.tensor([height, width], device=frames.device).expand(len(frames), 2)
+        return self.network.feature_encoder(frames), self.network.context_encoder(frames), size
+
+    def match(self, first: Features, second: Features) -> Tensor:
+        (found, context, size), (other, _, _) = first, second
+        network, (batch, _, rows, columns) = self.network, found.shape
+        network.corr_block.build_pyramid(found, other)
+        kept = network.update_block.hidden_state_size
+        hidden, context = context[:, :kept].tanh(), context[:, kept:].relu()
+        start = make_coords_grid(batch, rows, columns).to(found)
+        places = start
+        for _ in range(self.updates):
+            # torchvision detaches the places here, which steadies training; an attacker wants the whole derivative.
+            scores = network.corr_block.index_pyramid(centroids_coords=places)
+            hidden, step = network.update_block(hidden, context, scores, places - start)
+            places = places + step
+        network.corr_block.corr_pyramid = []  # or the module keeps the volumes, and their graph, until the next call
+        mask = None if network.mask_predictor is None else network.mask_predictor(hidden)
+        return self._full_size(upsample_flow(places - start, mask), size)
+
+    @staticmethod
+    def _full_size(flow: Tensor, size: Tensor) -> Tensor:
+        """Flow of the padded frames to flow of the frames as they came."""
+        height, width = size[0].tolist()
+        enlarged = _enlarged(height, width)
+        top, left = (-enlarged[0] % 8) // 2, (-enlarged[1] % 8) // 2
+        flow = flow[..., top : top + enlarged[0], left : left + enlarged[1]]
+        if enlarged != (height, width):
+            flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
+            flow = flow * flow.new_tensor([width / enlarged[1], height / enlarged[0]])[:, None, None]
+        return flow
+
+
+def _enlarged(height: int, width: int) -> tuple[int, int]:
+    """The frame size at which the network works, before padding."""
+    factor = max(1.0, _LEAST_SIDE / min(height, width))
+    return math.ceil(height * factor), math.ceil(width * factor)
+
+
+def load_raft(
+    size: str = "large",
+    weights: str | Path | None = None,
+    updates: int = 12,
+    unit_range: bool = False,
+) -> Raft:
+    """torchvision's RAFT with published weights, in evaluation mode and without weight gradients.
+
+    Args:
+        size: ``large`` or ``small``.
+        weights: a checkpoint in torchvision's layout, or the name of one of torchvision's own, which is downloaded on
+            first use; if not given ``C_T_V1``, ported from the weights that RAFT's authors trained on FlyingThings3D.
+        updates, unit_range: see :class:`Raft`.
+
+    Raises:
+        BenchError: unknown size or weights, a file that does not fit, or no connection to download.
+    """
+    if size not in SIZES:
+        raise BenchError(f"There is no RAFT {size!r}{nearest(size, SIZES)}: choose large or small.")
+    name = f"raft_{size}"
+    if weights and Path(weights).is_file():
+        network = get_model(name, weights=None)
+        load_strictly(network, load_checkpoint(Path(weights)), Path(weights))
+    else:
+        network = _published(name, str(weights or "C_T_V1"))
+    return Raft(network, updates, unit_range).eval().requires_grad_(False)
+
+
+def _published(name: str, weights: str) -> Any:
+    known = list(get_model_weights(name).__members__)
+    if weights not in known:
+        raise BenchError(
+            f"There is no file {weights}, and torchvision has no {name} weights of that name"
+            f"{nearest(weights, known)}; it has: {', '.join(known)}."
+        )
+    try:
+        return get_model(name, weights=weights)
+    except OSError as error:
+        raise BenchError(
+            f"torchvision cannot download its {name} weights {weights} ({error}): download the file elsewhere and give "
+            "its path."
+        ) from error
