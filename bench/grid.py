@@ -35,18 +35,23 @@ class _Section(BaseModel):
 class ReportedSection(_Section):
     """Which published figures belong beside this grid's.
 
+    A label of this grid is mapped to values of columns, e.g. ``{variant: Ours}``; a bare value is that of the column
+    ``defense`` or ``attack``. Where a defence and an attack speak of one column, the defence has the word.
+
     Attributes:
         file: CSV in ``results/reported/``.
         model: this grid's label of the classifier they were measured on; its only one if not given.
-        where: column values that select the rows, e.g. ``{dataset: UCF-101, model: NL}``.
-        defenses, attacks: this grid's labels to the file's.
+        where: column values that all rows have, e.g. ``{dataset: UCF-101, model: NL}``.
+        defenses, attacks: this grid's labels to the file's rows.
+        budgets: this grid's budgets, as tables print them, to the file's rows; all rows if empty.
     """
 
     file: str
     model: str = ""
     where: dict[str, str] = {}
-    defenses: dict[str, str] = {}
-    attacks: dict[str, str] = {}
+    defenses: dict[str, str | dict[str, str]] = {}
+    attacks: dict[str, str | dict[str, str]] = {}
+    budgets: dict[str, dict[str, str]] = {}
 
 
 class DatasetSection(BaseModel):

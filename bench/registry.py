@@ -37,12 +37,14 @@ class NameClash(BenchError):
 class Spec:
     """A component as a grid or the command line names it: a registered name and its parameters.
 
-    Written ``jpeg``, ``jpeg(quality=50)`` or, in YAML, ``{name: jpeg, quality: 50}``. A name with a colon,
-    ``package.module:attribute``, is imported instead of looked up.
+    Written ``jpeg``, ``jpeg(quality=50)`` or, in YAML, ``{name: jpeg, quality: 50}``, where ``label: mild JPEG`` gives
+    it a shorter or clearer name in tables. A name with a colon, ``package.module:attribute``, is imported instead of
+    looked up.
     """
 
     name: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
 
     @classmethod
     def parse(cls, text: str | Mapping[str, Any] | Spec) -> Spec:
@@ -55,10 +57,12 @@ class Spec:
             return text
         if isinstance(text, Mapping):
             params = dict(text)
-            name = params.pop("name", None)
+            name, label = params.pop("name", None), params.pop("label", "")
             if not isinstance(name, str):
                 raise BenchError(f"A component needs a 'name': {dict(text)!r} has none.")
-            return cls(name, params)
+            if not isinstance(label, str):
+                raise BenchError(f"The label of {name} must be a text, not {label!r}.")
+            return cls(name, params, label)
         match = re.fullmatch(r"\s*([\w.:\-]+)\s*(\(.*\))?\s*", str(text), flags=re.DOTALL)
         if match is None:
             raise BenchError(f"Cannot read component {text!r}: write a name or name(parameter=value).")
@@ -78,6 +82,8 @@ class Spec:
         return cls(match[1], params)
 
     def __str__(self) -> str:
+        if self.label:
+            return self.label
         inner = ", ".join(f"{k}={v!r}" for k, v in self.params.items())
         return f"{self.name}({inner})" if inner else self.name
 

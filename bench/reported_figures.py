@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -38,31 +38,43 @@ class Reported:
         folder: where the CSV files are.
 
     Raises:
-        BenchError: the file or a column of ``where`` does not exist.
+        BenchError: the file or a column that selects rows does not exist.
     """
 
     def __init__(self, section: ReportedSection, folder: Path) -> None:
         self.section = section
         self.source = f"reported in {section.file}"
+        self._defenses = {label: _columns(chosen, "defense") for label, chosen in section.defenses.items()}
+        self._attacks = {label: _columns(chosen, "attack") for label, chosen in section.attacks.items()}
         table = read_table(folder, section.file)
-        for column, value in section.where.items():
+        choices = (*self._defenses.values(), *self._attacks.values(), *section.budgets.values())
+        for column in dict.fromkeys([*section.where, *(c for chosen in choices for c in chosen)]):
             if column not in table:
                 raise BenchError(
                     f"Reported table {section.file} has no column {column!r}{nearest(column, table.columns)}."
                 )
-            table = table[table[column] == value]
-        self._table = table
+        self._table = _select(table, section.where)
 
-    def row(self, defense: str, columns: Iterable[str]) -> dict[str, float]:
-        """Reported percentages of a defence, by this grid's column labels."""
-        name = self.section.defenses.get(defense)
-        if name is None:
+    def row(self, defense: str, columns: Iterable[str], budget: str = "") -> dict[str, float]:
+        """Reported percentages of a defence under a budget, by this grid's column labels."""
+        if defense not in self._defenses or (self.section.budgets and budget not in self.section.budgets):
             return {}
-        rows = self._table[self._table["defense"] == name]
         found: dict[str, float] = {}
         for label in columns:
-            attack = self.section.attacks.get(label)
-            values = rows[rows["attack"] == attack]["accuracy"].tolist() if attack is not None else []
-            if values and values[0]:
+            if label not in self._attacks:
+                continue
+            chosen = {**self.section.budgets.get(budget, {}), **self._attacks[label], **self._defenses[defense]}
+            values = [v for v in _select(self._table, chosen)["accuracy"].tolist() if v]
+            if values:
                 found[label] = float(values[0])
         return found
+
+
+def _columns(chosen: str | dict[str, str], usual: str) -> dict[str, str]:
+    return {usual: chosen} if isinstance(chosen, str) else chosen
+
+
+def _select(table: pd.DataFrame, values: Mapping[str, str]) -> pd.DataFrame:
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table

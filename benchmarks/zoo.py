@@ -2,8 +2,9 @@
 
 Run: ``python benchmarks/zoo.py``, or a smaller look: ``python benchmarks/zoo.py --clips 24 --seeds 0 --model nl_tiny``.
 Columns are Standard (clean), gray-box PGD (the attacker knows the classifier), PGD+BPDA (the defence forward, its
-stand-in backward: the identity, for a shuffle the same shuffle), and that in 40 steps instead of 10. It goes through the project's runner: outcomes are stored clip by clip in ``--results``, a stopped
-run continues, and a later one with more clips, seeds or defences pays only for what is new.
+stand-in backward: the identity, for a shuffle the same shuffle), and that in 40 steps instead of 10. It goes through
+the project's runner: outcomes are stored clip by clip in ``--results``, a stopped run continues, and a later one with
+more clips, seeds or defences pays only for what is new.
 
 Seeds change the attack's start and the defence's noise, not the clips. An accuracy is the mean over seeds; its 95 %
 Wilson interval counts every *clip* once, since one clip under three seeds is not three clips; the range over the seeds

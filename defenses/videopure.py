@@ -13,6 +13,7 @@ from torch import Tensor
 from bench import ClipRandom, register
 from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.purifier import DiffusionPurifier
+from bench.diffusion.replay import replayed
 from bench.diffusion.sampling import downward, invert_ddim, predict
 from bench.diffusion.schedule import ddim_step, predict_clean
 from bench.flow.base import splat, warp
@@ -196,5 +197,5 @@ class VideoPure(DiffusionPurifier):
         if self.flow is None or clips.shape[2] < 2:
             return None
         # With the warped neighbour held constant, flow only enters a sign, and no gradient passes.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.published):
-            return latent_flow(self.flow.clip_flow(clips), *latents.shape[-2:])
+        shown = clips.detach() if self.published else clips
+        return latent_flow(replayed(self.flow.clip_flow, shown), *latents.shape[-2:])

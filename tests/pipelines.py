@@ -68,13 +68,13 @@ def _save_autoencoder(folder: Path) -> None:
     ).save_pretrained(folder / "vae")
 
 
-def save_modelscope(folder: Path, seed: int = 0, **schedule: Any) -> Path:
-    """A random text-to-video pipeline in ModelScope's layout."""
+def save_modelscope(folder: Path, seed: int = 0, widths: tuple[int, int] = (16, 32), **schedule: Any) -> Path:
+    """A random text-to-video pipeline in ModelScope's layout; ``widths`` are the U-Net's."""
     torch.manual_seed(seed)
     _save_text_encoder(folder)
     _save_autoencoder(folder)
     UNet3D(
-        block_out_channels=(16, 32),
+        block_out_channels=widths,
         down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
         up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
         layers_per_block=1,

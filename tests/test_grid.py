@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench import BenchError
+from bench import BenchError, Budget
 from bench.grid import find_grid, override, read_grid, shipped_grids
 from bench.plan import make_plan
+from bench.registry import Spec
 from bench.reported_figures import Reported, shipped_folder
 
 Write = Callable[..., Path]
@@ -94,8 +96,11 @@ def test_shipped_grids_are_valid_and_their_reported_figures_exist(name: str) -> 
     if grid.reported is not None:
         reported = Reported(grid.reported, shipped_folder())
         labels = [s.label for s in grid.attack_sections]
-        for defense in grid.reported.defenses:
-            assert reported.row(defense, labels), f"no reported figure for {defense}"
+        rows = [str(s) for s in grid.defense_specs]
+        for budget in map(str, map(Budget.parse, grid.budgets)):
+            for defense in grid.reported.defenses:
+                assert defense in rows
+                assert reported.row(defense, labels, budget), f"no reported figure for {defense} at {budget}"
 
 
 def test_reported_figures_are_those_of_the_paper() -> None:
@@ -104,6 +109,39 @@ def test_reported_figures_are_those_of_the_paper() -> None:
     assert grid.reported is not None
     row = Reported(grid.reported, shipped_folder()).row("jpeg", ["clean", "PGD", "noise"])
     assert row == {"clean": 99.0, "PGD": 8.9}
+
+
+def test_reported_figures_are_selected_by_columns_and_budget() -> None:
+    """VideoPure, Table XI: DDPM at 16/255 leaves 67.3 (gray-box); undefended clips 2.0; Table VII by candidate."""
+    section = find_grid("videopure_table11").reported
+    assert section is not None
+    reported = Reported(section, shipped_folder())
+    assert reported.row("Diffpure_DDPM", ["PGD", "PGD+BPDA"], "linf 16/255, 10 steps") == {
+        "PGD": 67.3,
+        "PGD+BPDA": 32.7,
+    }
+    assert reported.row("none", ["PGD"], "linf 16/255, 10 steps") == {"PGD": 2.0}
+    assert reported.row("none", ["PGD"], "linf 2/255, 10 steps") == {}
+    section = find_grid("videopure_table7").reported
+    assert section is not None
+    assert Reported(section, shipped_folder()).row("candidate 3", ["PGD", "clean"]) == {"PGD": 92.1, "clean": 96.0}
+    with pytest.raises(BenchError, match=r"no column 'canddate'"):
+        Reported(section.model_copy(update={"defenses": {"x": {"canddate": "3"}}}), shipped_folder())
+
+
+def test_labels_name_a_defence_in_tables_and_leave_its_identity_alone(gray_grid: Write) -> None:
+    entry = "defenses: [none, {name: jpeg, quality: 50, label: rough JPEG}]"
+    plain = "defenses: [none, jpeg(quality=50)]"
+    found = []
+    for defenses in (entry, plain):
+        grid = gray_grid()
+        text = re.sub(r"defenses: .*", defenses, grid.read_text())
+        grid.write_text(text)
+        found.append(make_plan(read_grid(grid)).cells[1])
+    assert [c.defense.label for c in found] == ["rough JPEG", "jpeg(quality=50)"]
+    assert found[0].id == found[1].id
+    with pytest.raises(BenchError, match="label of jpeg must be a text"):
+        Spec.parse({"name": "jpeg", "label": 3})
 
 
 def test_overrides_keep_the_undefended_row(gray_grid: Write) -> None:

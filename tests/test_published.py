@@ -123,9 +123,7 @@ def test_learned_variances_are_left_out(folders: dict[str, Path]) -> None:
 
 def test_another_architecture_is_named(folders: dict[str, Path]) -> None:
     for asked, given in (("modelscope", "stable_diffusion"), ("stable_diffusion", "modelscope")):
-        with pytest.raises(
-            BenchError, match=r"The part 'unet' of .* is a UNet\dD.*, but a UNet\dD.* is wanted"
-        ):
+        with pytest.raises(BenchError, match=r"The part 'unet' of .* is a UNet\dD.*, but a UNet\dD.* is wanted"):
             load_backbone(asked, str(folders[given]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from bench.diffusion.base import DiffusionBackbone
@@ -44,6 +45,8 @@ def build_backbone(name: str) -> DiffusionBackbone:
 def load_backbone(name: str, weights: str = "", precision: str = "fp32") -> DiffusionBackbone:
     """A backbone with its weights, in evaluation mode and without weight gradients.
 
+    The last published one is kept and shared: do not change it in place.
+
     Args:
         name: ``pixel_tiny``, ``latent_tiny`` or ``image_tiny``, shipped with the package, their checksums verified;
             ``modelscope``, ``stable_diffusion`` or ``guided_diffusion``, loaded by diffusers.
@@ -58,13 +61,13 @@ def load_backbone(name: str, weights: str = "", precision: str = "fp32") -> Diff
     if precision not in PRECISIONS:
         raise BenchError(f"There is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}.")
     if name in PUBLISHED:
-        hub, load = PUBLISHED[name]
+        hub, _ = PUBLISHED[name]
         if not (weights or hub):
             raise BenchError(
                 f"The backbone {name!r} has no usual place on a hub: give 'weights', a hub name or a folder in "
                 "diffusers' layout."
             )
-        backbone = load(weights or hub, precision)
+        backbone = _shared(name, weights or hub, precision)
     elif name in BACKBONES:
         if weights or precision != "fp32":
             raise BenchError(f"The backbone {name!r} is shipped with its weights: leave 'weights' and 'precision' out.")
@@ -73,3 +76,9 @@ def load_backbone(name: str, weights: str = "", precision: str = "fp32") -> Diff
     else:
         raise BenchError(f"There is no diffusion backbone {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}.")
     return backbone.eval().requires_grad_(False)
+
+
+@functools.lru_cache(maxsize=1)
+def _shared(name: str, weights: str, precision: str) -> DiffusionBackbone:
+    """One copy for all purifiers of a grid: these networks have a billion weights, which nobody changes."""
+    return PUBLISHED[name][1](weights, precision)

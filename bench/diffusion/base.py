@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from bench.diffusion.replay import replayed
 from bench.diffusion.schedule import scaled_linear
 from bench.errors import BenchError
 
@@ -20,7 +20,7 @@ class DiffusionBackbone(nn.Module, ABC):
     Latents are ``(B, C, T, h, w)``, the layout of clips; a model of another layout permutes inside. Pixel-space models
     have clips scaled to ``[-1, 1]`` for latents. Subclasses implement :meth:`encode_frames` and :meth:`decode_frames`
     on frames in ``[-1, 1]`` (:meth:`encode` and :meth:`decode`, which bound the memory, follow from them) and
-    :meth:`noise`.
+    :meth:`noise`. Gradients reach clips and latents, not weights: a training calls the networks themselves.
 
     Attributes:
         per_frame: whether :meth:`noise` treats every frame by itself (an image model) rather than the clip.
@@ -116,8 +116,5 @@ class DiffusionBackbone(nn.Module, ABC):
         """
         frames = clips.transpose(1, 2)
         parts = frames.flatten(0, 1).split(self.frames_at_once)
-        if torch.is_grad_enabled() and clips.requires_grad and not self.pixel_space:
-            done = [checkpoint(work, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
-        else:
-            done = [work(part) for part in parts]
+        done = [work(part) if self.pixel_space else replayed(work, part) for part in parts]
         return torch.cat(done).unflatten(0, frames.shape[:2]).transpose(1, 2)

@@ -162,9 +162,7 @@ def _load(kind: Any, weights: str, part: str, precision: str) -> Any:
         raise BenchError(f"The part {part!r} of {weights} is a {found}, but a {kind.__name__} is wanted.")
     with _explained(weights, part):
         # Without the option diffusers recommends another package, at length.
-        return kind.from_pretrained(
-            weights, subfolder=part, torch_dtype=_DTYPES[precision], low_cpu_mem_usage=False
-        )
+        return kind.from_pretrained(weights, subfolder=part, torch_dtype=_DTYPES[precision], low_cpu_mem_usage=False)
 
 
 def _empty_prompt(weights: str, dtype: torch.dtype) -> Tensor:

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
-import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from bench.diffusion.base import DiffusionBackbone
+from bench.diffusion.replay import replayed
 from bench.diffusion.schedule import add_noise, ddim_step, ddpm_step
 from bench.seeds import ClipRandom
 
 
 def predict(backbone: DiffusionBackbone, latents: Tensor, t: int) -> Tensor:
     """The noise in latents, its activations computed again on the way back instead of kept."""
-    if torch.is_grad_enabled() and latents.requires_grad:
-        # Nothing random runs inside, so there is no random state to keep either.
-        return checkpoint(backbone.predict_noise, latents, t, use_reentrant=False, preserve_rng_state=False)
-    return backbone.predict_noise(latents, t)
+    return replayed(partial(backbone.predict_noise, t=t), latents)
 
 
 def noise_to(backbone: DiffusionBackbone, latents: Tensor, t: int, rng: ClipRandom) -> Tensor:

@@ -1,0 +1,38 @@
+"""Gradient checkpointing that keeps nothing but inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Replay(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        ctx.work = work
+        ctx.save_for_backward(x)
+        return work(x)  # without a graph: forward runs under no_grad
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        (x,) = ctx.saved_tensors
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_(True)
+            (found,) = torch.autograd.grad(ctx.work(leaf), leaf, grads[0])
+        return None, found
+
+
+def replayed(work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``work(x)``, computed again on the way back instead of keeping its graph.
+
+    ``torch.utils.checkpoint`` keeps the nodes of the graph, if not their tensors: megabytes per call of a large
+    network, which add up over a trajectory. Here only ``x`` is kept. So ``work`` must be a function of ``x`` alone: it
+    must draw no random numbers, and nothing else it uses, its weights included, receives a gradient.
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        found: Tensor = _Replay.apply(work, x)
+        return found
+    return work(x)
