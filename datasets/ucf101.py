@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from bench import BenchError, ClipRef, Dataset, register
 from bench.dataset import Missing, MissingClip, listing
+from bench.media.frames import at_least, decode, fit, number_of, numbered, read_image, to_clip
 from bench.seeds import seed_of
 
 # Order of the official classInd.txt, from 0. It is alphabetical without regard to case: Python's sorted()
@@ -44,11 +40,8 @@ CLASSES = (
 _LABELS = {name.lower(): label for label, name in enumerate(CLASSES)}
 _LISTS = "ucfTrainTestlist"
 _VIDEOS = "UCF-101"
-_IMAGES = (".png", ".jpg", ".jpeg")
 _PAGE = "https://www.crcv.ucf.edu/data/UCF101.php"
 _LICENCE = "none stated; for research, cite Soomro, Zamir and Shah, CRCV-TR-12-01, 2012"
-
-Frame = NDArray[np.uint8]
 
 
 @register("ucf101", source="Soomro et al., 2012; clip rules: Wei et al. (TT), AAAI 2022")
@@ -96,10 +89,10 @@ class UCF101(Dataset):
             raise BenchError(f"Unknown split {split!r}: choose test or train.")
         if fold not in (1, 2, 3):
             raise BenchError(f"Unknown fold {fold!r}: UCF-101 has the folds 1, 2 and 3.")
-        _at_least("frames", frames, 1)
-        _at_least("size", size, 16)
+        at_least("frames", frames, 1)
+        at_least("size", size, 16)
         if clips_per_class is not None:
-            _at_least("clips_per_class", clips_per_class, 1, " or None for all")
+            at_least("clips_per_class", clips_per_class, 1, " or None for all")
         self.root = None if root is None else Path(root).expanduser()
         self.split, self.fold, self.frames, self.size = split, fold, frames, size
         self.clips_per_class, self.seed = clips_per_class, seed
@@ -128,32 +121,31 @@ class UCF101(Dataset):
         if self.root is None:
             raise BenchError("UCF-101 has no data root: use --data-root, or root=... in Python.")
         # The ids of the two layouts cannot be confused: no class name is a number.
-        if _number(ref.id.partition("/")[0]) is None:
+        if number_of(ref.id.partition("/")[0]) is None:
             path = self._video(ref.id)
             if path is None:
                 tried = " or ".join(str(p) for p in self._places(ref.id))
                 raise MissingClip(f"The video {ref.id} is not there; it was looked for at {tried}.")
             # TT starts a short video again from its second frame, this from its first. Only 2 of the 3783
             # videos of testlist01 are that short for 32 frames, and none of TT's 101 clips.
-            frames = _decode(path, range(1, self.frames + 1))
+            frames = decode(path, range(1, self.frames + 1))
         else:
             folder = self.root / ref.id
-            files = _numbered(folder) if folder.is_dir() else []
+            files = numbered(folder) if folder.is_dir() else []
             if not files:
                 raise MissingClip(f"The frame folder {folder} does not exist or holds no <number>.png or .jpg.")
-            images = [_read_image(file) for file in files[: self.frames]]
+            images = [read_image(file) for file in files[: self.frames]]
             frames = [images[i % len(images)] for i in range(self.frames)]
-        clip = torch.from_numpy(np.stack([_fit(frame, self.size) for frame in frames]))
-        return clip.permute(3, 0, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
+        return to_clip([fit(frame, self.size) for frame in frames])
 
     def fingerprint(self) -> str:
         """Names and sizes of all frames of a folder of frames, whose ids (``17``) say nothing of the clip; empty
         for the official videos, which have one content per name."""
-        if self.root is None or any(_number(ref.id.partition("/")[0]) is None for ref in self._scan()[0]):
+        if self.root is None or any(number_of(ref.id.partition("/")[0]) is None for ref in self._scan()[0]):
             return ""
         digest = hashlib.sha256()
         for ref in self._scan()[0]:
-            for file in _numbered(self.root / ref.id):
+            for file in numbered(self.root / ref.id):
                 digest.update(f"{ref.id}/{file.name} {file.stat().st_size}\n".encode())
         return digest.hexdigest()[:16]
 
@@ -227,25 +219,16 @@ class UCF101(Dataset):
     def _frame_folders(self) -> list[ClipRef]:
         found: list[ClipRef] = []
         for folder in self._base.iterdir():
-            label = _number(folder.name)
+            label = number_of(folder.name)
             if label is None or not folder.is_dir():
                 continue
             clips = [folder, *(inner for inner in folder.iterdir() if inner.is_dir())]
-            names = [clip.relative_to(self._base).as_posix() for clip in clips if _numbered(clip)]
+            names = [clip.relative_to(self._base).as_posix() for clip in clips if numbered(clip)]
             if names and label >= len(CLASSES):
                 last = len(CLASSES) - 1
                 raise BenchError(f"The frame folder {folder} is no class of UCF-101: use an index from 0 to {last}.")
             found += [ClipRef(name, label) for name in names]
         return sorted(found, key=lambda ref: (ref.label, ref.id))
-
-
-def _at_least(name: str, value: object, least: int, otherwise: str = "") -> None:
-    if not isinstance(value, int) or value < least:
-        raise BenchError(f"{name} must be a whole number of at least {least}{otherwise}, not {value!r}.")
-
-
-def _number(name: str) -> int | None:
-    return int(name) if name.isascii() and name.isdecimal() else None
 
 
 def _lines(path: Path) -> list[tuple[str, list[str]]]:
@@ -291,68 +274,3 @@ def _read_list(path: Path) -> list[ClipRef]:
     if not refs:
         raise BenchError(f"{path} lists no video; get it again from {_PAGE}.")
     return list(refs.values())
-
-
-def _numbered(folder: Path) -> list[Path]:
-    """Images of a folder whose names are numbers, in the order of the numbers."""
-    files: dict[int, Path] = {}
-    for path in folder.iterdir():
-        number = _number(path.stem)
-        if number is None or path.suffix.lower() not in _IMAGES:
-            continue
-        if number in files:
-            raise BenchError(f"{folder} holds frame {number} twice: {files[number].name} and {path.name}; remove one.")
-        files[number] = path
-    return [files[number] for number in sorted(files)]
-
-
-def _read_image(path: Path) -> Frame:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    # Pillow raises SyntaxError and ValueError too, depending on which part of a file is broken.
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BenchError(f"Cannot read the frame {path}: {error}") from error
-
-
-def _decode(path: Path, indices: Sequence[int]) -> list[Frame]:
-    """Frames of a video, counted from 0, indices beyond its end starting again from its first frame."""
-    try:
-        import decord
-    except ImportError as error:
-        raise BenchError(f"Reading {path} needs decord ({error}); install it, or use folders of frames.") from error
-    try:
-        reader: Any = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-        length = len(reader)
-        if length < 1:
-            raise BenchError(f"Cannot decode {path}: it holds no frame.")
-        if length <= max(indices) + 1 and _cut_off(path):
-            raise BenchError(f"Cannot decode {path}: the file is cut off after about {length} frames; copy it again.")
-        wanted = sorted({i % length for i in indices})
-        batch: Frame = reader.get_batch(wanted).asnumpy()
-    except (RuntimeError, IndexError, decord.DECORDError, decord.DECORDLimitReachedError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BenchError(f"Cannot decode {path}: {reason}") from error
-    frames = dict(zip(wanted, batch, strict=True))
-    return [frames[i % length] for i in indices]
-
-
-def _cut_off(path: Path) -> bool:
-    """Whether an AVI file is shorter than its header says: decord takes a torn file for a short one."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    # The size in the header leaves out these 8 bytes, but some writers count them; both count as whole.
-    return head[:4] == b"RIFF" and int.from_bytes(head[4:], "little") > path.stat().st_size
-
-
-def _fit(frame: Frame, size: int) -> Frame:
-    """Short side to ``size``, then the central square; rounding as in TT's ``Scale`` and ``CornerCrop``."""
-    height, width = frame.shape[:2]
-    if min(height, width) != size:
-        if width < height:
-            width, height = size, int(size * height / width)
-        else:
-            width, height = int(size * width / height), size
-        frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return frame[top : top + size, left : left + size]

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from videos import write_video
 
 from bench import BenchError, ClipRef
 from bench.dataset import MissingClip
@@ -34,17 +34,6 @@ OFFICIAL = {
 def gray(index: int) -> int:
     """The level that encodes the number of a frame: four apart, decoding errs by at most one."""
     return 20 + 4 * index
-
-
-def write_video(path: Path, frames: Iterable[np.ndarray[Any, Any]], width: int = 64, height: int = 48) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25, options={"qmin": "1", "qmax": "2"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 def write_counting_video(path: Path, length: int) -> Path:

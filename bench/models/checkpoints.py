@@ -27,6 +27,24 @@ PUBLISHED: dict[tuple[str, str], Missing] = {
         "none stated by the authors; derived from GluonCV weights (Apache-2.0)",
         "checkpoints/NL_res50.pth",
     ),
+    ("slowfast_r50", "ucf101"): Missing(
+        "SlowFast-R50 fine-tuned on UCF-101 (slowfast_resnet50.pth of TT)",
+        "the UCF101 checkpoint folder linked from https://github.com/zhipeng-wei/TT",
+        "none stated by the authors; derived from GluonCV weights (Apache-2.0)",
+        "checkpoints/slowfast_resnet50.pth",
+    ),
+    ("nl_r50", "kinetics400"): Missing(
+        "NL-R50 trained on Kinetics-400 (i3d_nl5_resnet50_v1_kinetics400 of GluonCV, sha1 9df1e103...)",
+        "GluonCV's PyTorch model zoo, https://cv.gluon.ai/model_zoo/action_recognition.html",
+        "Apache-2.0",
+        "checkpoints/i3d_nl5_resnet50_v1_kinetics400.pth",
+    ),
+    ("slowfast_r50", "kinetics400"): Missing(
+        "SlowFast-R50 8x8 trained on Kinetics-400 (slowfast_8x8_resnet50_kinetics400 of GluonCV, sha1 e94e9a57...)",
+        "GluonCV's PyTorch model zoo, https://cv.gluon.ai/model_zoo/action_recognition.html",
+        "Apache-2.0",
+        "checkpoints/slowfast_8x8_resnet50_kinetics400.pth",
+    ),
 }
 
 

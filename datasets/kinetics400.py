@@ -1,0 +1,168 @@
+"""Kinetics-400: ten-second YouTube clips of 400 human actions, read from a copy on this machine."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from bench import BenchError, ClipRef, Dataset, register
+from bench.dataset import Missing, MissingClip, listing
+from bench.media.frames import Frame, at_least, decode, to_clip
+from bench.seeds import seed_of
+
+_VIDEOS = (".mp4", ".mkv", ".webm", ".avi")
+_GET = "https://github.com/cvdfoundation/kinetics-dataset (archives of the validation split, and annotations/val.csv)"
+_LICENCE = "annotations CC BY 4.0; the videos belong to their uploaders"
+_SPAN = 64
+_WIDTH, _HEIGHT = 340, 256
+
+
+def class_names() -> tuple[str, ...]:
+    """The 400 classes in alphabetical order, which is the order of all published classifiers' outputs."""
+    from torchvision.models.video import R3D_18_Weights  # takes a second to import
+
+    return tuple(R3D_18_Weights.KINETICS400_V1.meta["categories"])
+
+
+def last_frames(length: int, count: int) -> list[int]:
+    """TT's choice of frames: evenly spaced over the last 64; of shorter videos every second one, then the last."""
+    if length > _SPAN:
+        return [int(i) for i in np.linspace(length - _SPAN, length - 1, count)]
+    return [min(2 * i, length - 1) for i in range(count)]
+
+
+@register("kinetics400", source="Kay et al., 2017; clip rules: Wei et al. (TT), AAAI 2022; choice: VideoPure")
+class Kinetics400(Dataset):
+    """Validation clips of Kinetics-400.
+
+    Two layouts are known: a folder per class, ``ROOT/val/<class>/*.mp4`` (spaces or underscores), or all videos in
+    one, ``ROOT/val/<id>_<start>_<end>.mp4`` with the official ``ROOT/annotations/val.csv``. With both, the folders are
+    used.
+
+    A video is decoded at 340x256 whatever its shape; 32 frames evenly spaced over its last 64 are taken, and their
+    centre cropped. A video of at most 64 frames gives every second one, its last one repeated.
+
+    Args:
+        root: folder of the files; never part of a result's identity.
+        frames: clip length.
+        size: side of the square frames in pixels, at most 256.
+        class_count: how many classes, drawn by ``seed``, or None for all. VideoPure takes 100, unnamed ones.
+        clips_per_class: how many videos of each of them, drawn by ``seed``, or None for all.
+        seed: of both choices, which depend on names alone.
+    """
+
+    def __init__(
+        self,
+        root: Path | str | None = None,
+        frames: int = 32,
+        size: int = 224,
+        class_count: int | None = 100,
+        clips_per_class: int | None = 1,
+        seed: int = 0,
+    ) -> None:
+        at_least("frames", frames, 1)
+        at_least("size", size, 16)
+        if size > _HEIGHT:
+            raise BenchError(f"size must be at most {_HEIGHT}, the height at which videos are decoded, not {size}.")
+        for name, value in (("class_count", class_count), ("clips_per_class", clips_per_class)):
+            if value is not None:
+                at_least(name, value, 1, " or None for all")
+        self.root = None if root is None else Path(root).expanduser()
+        self.frames, self.size, self.seed = frames, size, seed
+        self.class_count, self.clips_per_class = class_count, clips_per_class
+        self.classes = class_names()
+
+    @property
+    def _base(self) -> Path:
+        return Path("DATA_ROOT") if self.root is None else self.root
+
+    def missing(self) -> list[Missing]:
+        if self._videos():
+            return []
+        return [
+            Missing(
+                "validation videos of Kinetics-400, in a folder per class, or all in one with annotations/val.csv",
+                _GET,
+                _LICENCE,
+                self._base / "val" / "<class>" / "*.mp4",
+            )
+        ]
+
+    def refs(self) -> list[ClipRef]:
+        """The chosen clips, class by class, without reading any.
+
+        Raises:
+            BenchError: there are no videos, or the list makes no sense.
+        """
+        videos = self._videos()
+        if not videos:
+            raise BenchError(f"Kinetics-400 needs files that are not here:\n{listing(self.missing())}")
+        labels = sorted(videos, key=lambda label: seed_of("kinetics400", self.seed, self.classes[label]))
+        found = []
+        for label in sorted(labels[: self.class_count]):
+            ranked = sorted(videos[label], key=lambda name: seed_of("kinetics400", self.seed, Path(name).name))
+            found += [ClipRef(name, label) for name in sorted(ranked[: self.clips_per_class])]
+        return found
+
+    def load(self, ref: ClipRef) -> Tensor:
+        """One clip, ``float32 (3, frames, size, size)`` in ``[0, 1]``, RGB.
+
+        Raises:
+            MissingClip: the video does not exist.
+            BenchError: it exists and cannot be decoded.
+        """
+        path = self._base / "val" / ref.id
+        if not path.is_file():
+            raise MissingClip(f"The video {path} is not there.")
+        frames = decode(path, lambda length: last_frames(length, self.frames), (_WIDTH, _HEIGHT))
+        return to_clip([_centre(frame, self.size) for frame in frames])
+
+    def _videos(self) -> dict[int, list[str]]:
+        """Paths below ``val`` by label."""
+        folder = self._base / "val"
+        if not folder.is_dir():
+            return {}
+        known = {name.replace("_", " "): label for label, name in enumerate(self.classes)}
+        found: dict[int, list[str]] = {}
+        for inner in (p for p in folder.iterdir() if p.is_dir()):
+            label = known.get(inner.name.replace("_", " "))
+            if label is None:
+                raise BenchError(f"The folder {inner} is no class of Kinetics-400: rename or remove it.")
+            names = [f"{inner.name}/{p.name}" for p in inner.iterdir() if p.suffix.lower() in _VIDEOS]
+            if names:
+                found[label] = names
+        annotations = self._base / "annotations" / "val.csv"
+        if found or not annotations.is_file():
+            return found
+        here = {p.stem: p.name for p in folder.iterdir() if p.suffix.lower() in _VIDEOS}
+        for stem, label in _read_list(annotations, known).items():
+            if stem in here:
+                found.setdefault(label, []).append(here[stem])
+        return found
+
+
+def _centre(frame: Frame, size: int) -> Frame:
+    top, left = round((frame.shape[0] - size) / 2), round((frame.shape[1] - size) / 2)
+    return frame[top : top + size, left : left + size]
+
+
+def _read_list(path: Path, known: dict[str, int]) -> dict[str, int]:
+    """Labels by ``<id>_<start>_<end>`` from the official list."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+        found = {}
+        for number, line in enumerate(lines, start=2):
+            label = known.get(line["label"].replace("_", " "))
+            if label is None:
+                raise BenchError(f"{path}, line {number}: {line['label']!r} is no class; use the official list.")
+            found[f"{line['youtube_id']}_{int(line['time_start']):06d}_{int(line['time_end']):06d}"] = label
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BenchError(
+            f"{path} is not the official list of label, youtube_id, time_start, time_end ({error!r}); get it again "
+            f"from {_GET}."
+        ) from error
+    return found
