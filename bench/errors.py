@@ -18,3 +18,13 @@ def nearest(word: object, known: Iterable[str]) -> str:
     by_lower = {k.lower(): k for k in known}
     match = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.5)
     return f" (did you mean {by_lower[match[0]]!r}?)" if match else ""
+
+
+def at_least(name: str, value: object, least: int, otherwise: str = "") -> None:
+    """Checks a whole number that somebody gave.
+
+    Raises:
+        BenchError: it is none, or too small.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise BenchError(f"{name} must be a whole number of at least {least}{otherwise}, not {value!r}.")

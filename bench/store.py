@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.errors import BenchError
+from bench.files import replacing
 from bench.outcome import Outcome, Status
 
 _SCHEMA = """
@@ -148,9 +149,8 @@ class Store:
         file = f"{unit}/{name}.safetensors"
         path = self.folder / "clips" / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        save_file({str(i): made.clips[i].cpu().contiguous() for i in range(len(ids))}, partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            save_file({str(i): made.clips[i].cpu().contiguous() for i in range(len(ids))}, partial)
         columns = zip(ids, made.attacked, made.traces, made.forwards, made.backwards, strict=True)
         rows = []
         for i, (clip, attacked, trace, forwards, backwards) in enumerate(columns):

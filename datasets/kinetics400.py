@@ -10,7 +10,8 @@ from torch import Tensor
 
 from bench import BenchError, ClipRef, Dataset, register
 from bench.dataset import Missing, MissingClip, listing
-from bench.media.frames import Frame, at_least, decode, to_clip
+from bench.errors import at_least
+from bench.media.frames import Frame, decode, to_clip
 from bench.seeds import seed_of
 
 _VIDEOS = (".mp4", ".mkv", ".webm", ".avi")

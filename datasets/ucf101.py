@@ -10,7 +10,8 @@ from torch import Tensor
 
 from bench import BenchError, ClipRef, Dataset, register
 from bench.dataset import Missing, MissingClip, listing
-from bench.media.frames import at_least, decode, fit, number_of, numbered, read_image, to_clip
+from bench.errors import at_least
+from bench.media.frames import decode, fit, number_of, numbered, read_image, to_clip
 from bench.seeds import seed_of
 
 # Order of the official classInd.txt, from 0. It is alphabetical without regard to case: Python's sorted()

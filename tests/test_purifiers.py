@@ -43,7 +43,7 @@ def test_gaussian_noise_has_its_size_and_belongs_to_the_clip() -> None:
         ("encode_decode(backbone='latent_tyny')", r"did you mean 'latent_tiny'\?"),
         ("diffpure_ddim(t_star=1000)", "timesteps up to 999"),
         ("diffpure_ddim(t_star=5, steps=6)", "ask for 1 to 5"),
-        ("diffpure_ddpm(steps=2.5)", "whole numbers"),
+        ("diffpure_ddpm(steps=2.5)", "steps must be a whole number"),
     ],
 )
 def test_refusals(text: str, why: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.defense import Purifier
 from bench.diffusion.backbones import load_backbone
 from bench.diffusion.schedule import timesteps
-from bench.errors import BenchError
+from bench.errors import BenchError, at_least
 from bench.seeds import ClipRandom
 
 
@@ -30,8 +30,7 @@ class DiffusionPurifier(Purifier):
         precision: number format of a published backbone's weights, ``fp32``, ``fp16`` or ``bf16``.
 
     Raises:
-        ValueError: ``t_star`` or ``steps`` is no whole number.
-        BenchError: the backbone cannot be loaded, or has no such timesteps.
+        BenchError: ``t_star`` or ``steps`` is no whole number, the backbone cannot be loaded, or has no such timesteps.
     """
 
     def __init__(
@@ -43,8 +42,8 @@ class DiffusionPurifier(Purifier):
         precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     ) -> None:
         super().__init__()
-        if not all(isinstance(n, int) and not isinstance(n, bool) for n in (t_star, steps)):
-            raise ValueError("t_star and steps must be whole numbers")
+        at_least("t_star", t_star, 1)
+        at_least("steps", steps, 1)
         self.times = timesteps(t_star, steps)
         self.backbone = load_backbone(backbone, weights, precision)
         last = len(self.backbone.alphas_cumprod) - 1

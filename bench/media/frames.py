@@ -20,16 +20,6 @@ Frame = NDArray[np.uint8]
 _IMAGES = (".png", ".jpg", ".jpeg")
 
 
-def at_least(name: str, value: object, least: int, otherwise: str = "") -> None:
-    """Checks a whole number that somebody gave.
-
-    Raises:
-        BenchError: it is none, or too small.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise BenchError(f"{name} must be a whole number of at least {least}{otherwise}, not {value!r}.")
-
-
 def number_of(name: str) -> int | None:
     """The number that a file or folder is called, or ``None`` if it is called something else."""
     return int(name) if name.isascii() and name.isdecimal() else None

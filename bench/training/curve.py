@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.files import replacing
+
 _FIRST, _LAST = ("step", "loss"), ("lr", "seconds")
 
 
@@ -37,13 +39,11 @@ class Curve:
         """Writes the whole table, replacing the old one only when the new one is complete."""
         if not self.rows:
             return
-        partial = self.file.with_suffix(".part")
-        with partial.open("w", newline="", encoding="utf-8") as lines:
+        with replacing(self.file) as partial, partial.open("w", newline="", encoding="utf-8") as lines:
             writer = csv.DictWriter(lines, list(self.rows[-1]), lineterminator="\n", restval="nan")
             writer.writeheader()
             for row in self.rows:
                 writer.writerow({k: f"{v:.6g}" if k != "step" else int(v) for k, v in row.items()})
-        partial.replace(self.file)
 
     def draw(self, picture: Path, title: str) -> None:
         """Draws loss and figures over the steps: every step faintly, and their running means."""

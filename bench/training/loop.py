@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bench.dataset import Dataset
 from bench.errors import BenchError
+from bench.files import replacing
 from bench.models.base import build_seeded
 from bench.models.checkpoints import load_strictly, sha256_of, zoo_file
 from bench.registry import DATASETS, MODELS, Spec
@@ -213,21 +214,20 @@ def train(
             report(TrainingState(step + 1, recipe.steps, value, shown, seconds))
             if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
                 curve.save()
-                partial = state_file.with_suffix(".part")
-                torch.save(
-                    {
-                        "settings": settings,
-                        "step": step + 1,
-                        "figures": shown,
-                        "seconds": seconds,
-                        "model": network.state_dict(),
-                        "optimiser": optimiser.state_dict(),
-                        "schedule": schedule.state_dict(),
-                        **({"average": average.state} if average is not None else {}),
-                    },
-                    partial,
-                )
-                partial.replace(state_file)
+                with replacing(state_file) as partial:
+                    torch.save(
+                        {
+                            "settings": settings,
+                            "step": step + 1,
+                            "figures": shown,
+                            "seconds": seconds,
+                            "model": network.state_dict(),
+                            "optimiser": optimiser.state_dict(),
+                            "schedule": schedule.state_dict(),
+                            **({"average": average.state} if average is not None else {}),
+                        },
+                        partial,
+                    )
     if curve.rows:
         curve.draw(work / "curve.png", f"{model_name} on {dataset_name}, recipe {recipe.name}")
     if average is not None:
@@ -253,9 +253,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _write_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
     text = json.dumps(dict(sorted(entries.items())), indent=2) + "\n"
-    partial = folder / "manifest.part"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / "manifest.json")
+    with replacing(folder / "manifest.json") as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def export(
@@ -285,34 +284,33 @@ def export(
     stem = f"{model_name}-{dataset_name}"
     name = f"{stem}.safetensors"
     weights = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
-    partial = out / f"{name}.part"  # whoever uses the old weights keeps them until the new ones have their entry
-    save_file({k: v.cpu().contiguous() for k, v in weights.items()}, partial)
-    partial.chmod(0o644)  # safetensors writes for the owner alone; these are to be installed
-    load_strictly(network, load_file(partial), partial)
-    if work is not None and curves is not None and (work / "curve.png").is_file():
-        curves.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(work / "curve.png", curves / f"{stem}.png")
-    objective, start = objective_of(recipe), _start_file(model_name, recipe)
-    entry = {
-        "kind": objective.kind,
-        "model": model_name,
-        "dataset": dataset_name,
-        "sha256": sha256_of(partial),
-        "recipe": asdict(recipe),
-        "seed": seed,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "precision": "float16",
-        **({"started_from": sha256_of(start)} if start is not None else {}),
-        "hardware": _hardware(device),
-        "minutes": round(seconds / 60, 1),
-        "torch": torch.__version__.split("+")[0],
-        "command": f"bench train --model {model_name} --dataset {dataset_name} --recipe {recipe.name} "
-        f"--steps {recipe.steps} --seed {seed} --out bench/zoo",
-        "figures": objective.measure(network, dataset_name, device),
-    }
-    # Read late: another training may have added its entry while this one was measured.
-    entries = {**_read_manifest(out), name: entry}
-    partial.replace(out / name)
+    with replacing(out / name) as partial:  # whoever uses the old weights keeps them until the new ones are measured
+        save_file({k: v.cpu().contiguous() for k, v in weights.items()}, partial)
+        partial.chmod(0o644)  # safetensors writes for the owner alone; these are to be installed
+        load_strictly(network, load_file(partial), partial)
+        if work is not None and curves is not None and (work / "curve.png").is_file():
+            curves.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(work / "curve.png", curves / f"{stem}.png")
+        objective, start = objective_of(recipe), _start_file(model_name, recipe)
+        entry = {
+            "kind": objective.kind,
+            "model": model_name,
+            "dataset": dataset_name,
+            "sha256": sha256_of(partial),
+            "recipe": asdict(recipe),
+            "seed": seed,
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "precision": "float16",
+            **({"started_from": sha256_of(start)} if start is not None else {}),
+            "hardware": _hardware(device),
+            "minutes": round(seconds / 60, 1),
+            "torch": torch.__version__.split("+")[0],
+            "command": f"bench train --model {model_name} --dataset {dataset_name} --recipe {recipe.name} "
+            f"--steps {recipe.steps} --seed {seed} --out bench/zoo",
+            "figures": objective.measure(network, dataset_name, device),
+        }
+        # Read late: another training may have added its entry while this one was measured.
+        entries = {**_read_manifest(out), name: entry}
     _write_manifest(out, entries)
     return entry
 
