@@ -53,10 +53,18 @@ class Reported:
                 raise BenchError(
                     f"Reported table {section.file} has no column {column!r}{nearest(column, table.columns)}."
                 )
+        if "accuracy" not in table:
+            raise BenchError(
+                f"Reported table {section.file} has no accuracies: choose a table of defences and attacks."
+            )
         self._table = _select(table, section.where)
 
     def row(self, defense: str, columns: Iterable[str], budget: str = "") -> dict[str, float]:
-        """Reported percentages of a defence under a budget, by this grid's column labels."""
+        """Reported percentages of a defence under a budget, by this grid's column labels.
+
+        Raises:
+            BenchError: several rows of the table fit.
+        """
         if defense not in self._defenses or (self.section.budgets and budget not in self.section.budgets):
             return {}
         found: dict[str, float] = {}
@@ -65,6 +73,11 @@ class Reported:
                 continue
             chosen = {**self.section.budgets.get(budget, {}), **self._attacks[label], **self._defenses[defense]}
             values = [v for v in _select(self._table, chosen)["accuracy"].tolist() if v]
+            if len(values) > 1:
+                raise BenchError(
+                    f"{len(values)} rows of the reported table {self.section.file} fit {defense} under {label}: choose "
+                    "one with 'where', 'attacks' or 'budgets'."
+                )
             if values:
                 found[label] = float(values[0])
         return found

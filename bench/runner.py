@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.dataset import ClipRef, MissingClip
+from bench.defended import DefendedClassifier
 from bench.engines.local import LocalEngine
 from bench.errors import BenchError
 from bench.outcome import Outcome, Status
@@ -162,12 +163,17 @@ class Runner:
     def _batch_size(self, cell: Cell) -> int:
         if self._asked_size is not None:
             return self._asked_size
-        key = digest([cell.model.settings, cell.dataset.settings, self.engine.device.type])
-        return self.store.batch_size(key, lambda: self._choose_size(cell))
+        # What is attacked decides: a purifier with several candidates takes many times what the classifier takes.
+        unit = cell.unit
+        victim = unit.victim if unit is not None and unit.victim is not None else cell.defended
+        attacked = [unit.defense.settings if unit and unit.defense else None, unit.gradient if unit else None]
+        settings = [cell.model.settings, cell.defense.settings, *attacked, cell.dataset.settings]
+        key = digest([*settings, self.engine.device.type])
+        return self.store.batch_size(key, lambda: self._choose_size(victim, cell.defended))
 
-    def _choose_size(self, cell: Cell) -> int:
+    def _choose_size(self, *modules: DefendedClassifier) -> int:
         clip = self._any_clip()
-        return 1 if clip is None else self.engine.batch_size(cell.model.made, clip)
+        return 1 if clip is None else min(self.engine.batch_size(module, clip) for module in modules)
 
     def _probe(self, cells: Sequence[Cell]) -> None:
         """Asks every classifier that has work to do once."""
@@ -225,15 +231,20 @@ class Runner:
             return
         try:
             work(loaded, torch.stack(clips))
+            return
         except BenchError:
             raise
         except Exception as error:  # noqa: BLE001 - recorded with the clip, shown in every table, never robust
-            if len(loaded) == 1:
-                reason = str(error).strip().splitlines()
-                give_up(loaded[0], "failed", f"{type(error).__name__}: {reason[0] if reason else 'no message'}")
-                return
-            for ref in loaded:
-                self._attempt([ref], work, give_up)
+            reason = str(error).strip().splitlines()
+            said = f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
+        # Out of the except block: its traceback would keep the tensors of the failed batch alive.
+        if len(loaded) == 1:
+            give_up(loaded[0], "failed", said)
+            return
+        if self.engine.device.type == "cuda":
+            torch.cuda.empty_cache()
+        for ref in loaded:
+            self._attempt([ref], work, give_up)
 
 
 def _weight(unit: ClipsUnit) -> float:

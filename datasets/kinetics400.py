@@ -161,7 +161,7 @@ def _read_list(path: Path, known: dict[str, int]) -> dict[str, int]:
             if label is None:
                 raise BenchError(f"{path}, line {number}: {line['label']!r} is no class; use the official list.")
             found[f"{line['youtube_id']}_{int(line['time_start']):06d}_{int(line['time_end']):06d}"] = label
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
         raise BenchError(
             f"{path} is not the official list of label, youtube_id, time_start, time_end ({error!r}); get it again "
             f"from {_GET}."

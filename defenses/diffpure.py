@@ -107,5 +107,9 @@ class DiffPureSDE(_DiffPure):
     ) -> None:
         super().__init__(backbone, t_star, steps, weights, precision)
 
+    def purify_latents(self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom) -> list[Tensor]:
+        # The authors' code noises to the level of the timestep before, and asks the network at this one.
+        return [self.denoise(noise_to(self.backbone, latents, times[0] - 1, rng), times, rng)]
+
     def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
         return denoise_sde(self.backbone, noisy, times, rng)

@@ -16,6 +16,7 @@ from bench.diffusion.purifier import DiffusionPurifier
 from bench.diffusion.replay import replayed
 from bench.diffusion.sampling import downward, invert_ddim, predict
 from bench.diffusion.schedule import ddim_step, predict_clean
+from bench.errors import at_least
 from bench.flow.base import splat, warp
 from bench.flow.estimators import load_flow
 
@@ -135,8 +136,10 @@ class VideoPure(DiffusionPurifier):
             raise ValueError(f"mode must be as_published or as_described, not {mode!r}")
         if vote not in ("plurality", "mean"):
             raise ValueError(f"vote must be plurality or mean, not {vote!r}")
-        if candidate is not None and not 0 <= candidate <= steps:
-            raise ValueError(f"candidate must be one of 0 to {steps}, or null to vote, not {candidate!r}")
+        if candidate is not None:
+            at_least("candidate", candidate, 0, f" and at most {steps}, or null to vote")
+            if candidate > steps:
+                raise ValueError(f"candidate must be at most {steps}, the number of steps, not {candidate}")
         if min(spatial, temporal, guidance) < 0:
             raise ValueError("spatial, temporal and guidance must not be negative")
         super().__init__(backbone, t_star, steps, weights, precision)

@@ -11,10 +11,13 @@ import pytest
 import torch
 from diffusers import TextToVideoSDPipeline, UNet2DModel
 from pipelines import save_guided_diffusion, save_modelscope, save_stable_diffusion
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench import BenchError
 from bench.diffusion.backbones import load_backbone
+from bench.diffusion.sampling import predict
+from bench.models.checkpoints import fingerprint
 
 SAVE: dict[str, Callable[[Path], Path]] = {
     "modelscope": save_modelscope,
@@ -35,17 +38,19 @@ def clips_of(count: int, frames: int = 3) -> Tensor:
 
 @pytest.mark.parametrize("name", SAVE)
 @torch.no_grad()
-def test_any_batch_and_length_and_frames_in_parts(name: str, folders: dict[str, Path]) -> None:
+def test_any_batch_and_length_and_frames_in_parts(
+    name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone: Any = load_backbone(name, str(folders[name]))
     clips = clips_of(2, 5)
     assert not any(p.requires_grad for p in backbone.parameters())
-    backbone.frames_at_once = 64
+    monkeypatch.setattr(backbone, "frames_at_once", 64)
     latents = backbone.encode(clips)
     assert latents.shape == ((2, 3, 5, 32, 40) if backbone.pixel_space else (2, 4, 5, 4, 5))
     noise, decoded = backbone.predict_noise(latents, 101), backbone.decode(latents)
     assert noise.shape == latents.shape
     assert decoded.shape == clips.shape
-    backbone.frames_at_once = 3
+    monkeypatch.setattr(backbone, "frames_at_once", 3)
     torch.testing.assert_close(backbone.encode(clips), latents, rtol=0, atol=1e-5)
     torch.testing.assert_close(backbone.decode(latents), decoded, rtol=0, atol=1e-5)
     torch.testing.assert_close(backbone.predict_noise(latents[1:], 101), noise[1:], rtol=0, atol=1e-5)
@@ -67,6 +72,20 @@ def test_half_precision_keeps_latents_single(name: str, precision: str, folders:
     assert {p.element_size() for p in half.parameters()} == {2}
     torch.testing.assert_close(noise, full.predict_noise(latents, 101), rtol=0.1, atol=0.05)
     assert torch.equal(half.alphas_cumprod, full.alphas_cumprod)
+
+
+@pytest.mark.parametrize("name", SAVE)
+def test_small_gradients_survive_half_precision(name: str, folders: dict[str, Path]) -> None:
+    """A confident classifier sends gradients of 1e-9, which fp16 cannot even represent."""
+    found = []
+    for precision in ("fp32", "fp16"):
+        backbone = load_backbone(name, str(folders[name]), precision)
+        x = clips_of(1).requires_grad_(True)
+        value = 1e-9 * backbone.decode(predict(backbone, backbone.encode(x), 101)).sum()
+        found.append(torch.autograd.grad(value, x)[0])
+    assert float(found[0].abs().max()) < 1e-7
+    agree = torch.nn.functional.cosine_similarity(*(f.flatten() for f in found), dim=0)
+    assert float(agree) > 0.98
 
 
 @torch.no_grad()
@@ -141,6 +160,25 @@ def test_a_damaged_file_is_named(folders: dict[str, Path], tmp_path: Path) -> No
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(BenchError, match="Cannot load 'unet'"):
         load_backbone("modelscope", str(folder))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_absent_weights_are_never_random_ones(part: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["modelscope"], tmp_path / "pipeline")
+    (file,) = (folder / part).glob("*.safetensors")
+    state = load_file(file)
+    dropped = sorted(k for k in state if k.endswith("weight"))[0]
+    del state[dropped]
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(BenchError, match=f"'{part}' of .* is incomplete: 1 missing keys, such as"):
+        load_backbone("modelscope", str(folder))
+
+
+def test_the_schedule_is_part_of_a_models_identity(folders: dict[str, Path], tmp_path: Path) -> None:
+    other = save_modelscope(tmp_path / "other", beta_end=0.013)
+    first, second = (load_backbone("modelscope", str(f)) for f in (folders["modelscope"], other))
+    assert fingerprint(first) != fingerprint(second)
+    assert fingerprint(first) == fingerprint(load_backbone("modelscope", str(folders["modelscope"])))
 
 
 def test_models_of_other_targets_are_refused(tmp_path: Path) -> None:

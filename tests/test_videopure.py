@@ -201,15 +201,28 @@ def test_candidates_vote_as_asked() -> None:
     class Bright(nn.Module):
         def forward(self, clips: Tensor) -> Tensor:
             level = clips.mean(dim=(1, 2, 3, 4))
-            return torch.stack([level, 1 - level], 1)
+            return 9 * torch.stack([level, 1 - level], 1)
 
     clips = clips_of(1)
-    for vote in ("plurality", "mean"):
-        defended = DefendedClassifier(Bright(), VideoPure(steps=3, vote=vote))
-        decision = defended.decide(clips, ClipRandom([0]))
-        assert decision.votes.shape == (4, 1)
-        if vote == "mean":
-            assert torch.equal(decision.prediction, decision.logits.argmax(-1))
+    for vote, expected in (("plurality", 1), ("mean", 0)):
+        defense = VideoPure(steps=3, vote=vote)
+        # One white candidate and three that are a little darker than gray: sure of 0 once, of 1 three times a little.
+        levels = (1.0, 0.49, 0.49, 0.49)
+        defense.purify = lambda c, _, v=levels: torch.stack([torch.full_like(c, x) for x in v])
+        decision = DefendedClassifier(Bright(), defense).decide(clips, ClipRandom([0]))
+        assert decision.votes[:, 0].tolist() == [0, 1, 1, 1]
+        assert decision.prediction.tolist() == [expected]
+
+
+@pytest.mark.parametrize("mode", ["as_published", "as_described"])
+def test_raft_is_asked_as_the_mode_says(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten updates, as the authors; frames in [0, 1] only as published."""
+    asked: list[Any] = []
+    monkeypatch.setattr("bench.defenses.videopure.load_flow", lambda *a, **k: asked.append((a, k)))
+    VideoPure(mode=mode, flow="raft_large", flow_weights="C_T_V1")
+    assert asked == [(("raft_large", "C_T_V1"), {"updates": 10, "unit_range": mode == "as_published"})]
+    VideoPure(mode=mode, temporal=0.0)  # nobody looks at the flow
+    assert len(asked) == 1
 
 
 def test_clips_keep_to_themselves() -> None:
@@ -226,7 +239,7 @@ def test_clips_keep_to_themselves() -> None:
     [
         ("videopure(mode='published')", "mode must be as_published or as_described"),
         ("videopure(vote='soft')", "vote must be plurality or mean"),
-        ("videopure(candidate=7)", "one of 0 to 6"),
+        ("videopure(candidate=7)", "must be at most 6"),
         ("videopure(spatial=-1.0)", "must not be negative"),
         ("videopure(flow='raft_tiny')", "no RAFT 'tiny'"),
         ("videopure(weights='somewhere')", "leave 'weights' and 'precision' out"),
@@ -254,7 +267,8 @@ class Miniature(DiffusionBackbone):
             torch.manual_seed(0)
             self.down = nn.Conv2d(3, 4, 2, stride=2)
             self.up = nn.ConvTranspose2d(4, 3, 2, stride=2)
-            self.mix = nn.Conv3d(4, 4, 3, padding=1)
+            self.spread = nn.Conv3d(4, 48, 3, padding=1)  # wide, so that keeping it would be noticed
+            self.mix = nn.Conv3d(48, 4, 1)
         self.called: list[Tensor] = []
 
     def encode_frames(self, frames: Tensor) -> Tensor:
@@ -264,7 +278,7 @@ class Miniature(DiffusionBackbone):
         return self.up(latents).tanh() * 0.9  # never clamped
 
     def noise(self, latents: Tensor, t: Tensor) -> Tensor:
-        found = (self.mix(latents) + t.view(-1, 1, 1, 1, 1) / 100).tanh()
+        found = (self.mix(self.spread(latents).tanh()) + t.view(-1, 1, 1, 1, 1) / 100).tanh()
         self.called.append(found.detach().clone())
         return found
 

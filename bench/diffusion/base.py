@@ -48,6 +48,9 @@ class DiffusionBackbone(nn.Module, ABC):
         # A plain attribute: a buffer would be rounded with the weights by half() and float().
         self.alphas_cumprod = levels
         self.clean_level = float(levels[0]) if clean_level is None else clean_level
+        # In a form that no conversion rounds, the schedule is part of what identifies a model's results.
+        bits = torch.cat([levels, levels.new_tensor([self.clean_level])]).view(torch.int64)
+        self.register_buffer("schedule_bits", bits, persistent=False)
 
     @abstractmethod
     def encode_frames(self, frames: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ network calls for the same result, whatever the guidance scale.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +18,9 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from bench.diffusion.base import DiffusionBackbone
+from bench.diffusion.replay import replayed
 from bench.errors import BenchError
+from bench.models.checkpoints import UNREADABLE
 
 # diffusers and transformers are only partly typed.
 _AutoencoderKL: Any = AutoencoderKL
@@ -82,7 +84,7 @@ class StableDiffusion(LatentDiffusion):
     per_frame = True
 
     def noise(self, latents: Tensor, t: Tensor) -> Tensor:
-        return _by_frame(self._denoise, latents, t)
+        return _by_frame(self._denoise, latents, t, self.frames_at_once)
 
 
 class GuidedDiffusion(DiffusionBackbone):
@@ -114,12 +116,14 @@ class GuidedDiffusion(DiffusionBackbone):
             found: Tensor = self.denoiser(frames.to(self.denoiser.dtype), times).sample[:, :3]
             return found.to(frames.dtype)
 
-        return _by_frame(denoise, latents, t)
+        return _by_frame(denoise, latents, t, self.frames_at_once)
 
 
-def _by_frame(denoise: Any, latents: Tensor, t: Tensor) -> Tensor:
+def _by_frame(denoise: Callable[[Tensor, Tensor], Tensor], latents: Tensor, t: Tensor, at_once: int) -> Tensor:
+    """Applies an image model to clips, a bounded number of frames at a time, with gradients too."""
     frames = latents.transpose(1, 2)
-    found: Tensor = denoise(frames.flatten(0, 1), t.repeat_interleave(frames.shape[1]))
+    parts = zip(frames.flatten(0, 1).split(at_once), t.repeat_interleave(frames.shape[1]).split(at_once), strict=True)
+    found = torch.cat([replayed(lambda x, at=times: denoise(x, at), part) for part, times in parts])
     return found.unflatten(0, frames.shape[:2]).transpose(1, 2)
 
 
@@ -161,8 +165,23 @@ def _load(kind: Any, weights: str, part: str, precision: str) -> Any:
     if found != kind.__name__:
         raise BenchError(f"The part {part!r} of {weights} is a {found}, but a {kind.__name__} is wanted.")
     with _explained(weights, part):
-        # Without the option diffusers recommends another package, at length.
-        return kind.from_pretrained(weights, subfolder=part, torch_dtype=_DTYPES[precision], low_cpu_mem_usage=False)
+        # Without low_cpu_mem_usage diffusers recommends another package, at length.
+        network, report = kind.from_pretrained(
+            weights, subfolder=part, torch_dtype=_DTYPES[precision], low_cpu_mem_usage=False, output_loading_info=True
+        )
+    _complete(report, weights, part)
+    return network
+
+
+def _complete(report: Mapping[str, Any], weights: str, part: str) -> None:
+    """Refuses files that lack weights, in whose place the libraries would put random ones."""
+    for what in ("missing_keys", "mismatched_keys"):
+        keys = sorted(map(str, report.get(what, ())))
+        if keys:
+            raise BenchError(
+                f"The part {part!r} of {weights} is incomplete: {len(keys)} {what.replace('_', ' ')}, such as "
+                f"{keys[0]}; get it again."
+            )
 
 
 def _empty_prompt(weights: str, dtype: torch.dtype) -> Tensor:
@@ -170,7 +189,8 @@ def _empty_prompt(weights: str, dtype: torch.dtype) -> Tensor:
     with _explained(weights, "tokenizer"):
         tokenizer = _Tokenizer.from_pretrained(weights, subfolder="tokenizer")
     with _explained(weights, "text_encoder"):
-        encoder = _TextModel.from_pretrained(weights, subfolder="text_encoder")
+        encoder, report = _TextModel.from_pretrained(weights, subfolder="text_encoder", output_loading_info=True)
+    _complete(report, weights, "text_encoder")
     if len(tokenizer) != encoder.config.vocab_size:  # of an absent vocabulary, transformers makes an empty one
         raise BenchError(
             f"Cannot load 'tokenizer' of the folder {weights}: its vocabulary has {len(tokenizer)} words, the text "
@@ -197,7 +217,7 @@ def _explained(weights: str, part: str) -> Iterator[None]:
     """Turns what diffusers and transformers raise on bad files into one sentence."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         where = "folder" if Path(weights).is_dir() else "hub entry"
         raise BenchError(

@@ -20,7 +20,7 @@ class DiffusionPurifier(Purifier):
     """Encodes, moves the latents through noise levels, decodes. Subclasses implement :meth:`purify_latents`.
 
     Differentiable from end to end; every network call and every part of the encoding and decoding is computed again on
-    the way back, so the memory of a gradient does not grow with the number of steps.
+    the way back, so a gradient keeps a few latents per step and no graph of the networks.
 
     Args:
         backbone: name of a diffusion backbone, see :mod:`bench.diffusion.backbones`.

@@ -1,7 +1,7 @@
 """Trajectories through the noise levels: down by DDIM, DDPM or the reverse SDE, up by DDIM inversion.
 
 Each takes latents and a list of timesteps in the order of :func:`bench.diffusion.schedule.timesteps`, highest first.
-With gradients every network call is checkpointed, so memory does not grow with the number of steps.
+With gradients every network call is computed again on the way back: one latent per step is kept, and no graph.
 """
 
 from __future__ import annotations

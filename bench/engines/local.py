@@ -93,18 +93,21 @@ class LocalEngine:
                 f"in 0 .. {logits.shape[1] - 1}, or a classifier of this data set."
             )
 
-    def batch_size(self, classifier: nn.Module, clip: Tensor) -> int:
+    def batch_size(self, defended: DefendedClassifier, clip: Tensor) -> int:
         """A batch size for ``--batch-size auto``.
 
-        On a CPU it follows from the clip's size; on a GPU one clip is run forward and backward and the
-        batch fills 60 % of the free memory.
+        On a CPU it follows from the clip's size; on a GPU one clip is run forward and, where there is a gradient,
+        backward, and the batch fills 60 % of the free memory.
         """
         if self.device.type == "cpu":
             return max(1, min(_MOST_CLIPS, _CPU_BATCH_VALUES // clip.numel()))
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
         x = clip[None].to(self.device).requires_grad_(True)
-        torch.autograd.grad(classifier.to(self.device)(x).sum(), x)
+        logits = defended.to(self.device)(x, ClipRandom([0]))
+        if logits.requires_grad:
+            torch.autograd.grad(logits.sum(), x)
+        del logits
         used = max(1, torch.cuda.max_memory_allocated(self.device) - before)
         free, _ = torch.cuda.mem_get_info(self.device)
         return max(1, min(_MOST_CLIPS, int(0.6 * free / used)))

@@ -49,7 +49,7 @@ PUBLISHED: dict[tuple[str, str], Missing] = {
 
 
 # What reading a file that is no checkpoint raises; the unpickler trips over garbage in many ways.
-_UNREADABLE = (
+UNREADABLE = (
     SafetensorError,
     UnpicklingError,
     RuntimeError,
@@ -84,7 +84,7 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BenchError(
             f"Cannot read the checkpoint {path}: {reason} (only safetensors files and PyTorch files of "

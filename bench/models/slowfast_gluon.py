@@ -29,12 +29,14 @@ def _stage(inputs: int, planes: int, blocks: int, stride: int, inflate: bool) ->
 class GluonSlowFast(VideoClassifier):
     """SlowFast with a ResNet of bottlenecks in both pathways (Feichtenhofer et al., ICCV 2019).
 
-    The defaults are the 50-layer 8x8 network (``slowfast_8x8_resnet50_kinetics400``); 4x16 has ``alpha=8``.
+    The defaults are the 50-layer 8x8 network (``slowfast_8x8_resnet50_kinetics400``); 4x16 has ``alpha=8, taps=5``, and
+    the 101-layer 8x8 network ``taps=5, blocks=(3, 4, 23, 3)``.
 
     Args:
         num_classes: rows of the final layer.
         alpha: the slow pathway sees every ``alpha``-th frame; the clip length must be a multiple of it.
-        blocks: bottlenecks per stage, (3, 4, 23, 3) for 101 layers.
+        taps: frames that a lateral connection looks at.
+        blocks: bottlenecks per stage.
         width: channels of the slow stem; the fast one has an eighth.
         dropout: probability before the final layer.
     """
@@ -44,13 +46,14 @@ class GluonSlowFast(VideoClassifier):
         num_classes: int = 400,
         *,
         alpha: int = 4,
+        taps: int = 7,
         blocks: Sequence[int] = (3, 4, 6, 3),
         width: int = 64,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
         self.alpha = alpha
-        fast, taps = width // 8, 7 if alpha == 4 else 5
+        fast = width // 8
         self.fast_conv1 = nn.Conv3d(3, fast, (5, 7, 7), (1, 2, 2), (2, 3, 3), bias=False)
         self.fast_bn1 = nn.BatchNorm3d(fast)
         self.slow_conv1 = nn.Conv3d(3, width, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False)
