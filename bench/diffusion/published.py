@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -112,18 +113,18 @@ class GuidedDiffusion(DiffusionBackbone):
         return latents
 
     def noise(self, latents: Tensor, t: Tensor) -> Tensor:
-        def denoise(frames: Tensor, times: Tensor) -> Tensor:
-            found: Tensor = self.denoiser(frames.to(self.denoiser.dtype), times).sample[:, :3]
+        def denoise(frames: Tensor, t: Tensor) -> Tensor:
+            found: Tensor = self.denoiser(frames.to(self.denoiser.dtype), t).sample[:, :3]
             return found.to(frames.dtype)
 
         return _by_frame(denoise, latents, t, self.frames_at_once)
 
 
-def _by_frame(denoise: Callable[[Tensor, Tensor], Tensor], latents: Tensor, t: Tensor, at_once: int) -> Tensor:
+def _by_frame(denoise: Callable[..., Tensor], latents: Tensor, t: Tensor, at_once: int) -> Tensor:
     """Applies an image model to clips, a bounded number of frames at a time, with gradients too."""
     frames = latents.transpose(1, 2)
     parts = zip(frames.flatten(0, 1).split(at_once), t.repeat_interleave(frames.shape[1]).split(at_once), strict=True)
-    found = torch.cat([replayed(lambda x, at=times: denoise(x, at), part) for part, times in parts])
+    found = torch.cat([replayed(partial(denoise, t=times), part) for part, times in parts])
     return found.unflatten(0, frames.shape[:2]).transpose(1, 2)
 
 
