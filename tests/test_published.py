@@ -12,6 +12,7 @@ import torch
 from diffusers import TextToVideoSDPipeline, UNet2DModel
 from pipelines import save_guided_diffusion, save_modelscope, save_stable_diffusion
 from safetensors.torch import load_file, save_file
+from test_guided import Plain, small
 from torch import Tensor
 
 from bench import BenchError
@@ -135,6 +136,21 @@ def test_learned_variances_are_left_out(folders: dict[str, Path]) -> None:
     assert both.shape[1] == 6
     found = backbone.predict_noise(torch.ones(1, 3, 1, 32, 40), 61)
     torch.testing.assert_close(found[:, :, 0], both[:, :3])
+
+
+def test_openais_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As published: one file of plain tensors under Guided Diffusion's names. Here of toy width."""
+    monkeypatch.setattr("bench.diffusion.guided.build_guided", small)
+    plain, x = Plain(), torch.randn(1, 3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = plain(x[:, :, 0], 100)[:, :3]
+        torch.save(plain.state, tmp_path / "256x256_diffusion_uncond.pt")
+        backbone = load_backbone("guided_diffusion", str(tmp_path / "256x256_diffusion_uncond.pt"))
+        torch.testing.assert_close(backbone.predict_noise(x, 100)[:, :, 0], expected, rtol=1e-4, atol=1e-4)
+    assert backbone.level(100) == pytest.approx(float(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)[100]))
+    (tmp_path / "torn.pt").write_bytes(b"torn")
+    with pytest.raises(BenchError, match="only safetensors files and PyTorch files"):
+        load_backbone("guided_diffusion", str(tmp_path / "torn.pt"))
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------

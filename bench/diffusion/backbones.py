@@ -64,8 +64,8 @@ def load_backbone(name: str, weights: str = "", precision: str = "fp32") -> Diff
         hub, _ = PUBLISHED[name]
         if not (weights or hub):
             raise BenchError(
-                f"The backbone {name!r} has no usual place on a hub: give 'weights', a hub name or a folder in "
-                "diffusers' layout."
+                f"The backbone {name!r} has no usual place on a hub: give 'weights', OpenAI's file "
+                "256x256_diffusion_uncond.pt, a hub name or a folder in diffusers' layout."
             )
         backbone = _shared(name, weights or hub, precision)
     elif name in BACKBONES:

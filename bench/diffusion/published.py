@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from bench.diffusion.base import DiffusionBackbone
+from bench.diffusion.guided import load_guided
 from bench.diffusion.replay import replayed
 from bench.errors import BenchError
 from bench.models.checkpoints import UNREADABLE
@@ -144,12 +145,14 @@ def load_stable_diffusion(weights: str, precision: str) -> StableDiffusion:
 
 
 def load_guided_diffusion(weights: str, precision: str) -> GuidedDiffusion:
-    """A pixel-space image model from a hub name or a folder with ``unet`` and ``scheduler`` (diffusers' layout of
-    DDPM pipelines).
+    """A pixel-space image model: OpenAI's ``256x256_diffusion_uncond.pt``, or a hub name or folder with ``unet`` and
+    ``scheduler`` (diffusers' layout of DDPM pipelines).
 
     Raises:
         BenchError: as :func:`load_modelscope`.
     """
+    if Path(weights).is_file():
+        return GuidedDiffusion(load_guided(Path(weights)).to(_DTYPES[precision]), _Scheduler(beta_schedule="linear"))
     return GuidedDiffusion(_load(_UNet2D, weights, "unet", precision), _schedule(weights))
 
 
