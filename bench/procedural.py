@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.dataset import ClipRef, Dataset
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, at_least, nearest
 
 MOTIONS: tuple[str, ...] = (
     "left",
@@ -224,7 +224,7 @@ def _paint(
         colour *= max(1.0, 0.15 / (np.abs(colour).mean() + 1e-6))
         amplitude, phase = _blob(rng)
     else:
-        colour = rng.uniform(0.2, 0.35) * _hue(look.hue + rng.normal(0, 0.12)) + rng.uniform(-0.1, 0.1)
+        colour = rng.uniform(0.12, 0.2) * _hue(look.hue + rng.normal(0, 0.12)) + rng.uniform(-0.1, 0.1)
         amplitude, phase = _lobed(rng, look.lobes)
     texture = _texture(rng, contrast).expand(len(u), -1, -1, -1)
     # Sprite coordinates reach 1.4 at the tip of the outline; the texture covers that square.
@@ -246,8 +246,8 @@ def _background(rng: np.random.Generator, look: _Look | None) -> Tensor:
     # The canvas is 1.2 frames wide.
     waves = 1.2 * look.waves * rng.uniform(0.9, 1.1)
     wave = np.sin(2 * math.pi * waves * along + rng.uniform(-math.pi, math.pi))
-    texture = texture + rng.uniform(0.08, 0.12) * torch.from_numpy(wave).float()
-    tint = rng.uniform(0.1, 0.16) * _hue(look.scene + rng.normal(0, 0.12))
+    texture = texture + rng.uniform(0.046, 0.07) * torch.from_numpy(wave).float()
+    tint = rng.uniform(0.058, 0.092) * _hue(look.scene + rng.normal(0, 0.12))
     return texture + torch.from_numpy(tint).float()[None, :, None, None]
 
 
@@ -348,8 +348,7 @@ class ProceduralDataset(Dataset):
         if split not in SPLITS:
             raise BenchError(f"Unknown split {split!r}{nearest(split, SPLITS)}: choose one of {', '.join(SPLITS)}.")
         for name, value, least in (("frames", frames, LEAST_FRAMES), ("size", size, LEAST_SIZE), ("length", length, 1)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise BenchError(f"{self.recipe}: {name} must be a whole number of at least {least}, not {value!r}.")
+            at_least(f"{self.recipe}: {name}", value, least)
         self.split, self.frames, self.size, self.length = split, frames, size, length
 
     def refs(self) -> list[ClipRef]:

@@ -195,7 +195,7 @@ hardly_trained = pytest.mark.xfail(strict=True, reason="hardly trained: a linear
     "name",
     [
         "pixel_tiny",
-        pytest.param("image_tiny", marks=hardly_trained),
+        "image_tiny",
         pytest.param("latent_tiny", marks=hardly_trained),
     ],
 )

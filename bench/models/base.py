@@ -54,10 +54,10 @@ class VideoClassifier(nn.Module, ABC):
         return self.logits((clips - self.mean) / self.std)
 
 
-def gabor_init_(weight: Tensor, generator: torch.Generator, periods: tuple[float, float] = (4, 10)) -> None:
+def gabor_init_(weight: Tensor, generator: torch.Generator) -> None:
     """Fills a space-time stem convolution with moving Gabor filters, in place.
 
-    Each output channel gets a random orientation, spatial period, speed (0 to 1.2 pixels
+    Each output channel gets a random orientation, spatial period (4 to 10 pixels), speed (0 to 1.2 pixels
     per frame) and phase, weighted by a random colour (a gray one for half of the channels), then the
     He standard deviation. Small video networks trained from scratch find motion far sooner from such
     filters than from white noise (Adelson and Bergen, 1985, for the motion-energy argument).
@@ -65,8 +65,6 @@ def gabor_init_(weight: Tensor, generator: torch.Generator, periods: tuple[float
     Args:
         weight: ``(out, 3, kt, kh, kw)``.
         generator: source of the random filter parameters.
-        periods: shortest and longest spatial period in pixels. A network keeps to the band it starts in, and is
-            attacked in it: below 4 pixels, JPEG has no precision left and wipes the attack away.
     """
     out, colours, kt, kh, kw = weight.shape
 
@@ -74,7 +72,9 @@ def gabor_init_(weight: Tensor, generator: torch.Generator, periods: tuple[float
         return low + (high - low) * torch.rand(out, 1, 1, 1, generator=generator)
 
     t, y, x = torch.meshgrid(*(torch.arange(k, dtype=torch.float32) - (k - 1) / 2 for k in (kt, kh, kw)), indexing="ij")
-    orientation, period = uniform(0, 2 * math.pi), uniform(*periods)
+    # A network keeps to the band it starts in, and is attacked in it: below a period of 4 pixels, JPEG has no precision
+    # left and wipes the attack away.
+    orientation, period = uniform(0, 2 * math.pi), uniform(4, 10)
     speed, phase = uniform(0, 1.2), uniform(0, 2 * math.pi)
     along = x * torch.cos(orientation) + y * torch.sin(orientation) - speed * t
     envelope = torch.exp(-(x**2 + y**2) / (2 * (max(kh, kw) / 3.5) ** 2) - t**2 / (2 * (kt / 2.5) ** 2))

@@ -54,8 +54,7 @@ OBJECTIVES: dict[str, str] = {
     "latent denoising": "bench.training.objectives.generative:LatentDenoising",
 }
 
-_LOOKS = Recipe("looks", "looks classifier", {"mixed": 0.15, "gray": 0.3}, steps=320, lr=1e-3, start="motion12")
-_HALF = 0.5 / 255
+_LOOKS = Recipe("looks", "looks classifier", {"mixed": 0.4, "gray": 0.3}, steps=600, lr=1e-3, start="motion12")
 
 # Attention is slower to find motion than convolution: more steps at a lower rate. The flow stream reuses its clips.
 # From scratch on clips that mostly betray their class by their looks, motion is found late: "looks" starts from
@@ -67,8 +66,7 @@ CLASSIFIERS: tuple[Recipe, ...] = (
     Recipe("flow-stream", "flow stream", steps=300, warmup=30, clips=1800),
     Recipe("flow-stream-again", "flow stream", steps=80, lr=1e-3, clips=480, start="motion12"),
     _LOOKS,
-    replace(_LOOKS, name="firm-looks", options={**_LOOKS.options, "step": _HALF}),
-    replace(_LOOKS, name="firm-more-looks", options={**_LOOKS.options, "mixed": 0.25, "step": _HALF}, steps=600),
+    replace(_LOOKS, name="firm-looks", options={**_LOOKS.options, "step": 0.5 / 255}),
 )
 
 _LATENT = Recipe(
