@@ -187,18 +187,7 @@ def test_checkpointed_trajectories_have_the_exact_gradient() -> None:
 # --- the shipped weights --------------------------------------------------------------------------------------------
 
 
-# strict: when a longer training mends them, this has to go.
-hardly_trained = pytest.mark.xfail(strict=True, reason="hardly trained: a linear filter")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "pixel_tiny",
-        "image_tiny",
-        pytest.param("latent_tiny", marks=hardly_trained),
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_shipped_backbones_denoise(name: str) -> None:
     """One step beats the linear filter that the network starts from, wherever purification and inversion go."""
     backbone = load_backbone(name)
