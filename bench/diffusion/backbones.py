@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 
 from bench.diffusion.base import DiffusionBackbone
-from bench.diffusion.published import load_guided_diffusion, load_modelscope, load_stable_diffusion
 from bench.diffusion.tiny import ImageTiny, LatentTiny, PixelTiny
 from bench.errors import BenchError, nearest
 from bench.models.checkpoints import load_shipped
@@ -18,12 +17,12 @@ BACKBONES: dict[str, Callable[[], DiffusionBackbone]] = {
 }
 """Shipped with the package."""
 
-PUBLISHED: dict[str, tuple[str, Callable[[str, str], DiffusionBackbone]]] = {
-    "modelscope": ("damo-vilab/text-to-video-ms-1.7b", load_modelscope),
-    "stable_diffusion": ("stable-diffusion-v1-5/stable-diffusion-v1-5", load_stable_diffusion),
-    "guided_diffusion": ("", load_guided_diffusion),
+PUBLISHED: dict[str, str] = {
+    "modelscope": "damo-vilab/text-to-video-ms-1.7b",
+    "stable_diffusion": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "guided_diffusion": "",
 }
-"""The usual name on the Hugging Face hub (empty: there is none), and the loader."""
+"""The usual name on the Hugging Face hub; empty if there is none."""
 
 NAMES = (*BACKBONES, *PUBLISHED)
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -61,7 +60,7 @@ def load_backbone(name: str, weights: str = "", precision: str = "fp32") -> Diff
     if precision not in PRECISIONS:
         raise BenchError(f"There is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}.")
     if name in PUBLISHED:
-        hub, _ = PUBLISHED[name]
+        hub = PUBLISHED[name]
         if not (weights or hub):
             raise BenchError(
                 f"The backbone {name!r} has no usual place on a hub: give 'weights', OpenAI's file "
@@ -81,4 +80,6 @@ def load_backbone(name: str, weights: str = "", precision: str = "fp32") -> Diff
 @functools.lru_cache(maxsize=1)
 def _shared(name: str, weights: str, precision: str) -> DiffusionBackbone:
     """One copy for all purifiers of a grid: these networks have a billion weights, which nobody changes."""
-    return PUBLISHED[name][1](weights, precision)
+    from bench.diffusion.published import LOADERS  # imports transformers, which takes seconds
+
+    return LOADERS[name](weights, precision)

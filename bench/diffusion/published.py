@@ -228,3 +228,11 @@ def _explained(weights: str, part: str) -> Iterator[None]:
             f"Cannot load {part!r} of the {where} {weights}: {reason} (give 'weights', a folder in diffusers' "
             "layout or the name of one on the Hugging Face hub)."
         ) from error
+
+
+LOADERS: dict[str, Callable[[str, str], DiffusionBackbone]] = {
+    "modelscope": load_modelscope,
+    "stable_diffusion": load_stable_diffusion,
+    "guided_diffusion": load_guided_diffusion,
+}
+"""By name: weights and precision to the model."""
