@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -14,12 +14,17 @@ from bench.diffusion.sampling import denoise_ddim, denoise_ddpm, denoise_sde, no
 
 
 class _DiffPure(DiffusionPurifier):
-    """Noises the latents to ``t_star`` by one draw per clip and denoises them."""
+    """Noises the latents to ``t_star`` by one draw per clip and denoises them.
+
+    Attributes:
+        short_by: timesteps by which the noise falls short of the first one at which the network is asked.
+    """
 
     stochastic = True
+    short_by: ClassVar[int] = 0
 
     def purify_latents(self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom) -> list[Tensor]:
-        return [self.denoise(noise_to(self.backbone, latents, times[0], rng), times, rng)]
+        return [self.denoise(noise_to(self.backbone, latents, times[0] - self.short_by, rng), times, rng)]
 
     @abstractmethod
     def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
@@ -86,7 +91,8 @@ class DiffPureSDE(_DiffPure):
     """Noises the clip to a timestep and solves the reverse-time SDE by Euler-Maruyama: DiffPure as first published.
 
     There the model is Guided Diffusion, frame by frame. The default is the setting for ImageNet (t* = 0.15 of 1);
-    t* = 0.1, for CIFAR-10, is ``t_star=100, steps=100``.
+    t* = 0.1, for CIFAR-10, is ``t_star=100, steps=100``. As in the authors' code, the noise is that of the
+    timestep before.
 
     Args:
         backbone: a diffusion backbone: ``pixel_tiny``, ``latent_tiny``, ``image_tiny`` (shipped), ``modelscope``,
@@ -97,6 +103,8 @@ class DiffPureSDE(_DiffPure):
         precision: of a published backbone's weights: fp32, fp16 or bf16.
     """
 
+    short_by = 1
+
     def __init__(
         self,
         backbone: str = "pixel_tiny",
@@ -106,10 +114,6 @@ class DiffPureSDE(_DiffPure):
         precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     ) -> None:
         super().__init__(backbone, t_star, steps, weights, precision)
-
-    def purify_latents(self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom) -> list[Tensor]:
-        # The authors' code noises to the level of the timestep before, and asks the network at this one.
-        return [self.denoise(noise_to(self.backbone, latents, times[0] - 1, rng), times, rng)]
 
     def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
         return denoise_sde(self.backbone, noisy, times, rng)
