@@ -34,12 +34,34 @@ class _CountBackward(torch.autograd.Function):
         return grads[0], None
 
 
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""Logits ``(b, K)`` and classes ``(b,)`` to one value per clip ``(b,)``, larger is better for the attacker."""
+
+Transform = Callable[[Tensor], Tensor]
+"""Clips ``(b, 3, T, H, W)`` to ``S`` altered copies of each, ``(S * b, 3, T, H, W)``, the copies one after another."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a classifier says about clips.
+
+    Attributes:
+        logits: ``(b, K)``.
+        decision: ``int64 (b,)``, the hard decision, which is not always the largest logit.
+        deviation: ``(b,)``, a second objective of the gradient ``diffattack``, or ``None``.
+    """
+
+    logits: Tensor
+    decision: Tensor
+    deviation: Tensor | None = None
+
+
 class Target:
     """The classifier as an attack sees it: differentiable, and every pass is counted per clip.
 
     Args:
-        function: ``(clips (b, 3, T, H, W), rows (b,)) -> logits (b, K)``, or a pair of these and the hard
-            decision ``(b,)`` where that is not simply the largest logit.
+        function: ``(clips (b, 3, T, H, W), rows (b,)) -> logits (b, K)``, or an :class:`Answer`. One that takes a third
+            argument, a :class:`Transform` or ``None``, applies it between the defence and the classifier.
         batch: number of clips in the batch under attack.
         stochastic: whether two calls on the same clip may differ.
         transfer: whether the clips are meant for another pipeline than this one (gray-box, black-box), so
@@ -54,7 +76,7 @@ class Target:
 
     def __init__(
         self,
-        function: Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]],
+        function: Callable[..., Tensor | Answer],
         batch: int,
         *,
         stochastic: bool = False,
@@ -70,28 +92,68 @@ class Target:
     @classmethod
     def of(cls, model: Target | nn.Module, batch: int) -> Target:
         """Wraps a plain classifier; a target is returned as it is."""
-        return model if isinstance(model, Target) else cls(lambda clips, rows: model(clips), batch)
+        if isinstance(model, Target):
+            return model
+        return cls(lambda clips, rows, then=None: model(clips if then is None else then(clips)), batch)
 
-    def __call__(self, clips: Tensor, rows: Tensor | None = None) -> Tensor:
+    def __call__(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Tensor:
         """Logits of some clips.
 
         Args:
             clips: ``(b, 3, T, H, W)``.
-            rows: ``(b,)``, which clips of the batch these are; needed as soon as some have left it.
+            rows: ``(b,)``, which clips of the batch these are; needed as soon as some have left it, or are there
+                several times.
+            then: applied to the clips as they leave the defence; the logits are then those of the ``S * b`` altered
+                copies, and a pass is counted for each.
         """
+        return self._ask(clips, rows, then).logits
+
+    def gradient(
+        self,
+        clips: Tensor,
+        rows: Tensor | None,
+        labels: Tensor,
+        objective: Objective,
+        then: Transform | None = None,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Value of an objective on some clips, and its gradient: what every gradient attack climbs.
+
+        Args:
+            clips, rows, then: as for a call.
+            labels: ``(b,)``.
+            weights: ``(S,)``, of the copies that ``then`` makes; equal ones if not given.
+
+        Returns:
+            ``(b,)`` and the shape of ``clips``.
+        """
+        x = clips.detach().requires_grad_(True)
+        answer = self._ask(x, rows, then)
+        copies = len(answer.logits) // len(x)
+        value = objective(answer.logits, labels.repeat(copies)).unflatten(0, (copies, len(x)))
+        value = value.mean(0) if weights is None else (weights.to(value)[:, None] * value).sum(0)
+        if answer.deviation is not None:
+            value = value + answer.deviation
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+        return value.detach(), gradient
+
+    def _ask(self, clips: Tensor, rows: Tensor | None, then: Transform | None) -> Answer:
         if rows is None:
             rows = torch.arange(len(self.forwards))
         where = rows.cpu()
-        self.forwards.index_add_(0, where, torch.ones_like(where))
+        copies = 1
+
+        def count() -> None:
+            self.backwards.index_add_(0, where, torch.full_like(where, copies))
+
         if clips.requires_grad:
-
-            def count() -> None:
-                self.backwards.index_add_(0, where, torch.ones_like(where))
-
             clips = _CountBackward.apply(clips, count)
-        answer = self._function(clips, where)
-        logits, self.decision = answer if isinstance(answer, tuple) else (answer, answer.detach().argmax(1))
-        return logits
+        found = self._function(clips, where) if then is None else self._function(clips, where, then)
+        answer = found if isinstance(found, Answer) else Answer(found, found.detach().argmax(1))
+        copies = max(1, len(answer.logits) // len(clips))
+        self.forwards.index_add_(0, where, torch.full_like(where, copies))
+        self.decision = answer.decision
+        return answer
 
 
 @dataclass(frozen=True)
@@ -181,9 +243,10 @@ class Attack(ABC):
 class GradientAttack(Attack):
     """The loop shared by iterative gradient attacks: start, then ascend and project.
 
-    A subclass says how to :meth:`start`, how long a step is and, if it likes, how the gradient becomes a
-    step (:meth:`direct`). The loop sees to the rest: exactly ``k`` forward and ``k`` backward passes for ``k``
-    steps, no weight gradients, restarts, and clips that leave the batch as soon as they are broken.
+    A subclass says how to :meth:`start`, how long a step is and, if it likes, which gradient it climbs (:meth:`ascent`)
+    and how the gradient becomes a step (:meth:`direct`). The loop sees to the rest: exactly ``k`` forward and ``k``
+    backward passes for ``k`` steps, no weight gradients, restarts, and clips that leave the batch as soon as they are
+    broken.
 
     The worst iterate counts, not the last. A clip is broken when an evaluated iterate is misclassified (reaches
     the target class, if there is one). On a decisive target that iterate is returned and the clip leaves the
@@ -198,6 +261,7 @@ class GradientAttack(Attack):
         target: ``None`` (untargeted), ``runner_up`` or ``least_likely`` (by the clean logits, one forward
             pass more).
         keep: ``worst`` as above, or ``last``: the last iterate is returned, as for a stochastic target.
+        momentum: share of the accumulated gradient that is kept; to it, each :meth:`normalise`-d gradient is added.
     """
 
     def __init__(
@@ -205,17 +269,30 @@ class GradientAttack(Attack):
         loss: str = "ce",
         target: Literal["runner_up", "least_likely"] | None = None,
         keep: Literal["worst", "last"] = "worst",
+        momentum: float = 0.0,
     ) -> None:
         self._loss = loss_of(loss)
         if target not in (None, "runner_up", "least_likely"):
             raise ValueError(f"target must be runner_up, least_likely or nothing, not {target!r}")
         if keep not in ("worst", "last"):
             raise ValueError(f"keep must be worst or last, not {keep!r}")
-        self.target, self.keep = target, keep
+        if not momentum >= 0:
+            raise ValueError(f"momentum must not be negative, not {momentum!r}")
+        self.target, self.keep, self.momentum = target, keep, momentum
 
     @abstractmethod
     def start(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
         """The first iterate."""
+
+    def ascent(
+        self, target: Target, clips: Tensor, rows: Tensor, aim: Tensor, objective: Objective
+    ) -> tuple[Tensor, Tensor]:
+        """Value ``(b,)`` and gradient of what is climbed, one pass each; ``target.decision`` is that on the clips."""
+        return target.gradient(clips, rows, aim, objective)
+
+    def normalise(self, gradient: Tensor) -> Tensor:
+        """Brings gradients ``(b, 3, T, H, W)`` to one scale before they accumulate: mean absolute value 1."""
+        return gradient / gradient.abs().mean((1, 2, 3, 4), keepdim=True).clamp_min(1e-30)
 
     def direct(self, gradient: Tensor, budget: Budget) -> Tensor:
         """Turns gradients ``(b, 3, T, H, W)`` into unit steps; steepest ascent by default."""
@@ -243,9 +320,13 @@ class GradientAttack(Attack):
         climb = self.keep == "worst" and not target.decisive and not target.stochastic
         aim = self._aim(target, clips, labels)
         sign = 1.0 if self.target is None else -1.0
+        velocity = torch.zeros_like(clips) if self.momentum else None
         trace = torch.full((budget.steps * budget.restarts, len(clips)), float("nan"))
         rows = torch.arange(len(clips))
         best = _Best(clips)
+
+        def objective(logits: Tensor, classes: Tensor) -> Tensor:
+            return sign * self._loss(logits, classes)
 
         def is_broken(of: Tensor) -> Tensor:
             hit = target.decision.to(aim.device) == aim[of]
@@ -254,12 +335,12 @@ class GradientAttack(Attack):
         for restart in range(budget.restarts):
             share = budget.select(rows)
             x = self.start(clips[rows], share, rng.select(rows))
+            if velocity is not None:
+                velocity.zero_()
             losses: list[Tensor] = []
             for step in range(budget.steps):
-                x = x.detach().requires_grad_(True)
-                loss = sign * self._loss(target(x, rows), aim[rows])
-                (gradient,) = torch.autograd.grad(loss.sum(), x)
-                x, loss = x.detach(), loss.detach().double()
+                loss, gradient = self.ascent(target, x, rows, aim[rows], objective)
+                loss = loss.double()
                 trace[restart * budget.steps + step, rows] = loss.float().cpu()
                 if early:
                     broken = is_broken(rows).cpu()
@@ -271,6 +352,8 @@ class GradientAttack(Attack):
                 elif climb:
                     best.keep(x, loss, is_broken(rows))
                 losses.append(loss)
+                if velocity is not None:
+                    velocity[rows] = gradient = self.momentum * velocity[rows] + self.normalise(gradient)
                 length = self.step_size(share)
                 if isinstance(length, Tensor):
                     length = length.to(x).reshape(-1, *([1] * (x.ndim - 1)))

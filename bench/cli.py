@@ -89,6 +89,9 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Clips per batch, or auto.")] = "auto",
     results: Results = Path("results"),
+    control: Annotated[
+        int, typer.Option(help="Clips per adaptive cell that are also attacked with a budget of size 0.", min=0)
+    ] = 4,
     retry_failed: Annotated[bool, typer.Option(help="Run failed, missing and invalid clips again.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
 ) -> None:
@@ -133,7 +136,15 @@ def run(
     store = Store(results / ".store")
     try:
         with _RunProgress() as progress:
-            runner = Runner(plan, store, LocalEngine(where), batch_size=size, retry=retry_failed, progress=progress)
+            runner = Runner(
+                plan,
+                store,
+                LocalEngine(where),
+                batch_size=size,
+                retry=retry_failed,
+                control=control,
+                progress=progress,
+            )
             runner.run()
         cells, stale = export(plan, store, results, str(where), ran=progress.clips > 0)
     except KeyboardInterrupt:
@@ -144,7 +155,7 @@ def run(
 
     if chosen.title:
         out.print(f"\n[bold]{chosen.title}[/bold]")
-    tables = make_tables(cells, reported, plan.skipped)
+    tables = make_tables(cells, reported, plan.skipped, chosen.worst)
     for table in tables:
         out.print(heading(table), soft_wrap=True)
         out.print(render(table))
@@ -220,7 +231,8 @@ class _RunProgress:
             self._task = self._bar.add_task("starting", total=work, counts=self._counts())
 
     def working_on(self, what: str) -> None:
-        self._bar.update(self._task, description=what)
+        if self._task is not None:
+            self._bar.update(self._task, description=what)
 
     def advance(self, work: float, clips: int, cells: int) -> None:
         self.clips += clips

@@ -11,17 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.attack import Target
+from bench.attack import Answer, Target, Transform
 from bench.defense import Defense, Purifier, RobustModel
 from bench.errors import BenchError
 from bench.seeds import ClipRandom
 
-Gradient = Literal["exact", "bpda", "bpda-negated", "surrogate", "none"]
+Gradient = Literal["exact", "bpda", "bpda-negated", "surrogate", "diffattack", "none"]
 GRADIENTS: dict[str, str] = {
     "exact": "autograd through the defence",
     "bpda": "the defence forward, its stand-in (the identity by default) backward",
     "bpda-negated": "the same with the opposite sign: for defences that turn a perturbation around",
     "surrogate": "the defence forward, the same process with fewer steps backward",
+    "diffattack": "exact, and the deviation of the denoising trajectory is maximised too",
     "none": "the attacker does not differentiate the defence",
 }
 
@@ -123,7 +124,7 @@ class DefendedClassifier(nn.Module):
         purifier = self.purifier
         if purifier is None:
             return clips[None]
-        if self.gradient == "exact" or not (torch.is_grad_enabled() and clips.requires_grad):
+        if self.gradient in ("exact", "diffattack") or not (torch.is_grad_enabled() and clips.requires_grad):
             purified = _purify(purifier, clips, rng)
         else:
             replay = rng.clone()
@@ -134,6 +135,15 @@ class DefendedClassifier(nn.Module):
                 stand_in = _stand_in(purifier, self.gradient, clips, replay, purified)
                 purified = _Backward.apply(purified, stand_in, -1 if self.gradient == "bpda-negated" else 1)
         return purified if purified.ndim == clips.ndim + 1 else purified[None]
+
+    def _deviating(self, clips: Tensor, rng: ClipRandom) -> tuple[Tensor, Tensor | None]:
+        """:meth:`candidates`, and the second objective of ``diffattack``, ``(B,)``, where it is wanted."""
+        purifier = self.purifier
+        if purifier is None or self.gradient != "diffattack" or not (torch.is_grad_enabled() and clips.requires_grad):
+            return self.candidates(clips, rng), None
+        purified, deviation = purifier.deviation(clips, rng)
+        _check(purifier, clips, purified)
+        return purified if purified.ndim == clips.ndim + 1 else purified[None], deviation
 
     def _classify(self, candidates: Tensor) -> Tensor:
         logits = self.classifier(candidates.flatten(0, 1))
@@ -190,15 +200,23 @@ class DefendedClassifier(nn.Module):
             transfer: whether the clips are meant for other pipelines too, see :class:`Target`.
         """
 
-        def look(clips: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            votes = self.vote_logits(clips, rng.select(rows))
-            return self.pool(votes), self.verdict(votes.detach())
+        def look(clips: Tensor, rows: Tensor, then: Transform | None = None) -> Answer:
+            candidates, deviation = self._deviating(clips, rng.select(rows))
+            if then is not None:
+                candidates = torch.stack([then(candidate) for candidate in candidates])
+            votes = self._classify(candidates)
+            return Answer(self.pool(votes), self.verdict(votes.detach()), deviation)
 
         return Target(look, len(rng), stochastic=self.stochastic, transfer=transfer)
 
 
 def _purify(purifier: Purifier, clips: Tensor, rng: ClipRandom) -> Tensor:
     purified = purifier.purify(clips, rng)
+    _check(purifier, clips, purified)
+    return purified
+
+
+def _check(purifier: Purifier, clips: Tensor, purified: Tensor) -> None:
     shape = tuple(purified.shape) if isinstance(purified, Tensor) else ()
     if len(shape) not in (5, 6) or shape[-5:-3] != tuple(clips.shape[:2]) or 0 in shape:
         found = f"shape {shape}" if shape else f"a {type(purified).__name__}"
@@ -209,7 +227,6 @@ def _purify(purifier: Purifier, clips: Tensor, rng: ClipRandom) -> Tensor:
     if purifier.identity and purified is not clips and not torch.equal(purified, clips):
         # The planner spares an identity its adaptive attacks: it must not be one in name only.
         raise BenchError(f"{type(purifier).__name__} says identity = True but changes the clips: remove that line.")
-    return purified
 
 
 def _stand_in(purifier: Purifier, gradient: str, clips: Tensor, rng: ClipRandom, purified: Tensor) -> Tensor:
@@ -229,10 +246,12 @@ def why_not(defense: Defense, gradient: str) -> str | None:
     name = type(defense).__name__
     if gradient not in GRADIENTS:
         return f"Unknown gradient {gradient!r}; known: {', '.join(GRADIENTS)}."
-    if gradient == "exact" and isinstance(defense, Purifier) and not defense.differentiable:
-        return f"{name} has no exact gradient because part of it is not differentiable; use bpda."
+    if gradient in ("exact", "diffattack") and isinstance(defense, Purifier) and not defense.differentiable:
+        return f"{name} has no {gradient} gradient because part of it is not differentiable; use bpda."
     if gradient not in ("exact", "none") and isinstance(defense, RobustModel):
         return f"{name} is a network, differentiable as it is: there is nothing for {gradient} to replace; use exact."
     if gradient == "surrogate" and getattr(type(defense), "surrogate", None) is Purifier.surrogate:
         return f"{name} has no cheaper process for surrogate to differentiate; use exact or bpda."
+    if gradient == "diffattack" and getattr(type(defense), "deviation", None) is Purifier.deviation:
+        return f"{name} has no denoising trajectory for diffattack to bend; use exact or bpda."
     return None

@@ -60,6 +60,14 @@ class Purifier(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no cheaper process that stands for it")
 
+    def deviation(self, clips: Tensor, rng: ClipRandom) -> tuple[Tensor, Tensor]:
+        """What :meth:`purify` returns, and a second objective ``(B,)`` that ``diffattack`` maximises with its own.
+
+        For a diffusion purifier, how far denoising strays from the trajectory of the noising (Kang, Song and Li,
+        NeurIPS 2023). Purifiers that do not override it have no such gradient.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no trajectory to deviate from")
+
 
 class RobustModel(ABC):
     """A defence that changes the network or its weights: it turns a classifier into another one.

@@ -10,7 +10,9 @@
     attacks: [clean, noise, PGD, PGD+BPDA, PGD+exact]
 
 An attack is written as a label, ``ATTACK`` (gray-box) or ``ATTACK+GRADIENT`` (adaptive), or as a mapping
-``{attack: {name: pgd, loss: margin}, gradient: bpda, label: PGD-margin+BPDA}``.
+``{attack: {name: pgd, loss: margin}, gradient: bpda, label: PGD-margin+BPDA}``. With ``source: slowfast_tiny`` its
+clips are made on that classifier instead (black-box transfer). ``{worst: [PGD+BPDA, PGD+exact], label: Worst}`` is the
+column of the clips that survive both.
 """
 
 from __future__ import annotations
@@ -80,12 +82,16 @@ class AttackSection(_Section):
         attack: the attack, or ``None`` for ``clean``.
         gradient: ``None`` for gray-box, else how the defence is differentiated.
         budget: overrides of single keys of the grid's budgets, e.g. ``{steps: 50}``.
+        source: another classifier, on which the clips are made; ``None`` for the one that is evaluated.
+        worst: instead of an attack, labels of others: a column computed from their outcomes.
     """
 
     label: str
     attack: Spec | None
     gradient: str | None = None
     budget: dict[str, Any] = {}
+    source: Spec | None = None
+    worst: list[str] = []
 
     @classmethod
     def read(cls, entry: str | Mapping[str, Any]) -> AttackSection:
@@ -102,22 +108,44 @@ class AttackSection(_Section):
             name, _, tail = entry.partition("+")
             if name.lower() == "clean":
                 return cls(label="clean", attack=None)
-            return cls(label=entry, attack=Spec.parse(name.lower()), gradient=tail.lower() or None)
-        known = ("attack", "gradient", "label", "budget")
+            return cls(label=entry, attack=Spec.parse(name.lower().replace("-", "_")), gradient=tail.lower() or None)
+        if "worst" in entry:
+            return cls._read_worst(entry)
+        known = ("attack", "gradient", "label", "budget", "source")
         for key in entry:
             if key not in known:
                 raise BenchError(f"An attack has no key {key!r}{nearest(str(key), known)}; keys: {', '.join(known)}.")
         if "attack" not in entry:
             raise BenchError(f"This attack names none: {dict(entry)!r}; add 'attack: NAME'.")
         spec = Spec.parse(entry["attack"])
+        source = Spec.parse(entry["source"]) if entry.get("source") is not None else None
         gradient: str | None = entry.get("gradient")
-        default = str(spec) if gradient is None else f"{spec}+{gradient}"
+        if source is not None and gradient is not None:
+            raise BenchError(
+                f"Attack {spec} has a source, {source}, and a gradient, {gradient}: who differentiates the defence "
+                "knows the classifier. Remove one."
+            )
+        default = str(spec) + (f"@{source}" if source else "") + (f"+{gradient}" if gradient else "")
         try:
             return cls(
-                label=entry.get("label", default), attack=spec, gradient=gradient, budget=entry.get("budget", {})
+                label=entry.get("label", default),
+                attack=spec,
+                gradient=gradient,
+                budget=entry.get("budget", {}),
+                source=source,
             )
         except ValidationError as error:
             raise _explain(f"attack {spec} is", error) from error
+
+    @classmethod
+    def _read_worst(cls, entry: Mapping[str, Any]) -> AttackSection:
+        extra = sorted(set(entry) - {"worst", "label"})
+        if extra:
+            raise BenchError(f"A column 'worst' takes labels of attacks and a label, not {', '.join(extra)}.")
+        try:
+            return cls(label=entry.get("label", "Worst"), attack=None, worst=entry["worst"])
+        except ValidationError as error:
+            raise _explain("column 'worst' is", error) from error
 
 
 class Grid(_Section):
@@ -128,6 +156,7 @@ class Grid(_Section):
         title, summary: for people.
         dataset, models, defenses, budgets, attacks: what is crossed.
         seed: of every random choice.
+        queries: how often a randomised defence is asked about each clip; its accuracy is the average.
         reported: published figures shown beside the measured ones.
     """
 
@@ -140,6 +169,7 @@ class Grid(_Section):
     budgets: list[dict[str, Any]] = Field(default=[{}], min_length=1)
     attacks: list[Any] = Field(min_length=1)
     seed: int = 0
+    queries: int = Field(default=10, ge=1)
     reported: ReportedSection | None = None
 
     @field_validator("name")
@@ -189,12 +219,30 @@ class Grid(_Section):
             BenchError: two attacks with one label.
         """
         sections = [AttackSection.read(a) for a in self.attacks]
+        self._check_worst(sections)
+        labels = [s.label for s in sections if s.label != "clean"]
         sections = [AttackSection.read("clean"), *(s for s in sections if s.attack is not None)]
-        labels = [s.label for s in sections]
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
             raise BenchError(f"Grid {self.name!r} has two attacks labelled {twice[0]!r}: give one another 'label'.")
         return sections
+
+    @staticmethod
+    def _check_worst(sections: Sequence[AttackSection]) -> None:
+        labels = [s.label for s in sections if s.attack is not None]
+        for section in sections:
+            for label in section.worst:
+                if label not in labels:
+                    raise BenchError(
+                        f"Column {section.label!r} is the worst of {label!r} among others, which the grid does not "
+                        f"have{nearest(label, labels)}; its attacks: {', '.join(labels)}."
+                    )
+
+    @property
+    def worst(self) -> dict[str, list[str]]:
+        """Columns computed from others: label to the labels they are the worst of."""
+        sections = [AttackSection.read(a) for a in self.attacks]
+        return {s.label: list(s.worst) for s in sections if s.worst}
 
 
 def _explain(subject: str, error: ValidationError) -> BenchError:

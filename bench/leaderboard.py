@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.reported_figures import Reported, read_table
 from bench.results import Score, read_grid_file, read_results
-from bench.tables import Row, Table, flaws, interval, make_tables, percent
+from bench.tables import Row, Table, flaws, interval, make_tables, percent, voided
 
 _PREAMBLE = """# Leaderboard
 
@@ -18,7 +18,9 @@ clip. **Standard**: clean clips through the defence. **Noise**: random noise of 
 gray-box attack (knows the classifier, not the defence). **Robust**: adaptive attack (differentiates the defence).
 **Union**: clips that survive every attack of the row; rows are sorted by it. **Mean**: average over the attacks.
 `n/a`: that gradient does not exist for that defence. `-`: not run; such a row's Union is an upper bound (≤), and
-it stands below the complete rows.
+it stands below the complete rows. `void`: attacked with a budget of zero, the defence's answers changed.
+Against a randomised defence every figure is the average over several fresh passes per clip, and the union takes the
+attack that hurts most by half of the passes and counts the other half.
 
 *Reported*: figures as papers print them, never mixed with measured ones.
 """
@@ -39,9 +41,10 @@ def _cell(score: Score | None, blank: str = "-", bound: str = "") -> str:
     return f"{bound}{percent(score.accuracy)} {interval(score)}{flawed}"
 
 
-def _order(row: Row) -> tuple[bool, float, float, str]:
+def _order(row: Row) -> tuple[bool, bool, float, float, str]:
     standard = row.scores.get("clean")
     return (
+        bool(row.void),
         bool(row.not_run),  # a union over fewer attacks must not win
         -(row.union.accuracy if row.union else -1.0),
         -(standard.accuracy if standard else -1.0),
@@ -52,7 +55,9 @@ def _order(row: Row) -> tuple[bool, float, float, str]:
 def _measured(table: Table) -> list[str]:
     header = ["Defence"]
     for label, heading in table.columns.items():
-        header.append(heading if label in ("clean", "noise") else f"{heading.replace('*', chr(92) + '*')} {label}")
+        header.append(
+            heading if label in ("clean", "noise", heading) else f"{heading.replace('*', chr(92) + '*')} {label}"
+        )
     header += ["Union", "Mean"]
     rows = []
     for row in sorted(table.rows, key=_order):
@@ -62,9 +67,14 @@ def _measured(table: Table) -> list[str]:
             figures = [percent(row.reported[label]) if label in row.reported else "" for label in table.columns]
             rows.append([f"{row.defense}, *reported*", *(f"*{f}*" if f else "" for f in figures), "", ""])
     lines = [f"**{table.title}**, {table.clips} clips, *measured here*", "", *markdown_table(header, rows)]
+    lines += [line for row in table.rows for line in _void(row)]
     if table.reported_from:
         lines += ["", f"Rows marked *reported*: {table.reported_from}."]
     return [*lines, ""]
+
+
+def _void(row: Row) -> list[str]:
+    return ["", f"{row.defense} is void: {voided(row)}."] if row.void else []
 
 
 def _reported(path: Path) -> list[str]:
@@ -121,7 +131,7 @@ def make_leaderboard(results: Path) -> str:
         lines += [f"### {described.title or described.name} (`{described.name}`)", ""]
         if described.summary:
             lines += [described.summary, ""]
-        for table in make_tables(cells, reported, described.skipped):
+        for table in make_tables(cells, reported, described.skipped, described.worst):
             lines += _measured(table)
     if not any_measured:
         lines += ["Nothing has been measured yet.", ""]

@@ -11,11 +11,12 @@ from bench.errors import BenchError
 Z95 = 1.959963984540054
 
 
-def wilson(hits: int, total: int, z: float = Z95) -> tuple[float, float]:
+def wilson(hits: float, total: int, z: float = Z95) -> tuple[float, float]:
     """Wilson score interval of a proportion (Wilson, 1927).
 
     Args:
-        hits, total: correct clips, and all clips.
+        hits, total: correct clips, and all clips. A sum of probabilities may stand for the correct ones: its variance
+            is at most that of a count, so the interval is then a wide one.
         z: normal quantile; the default gives 95 %.
 
     Returns:
@@ -35,19 +36,38 @@ def wilson(hits: int, total: int, z: float = Z95) -> tuple[float, float]:
     return (0.0 if hits == 0 else max(0.0, centre - half)), (1.0 if hits == total else min(1.0, centre + half))
 
 
-def union(correct: Mapping[str, Mapping[str, bool]]) -> dict[str, bool]:
-    """Per clip: correct under *every* attack.
+def union(verdicts: Mapping[str, Mapping[str, Sequence[bool]]]) -> dict[str, float]:
+    """Per clip: correct under *every* attack, or the probability of that under the attack that hurts most.
+
+    A deterministic defence gives one verdict per clip and attack, and the clip counts if all are right. A randomised
+    one gives several draws. The least of their averages would be too low: the more attacks, the unluckier the draws of
+    one of them. So the attack is chosen by every other draw, judged by the rest, then the other way round, and
+    averaged: no draw is both chosen by and counted.
 
     Args:
-        correct: ``{attack: {clip: correct}}``. A clip that some attack has no outcome for is left out.
+        verdicts: ``{attack: {clip: whether each draw was right}}``. A clip that some attack has no outcome for is left
+            out.
 
     Returns:
-        ``{clip: correct under all}``.
+        ``{clip: 0 or 1, or a probability}``.
     """
-    if not correct:
+    if not verdicts:
         return {}
-    shared = set.intersection(*(set(clips) for clips in correct.values()))
-    return {clip: all(clips[clip] for clips in correct.values()) for clip in sorted(shared)}
+    shared = set.intersection(*(set(clips) for clips in verdicts.values()))
+    return {clip: _worst([clips[clip] for clips in verdicts.values()]) for clip in sorted(shared)}
+
+
+def _worst(draws: Sequence[Sequence[bool]]) -> float:
+    if all(len(set(d)) == 1 for d in draws):  # no draw contradicts another: nothing was lucky
+        return float(all(d[0] for d in draws))
+    halves = [(d[0::2], d[1::2] or d[0::2]) for d in draws]
+    return (_chosen(halves) + _chosen([(judge, choose) for choose, judge in halves])) / 2
+
+
+def _chosen(halves: Sequence[tuple[Sequence[bool], Sequence[bool]]]) -> float:
+    """What one half says of the attacks that are worst by the other; ties are averaged."""
+    shares = [mean(choose) for choose, _ in halves]
+    return mean([mean(judge) for share, (_, judge) in zip(shares, halves, strict=True) if share == min(shares)])
 
 
 def mean(accuracies: Sequence[float]) -> float:

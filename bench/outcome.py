@@ -11,18 +11,39 @@ Status = Literal["ok", "invalid", "missing", "failed"]
 ``failed``: something raised. Only ``ok`` can be correct; the others count against robustness."""
 
 
+class Control(BaseModel):
+    """The zero-budget control: an adaptive attack that may change nothing must leave the defence's answers alone.
+
+    Where it does not, the pipeline that is attacked is not the one that is judged (its answer depends on what it was
+    asked before, or the attack leaves its budget), and no figure of that row means anything.
+
+    Attributes:
+        clips: how many were attacked with a budget of size 0.
+        passed: whether the answers agree with those on the clean clips; of a randomised defence, whether the 95 %
+            Wilson intervals of the two accuracies overlap.
+        said: what was seen, in words.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    clips: int
+    passed: bool
+    said: str
+
+
 class Outcome(BaseModel):
     """What happened to one clip in one cell.
 
     Attributes:
         clip, label: id and true class.
         status: see :data:`Status`.
-        correct: whether the defence's final decision is the true class.
+        correct: whether the defence's final decision is the true class; of a randomised defence, its first draw.
         attacked: whether the attack was run on this clip (a clip that a deterministic classifier already
             gets wrong is not).
         clean_prediction: the defence's decision on the clean clip.
         prediction: its decision on the adversarial clip, on a fresh pass.
         votes: the class each purified candidate was given.
+        draws: of a randomised defence, its decisions on several fresh passes, ``prediction`` being the first.
         linf, l2, changed: distances between the clean and the adversarial clip; ``None`` if it is not finite or not
             of the same shape.
         trace: the attack's loss at each step; ``None`` entries after the clip has left the batch.
@@ -42,6 +63,7 @@ class Outcome(BaseModel):
     clean_prediction: int | None = None
     prediction: int | None = None
     votes: list[int] = []
+    draws: list[int] = []
     linf: float | None = 0.0
     l2: float | None = 0.0
     changed: float | None = 0.0
@@ -50,3 +72,15 @@ class Outcome(BaseModel):
     backwards: int = 0
     seconds: float = 0.0
     error: str | None = None
+
+    @property
+    def verdicts(self) -> list[bool]:
+        """Whether each pass was right: one for a deterministic defence, several for a randomised one."""
+        if self.status != "ok":
+            return [False]
+        return [draw == self.label for draw in self.draws] if self.draws else [self.correct]
+
+    @property
+    def chance(self) -> float:
+        """Probability of being right, as far as the passes tell."""
+        return sum(self.verdicts) / len(self.verdicts)

@@ -99,11 +99,12 @@ class Cell:
 
     Attributes:
         attack_label: column header.
-        knowledge: ``clean``, ``noise``, ``gray-box`` or ``adaptive``.
+        knowledge: ``clean``, ``noise``, ``black-box``, ``gray-box`` or ``adaptive``.
         unit: where its adversarial clips come from; ``None`` for clean cells.
         threat: the grid's budget as text, which groups cells into tables (an attack may override its effort);
             empty for clean cells.
         defended: the module that is judged.
+        queries: how often it is asked: once, if it is deterministic.
     """
 
     dataset: Component
@@ -116,11 +117,15 @@ class Cell:
     defended: DefendedClassifier = field(compare=False, repr=False)
     unit: ClipsUnit | None = None
     threat: str = ""
+    queries: int = 1
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Canonical settings: all defaults written out, weights and code by digest."""
+        source = self.unit.model if self.unit and self.knowledge == "black-box" else None
         return {
+            **({"source": dict(source.settings)} if source else {}),
+            **({"queries": self.queries} if self.defended.stochastic else {}),
             "engine": ENGINE_VERSION,
             "dataset": dict(self.dataset.settings),
             "model": dict(self.model.settings),
@@ -176,13 +181,13 @@ class Plan:
         return list({c.unit.id: c.unit for c in self.cells if c.unit}.values())
 
     def cost(self) -> tuple[int, int]:
-        """Most forward and backward passes: every unit once, and one judging pass per cell and clip."""
+        """Most forward and backward passes: every unit once, and the judging passes of every cell and clip."""
         forwards = backwards = 0
         for unit in self.units:
             forward, backward = unit.passes
             forwards += forward * len(self.refs)
             backwards += backward * len(self.refs)
-        return forwards + len(self.cells) * len(self.refs), backwards
+        return forwards + sum(c.queries for c in self.cells) * len(self.refs), backwards
 
 
 def _dataset(grid: Grid, data_root: Path | None) -> Component:
@@ -229,11 +234,13 @@ def _defend(model: Component, defense: Component) -> tuple[Component, DefendedCl
     return defense, defended
 
 
-def _models(grid: Grid, dataset: Dataset, checkpoint: Path | None, data_root: Path | None) -> list[Component]:
+def _models(
+    grid: Grid, specs: list[Spec], dataset: Dataset, checkpoint: Path | None, data_root: Path | None
+) -> list[Component]:
     """Builds the classifiers, or says in one message everything that is missing on this machine."""
-    for spec in grid.model_specs:
+    for spec in specs:
         MODELS.get(spec.name).check({k: v for k, v in spec.params.items() if k != "checkpoint"})
-    found = [(spec, find_weights(spec, grid.dataset.name, checkpoint, data_root)) for spec in grid.model_specs]
+    found = [(spec, find_weights(spec, grid.dataset.name, checkpoint, data_root)) for spec in specs]
     missing = [*dataset.missing(), *(w for _, w in found if isinstance(w, Missing))]
     if missing:
         raise BenchError(f"Grid {grid.name!r} needs files that are not here:\n{listing(missing)}")
@@ -281,8 +288,10 @@ def make_plan(grid: Grid, *, data_root: Path | None = None, checkpoint: Path | N
     defenses = _components(grid.defense_specs, DEFENSES)
     dataset = _dataset(grid, data_root)
     _check_attacks(grid, attacks)
-    models = _models(grid, dataset.made, checkpoint, data_root)
-    return expand(grid, dataset, models, defenses, attacks)
+    wanted = {str(s.source): s.source for s in grid.attack_sections if s.source is not None}
+    models = _models(grid, grid.model_specs, dataset.made, checkpoint, data_root)
+    sources = {m.label: m for m in _models(grid, list(wanted.values()), dataset.made, None, data_root)}
+    return expand(grid, dataset, models, defenses, attacks, sources)
 
 
 def _check_attacks(grid: Grid, attacks: Mapping[str, Component]) -> None:
@@ -302,8 +311,9 @@ def expand(
     models: list[Component],
     defenses: list[Component],
     attacks: Mapping[str, Component],
+    sources: Mapping[str, Component] | None = None,
 ) -> Plan:
-    """Crosses made components into cells; ``attacks`` is keyed by label."""
+    """Crosses made components into cells; ``attacks`` and ``sources``, classifiers to transfer from, by label."""
     _check_attacks(grid, attacks)
     if not any(isinstance(d.made, Purifier) and d.made.identity for d in defenses):
         defenses = [*_components([Spec("none")], DEFENSES), *defenses]
@@ -311,26 +321,61 @@ def expand(
     if not refs:
         raise BenchError(f"Data set {grid.dataset.name!r} holds no clip for this grid.")
     plan = Plan(grid, dataset.made, refs, [])
+    strangers = {
+        label: (c, _defend(c, _components([Spec("none")], DEFENSES)[0])[1]) for label, c in (sources or {}).items()
+    }
     for model in models:
         pairs = [_defend(model, d) for d in defenses]
         bare = next(d for c, d in pairs if isinstance(c.made, Purifier) and c.made.identity)
-        plan.cells += [Cell(dataset, model, c, "clean", "clean", "none", grid.seed, d) for c, d in pairs]
+        plan.cells += [
+            Cell(dataset, model, c, "clean", "clean", "none", grid.seed, d, queries=_queries(grid, d)) for c, d in pairs
+        ]
         for section in grid.attack_sections:
             if section.attack is None:
                 continue
             for threat, budget in _budgets(grid, section).items():
                 for defense, defended in pairs:
                     common = Cell(
-                        dataset, model, defense, section.label, "noise", "none", grid.seed, defended, None, threat
+                        dataset,
+                        model,
+                        defense,
+                        section.label,
+                        "noise",
+                        "none",
+                        grid.seed,
+                        defended,
+                        None,
+                        threat,
+                        _queries(grid, defended),
                     )
-                    _add_cell(plan, common, bare, attacks[section.label], budget, section.gradient or "none")
+                    attack = attacks[section.label]
+                    if section.source is not None:
+                        _add_transfer(plan, common, *strangers[str(section.source)], attack, budget)
+                    else:
+                        _add_cell(plan, common, bare, attack, budget, section.gradient or "none")
     return plan
+
+
+def _queries(grid: Grid, defended: DefendedClassifier) -> int:
+    return grid.queries if defended.stochastic else 1
+
+
+def _add_transfer(
+    plan: Plan, cell: Cell, source: Component, stranger: DefendedClassifier, attack: Component, budget: Budget
+) -> None:
+    """Adds a black-box cell: clips made on another classifier, once for all defences and classifiers."""
+    if source.settings == cell.model.settings:
+        reason = f"{source.label} is the classifier that is evaluated: its own clips are the gray-box attack."
+        plan.skipped.append(Skipped(cell.model.label, cell.defense.label, cell.attack_label, reason))
+        return
+    unit = ClipsUnit(cell.dataset, source, attack, budget, cell.seed, victim=stranger.with_gradient("exact"))
+    plan.cells.append(replace(cell, knowledge="black-box", unit=unit))
 
 
 def _add_cell(
     plan: Plan, cell: Cell, bare: DefendedClassifier, attack: Component, budget: Budget, gradient: str
 ) -> None:
-    """Adds an attacked cell with its unit, or the reason why there is no such cell."""
+    """Adds an attacked cell with its unit, or the reason why there is none."""
     made: Defense = cell.defense.made
     uses_model = attack.made.uses_model
     adaptive = gradient != "none" and uses_model

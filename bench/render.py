@@ -11,9 +11,11 @@ from bench.tables import Table, flaws, percent
 
 LEGEND = (
     "Accuracy in percent over all clips, below it the 95 % Wilson interval. Standard: clean clips through the defence. "
-    "Noise: random noise of the same size. Robust*: gray-box, the attacker knows the classifier but not the "
-    "defence. Robust: adaptive, the attacker differentiates the defence. Union: clips that survive every attack "
-    "of the row (<=: some were not run, so at most this). n/a: that gradient does not exist. -: not run."
+    "Noise: random noise of the same size. Black-box: clips made on another classifier. Robust*: gray-box, the "
+    "attacker knows the classifier but not the defence. Robust: adaptive, the attacker differentiates the defence. "
+    "Union: clips that survive every attack of the row (<=: some were not run, so at most this). n/a: that gradient "
+    "does not exist. -: not run. void: attacked with a budget of zero, the defence's answers changed. Of a randomised "
+    "defence, figures are averages over several passes."
 )
 
 
@@ -39,7 +41,7 @@ def render(table: Table) -> RichTable:
     out = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     out.add_column("Defence", overflow="fold")
     for label, heading in table.columns.items():
-        title = heading if label in ("clean", "noise") else f"{heading}\n{label.replace('+', chr(10) + '+')}"
+        title = heading if label in ("clean", "noise", heading) else f"{heading}\n{label.replace('+', chr(10) + '+')}"
         out.add_column(title, justify="right")
     attacked = any(row.union is not None for row in table.rows)
     if attacked:

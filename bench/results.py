@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bench.errors import BenchError
 from bench.grid import ReportedSection
 from bench.metrics import wilson
-from bench.outcome import Outcome
+from bench.outcome import Control, Outcome
 from bench.plan import Plan, Skipped
 from bench.store import Store
 
@@ -28,14 +28,18 @@ class Score(BaseModel):
     """Correct clips out of all clips, and what went wrong with the others' bookkeeping.
 
     Attributes:
-        correct, clips: numerator and denominator; clips without a valid outcome count as not robust.
+        correct, clips: numerator and denominator; clips without a valid outcome count as not robust. A clip before a
+            randomised defence counts with its probability of being right.
+        one_shot, always: of a randomised defence, clips right in the first draw, and in every draw.
         invalid, missing, failed: how many of them, by status.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    correct: int
+    correct: int | float
     clips: int
+    one_shot: int | None = None
+    always: int | None = None
     invalid: int = 0
     missing: int = 0
     failed: int = 0
@@ -59,9 +63,12 @@ class Score(BaseModel):
     def of(cls, outcomes: Iterable[Outcome]) -> Score:
         """Counts outcomes; only ``ok`` ones can be correct."""
         listed = list(outcomes)
+        random = any(o.draws for o in listed)
         return cls(
-            correct=sum(o.correct and o.status == "ok" for o in listed),
+            correct=round(sum(o.chance for o in listed), 9) if random else sum(o.verdicts[0] for o in listed),
             clips=len(listed),
+            one_shot=sum(o.verdicts[0] for o in listed) if random else None,
+            always=sum(all(o.verdicts) for o in listed) if random else None,
             invalid=sum(o.status == "invalid" for o in listed),
             missing=sum(o.status == "missing" for o in listed),
             failed=sum(o.status == "failed" for o in listed),
@@ -77,6 +84,7 @@ class CellResult(BaseModel):
         budget: the grid's budget as text, e.g. ``linf 4/255, 10 steps``; empty for clean cells.
         settings: everything that identifies the cell.
         score: summary of the outcomes.
+        control: of an adaptive cell, what the attack does with no budget at all.
         outcomes: one per clip, in the order of the data set.
     """
 
@@ -93,6 +101,7 @@ class CellResult(BaseModel):
     budget: str
     settings: dict[str, Any]
     score: Score
+    control: Control | None = None
     outcomes: list[Outcome]
 
     @property
@@ -104,7 +113,10 @@ class CellResult(BaseModel):
     def to_text(self) -> str:
         """JSON with one line per clip, so that a diff shows which clips changed. Wall times are left out:
         the text depends on the outcomes alone."""
-        head = self.model_dump(exclude={"outcomes"})
+        head = self.model_dump(exclude={"outcomes", "score", "control"})
+        head["score"] = self.score.model_dump(exclude_none=True)
+        if self.control is not None:
+            head["control"] = self.control.model_dump()
         lines = [
             json.dumps(o.model_dump(exclude={"seconds"}, exclude_defaults=True), sort_keys=True) for o in self.outcomes
         ]
@@ -118,6 +130,7 @@ class GridFile(BaseModel):
     Attributes:
         order: file names in the order of the rows.
         skipped: combinations that do not exist.
+        worst: columns that are the worst of others.
         reported: which published figures stand beside the measured ones.
     """
 
@@ -128,6 +141,7 @@ class GridFile(BaseModel):
     summary: str
     order: list[str]
     skipped: list[Skipped]
+    worst: dict[str, list[str]] = {}
     reported: ReportedSection | None = None
 
 
@@ -161,6 +175,7 @@ def collect(plan: Plan, store: Store) -> list[CellResult]:
                 budget=cell.threat,
                 settings=json.loads(json.dumps(cell.settings, default=str)),
                 score=Score.of(outcomes),
+                control=store.control(cell.id),
                 outcomes=outcomes,
             )
         )
@@ -177,7 +192,11 @@ def _meanings(result: CellResult) -> dict[tuple[str, ...], Any]:
         ("list of clips",): [o.clip for o in result.outcomes],
         ("classifier", result.model): settings.get("model"),
         ("defence", result.defense, result.model): settings.get("defense"),
-        ("attack", result.attack, result.budget): [settings.get("attack"), settings.get("budget")],
+        ("attack", result.attack, result.budget): [
+            settings.get("attack"),
+            settings.get("budget"),
+            settings.get("source"),
+        ],
     }
 
 
@@ -253,6 +272,7 @@ def _describe(plan: Plan, target: Path, order: list[str]) -> None:
         summary=" ".join(plan.grid.summary.split()),
         order=order,
         skipped=skipped,
+        worst=plan.grid.worst,
         reported=plan.grid.reported,
     )
     (target / _GRID_FILE).write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -354,5 +374,5 @@ def to_frame(results: Iterable[CellResult]) -> pd.DataFrame:
             "gradient": r.gradient,
             "budget": r.budget,
         }
-        rows += [{**labels, **o.model_dump()} for o in r.outcomes]
+        rows += [{**labels, **o.model_dump(), "chance": o.chance} for o in r.outcomes]
     return pd.DataFrame(rows)

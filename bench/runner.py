@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -13,10 +14,15 @@ from bench.dataset import ClipRef, MissingClip
 from bench.defended import DefendedClassifier
 from bench.engines.local import LocalEngine
 from bench.errors import BenchError
-from bench.outcome import Outcome, Status
+from bench.metrics import wilson
+from bench.outcome import Control, Outcome, Status
 from bench.plan import Cell, ClipsUnit, Plan, digest
 from bench.store import Adversarial, Store
 
+# Clips of each adaptive cell that the zero-budget control attacks, and the steps it takes: enough to notice a pipeline
+# that changes while it is asked.
+CONTROL_CLIPS = 4
+_CONTROL_STEPS = 2
 # Clean clips kept in memory between cells.
 _CACHE_BYTES = 1 << 30
 
@@ -51,6 +57,8 @@ class Runner:
         batch_size: clips per batch, or ``None`` to choose. A choice is remembered in the store, so that a
             run that continues a killed one forms the same batches and ends with the same result.
         retry: run clips again that failed, were missing or came back invalid.
+        control: clips of each adaptive cell that are also attacked with a budget of size 0, see
+            :class:`bench.outcome.Control`; 0 for none.
     """
 
     def __init__(
@@ -61,6 +69,7 @@ class Runner:
         *,
         batch_size: int | None = None,
         retry: bool = False,
+        control: int = CONTROL_CLIPS,
         progress: Progress | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
@@ -68,7 +77,7 @@ class Runner:
         self.plan, self.store, self.engine = plan, store, engine
         self.progress: Progress = progress or Silent()
         self._asked_size = batch_size
-        self._retry = retry
+        self._retry, self._control_clips = retry, control
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
         self._cached_bytes = 0
         self._clean_cells = {(c.model.label, c.defense.label): c for c in plan.cells if c.knowledge == "clean"}
@@ -97,6 +106,10 @@ class Runner:
             if cell.unit and todo.get(cell.unit.id):
                 self._make_clips(cell.unit, cell, todo.pop(cell.unit.id))
             self._run_cell(cell, pending[cell.id])
+        for cell in self.plan.cells:
+            own = cell.knowledge == "adaptive" and cell.unit is not None and not cell.unit.shared
+            if own and (self._retry or self.store.control(cell.id) is None):
+                self._control(cell)
 
     def _pending(self, done: set[str]) -> list[ClipRef]:
         return [r for r in self.plan.refs if r.id not in done]
@@ -142,6 +155,31 @@ class Runner:
             self._attempt([r for r in batch if r.id not in errors], work, give_up)
             self.progress.advance(_cell_weight(cell) * len(batch), len(batch), 0)
         self.progress.advance(0, 0, 1)
+
+    def _control(self, cell: Cell) -> None:
+        """Attacks a few clips with a budget of size 0 and stores whether their answers are those on the clean clips."""
+        assert cell.unit is not None
+        clean = self.store.outcomes(self._clean_cells[cell.model.label, cell.defense.label].id)
+        refs = [r for r in self.plan.refs if r.id in clean and clean[r.id].status == "ok"][: self._control_clips]
+        if not refs:
+            return
+        self.progress.working_on(f"{cell.model.label}: {cell.defense.label}, {cell.attack_label} with no budget")
+        budget = cell.unit.budget
+        nothing = replace(budget, size=0.0, steps=min(budget.steps, _CONTROL_STEPS), restarts=1)
+        unit = replace(cell.unit, budget=nothing)
+        found: list[Outcome] = []
+
+        def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
+            made = self.engine.attack(unit, batch, clips, [False] * len(batch))
+            found.extend(self.engine.judge(replace(cell, unit=unit), batch, clips, made))
+
+        def give_up(ref: ClipRef, status: Status, error: str) -> None:
+            found.append(Outcome(clip=ref.id, label=ref.label, status=status, error=error))
+
+        size = self._batch_size(cell)
+        for first in range(0, len(refs), size):
+            self._attempt(refs[first : first + size], work, give_up)
+        self.store.add_control(cell.id, compare(found, [clean[o.clip] for o in found]))
 
     def _mistaken(self, cell: Cell) -> set[str]:
         """Clips of an adaptive cell that need no attack: a mistake on the clean clip is final for the deterministic
@@ -247,6 +285,21 @@ class Runner:
             self._attempt([ref], work, give_up)
 
 
+def compare(attacked: Sequence[Outcome], clean: Sequence[Outcome]) -> Control:
+    """The verdict of the zero-budget control, from the outcomes of the attack and those on the clean clips."""
+    flawed = next((o for o in attacked if o.status != "ok"), None)
+    if flawed is not None:
+        return Control(clips=len(attacked), passed=False, said=f"{flawed.clip}: {flawed.error}")
+    if not any(o.draws for o in attacked):
+        other = sum(o.prediction != c.prediction for o, c in zip(attacked, clean, strict=True))
+        said = f"{other} of {len(attacked)} clips are answered differently although nothing was changed"
+        return Control(clips=len(attacked), passed=not other, said=said)
+    here, there = ([v for o in outcomes for v in o.verdicts] for outcomes in (attacked, clean))
+    (low, high), (least, most) = wilson(sum(here), len(here)), wilson(sum(there), len(there))
+    said = f"{sum(here)} of {len(here)} draws are right, {sum(there)} of {len(there)} on the clean clips"
+    return Control(clips=len(attacked), passed=low <= most and least <= high, said=said)
+
+
 def _weight(unit: ClipsUnit) -> float:
     """Work of one clip of a unit, in forward passes; a backward pass counts twice."""
     forwards, backwards = unit.passes
@@ -254,4 +307,4 @@ def _weight(unit: ClipsUnit) -> float:
 
 
 def _cell_weight(cell: Cell) -> float:
-    return 1 + (_weight(cell.unit) if cell.unit and not cell.unit.shared else 0)
+    return cell.queries + (_weight(cell.unit) if cell.unit and not cell.unit.shared else 0)

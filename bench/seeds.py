@@ -44,8 +44,10 @@ class ClipRandom:
 
     def clone(self) -> ClipRandom:
         """Independent copies at the present state: used to replay the same draws."""
+        copies = {id(g): g.clone_state() for g in self._generators}
         copy = ClipRandom(())
-        copy._generators = [g.clone_state() for g in self._generators]
+        # A clip that is there several times draws from one stream in turn, and so must its copy.
+        copy._generators = [copies[id(g)] for g in self._generators]
         return copy
 
     def uniform(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench.errors import BenchError
 from bench.files import replacing
-from bench.outcome import Outcome, Status
+from bench.outcome import Control, Outcome, Status
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cells (id TEXT PRIMARY KEY, settings TEXT NOT NULL);
@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS clips (
     unit TEXT NOT NULL, clip TEXT NOT NULL, file TEXT NOT NULL, body TEXT NOT NULL,
     PRIMARY KEY (unit, clip)
 );
+CREATE TABLE IF NOT EXISTS controls (cell TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS batch_sizes (key TEXT PRIMARY KEY, size INTEGER NOT NULL);
 """
 
@@ -118,6 +119,16 @@ class Store:
                 "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)",
                 [(cell, o.clip, o.status, o.model_dump_json()) for o in outcomes],
             )
+
+    def control(self, cell: str) -> Control | None:
+        """The zero-budget control of a cell, if it was run."""
+        row = self._db.execute("SELECT body FROM controls WHERE cell = ?", (cell,)).fetchone()
+        return Control.model_validate_json(row[0]) if row else None
+
+    def add_control(self, cell: str, control: Control) -> None:
+        """Stores the control of a cell, in place of an earlier one."""
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO controls VALUES (?, ?)", (cell, control.model_dump_json()))
 
     def clips_done(self, unit: str) -> set[str]:
         """Clip ids whose adversarial clip is stored and whose file is still there, or that failed."""

@@ -13,7 +13,14 @@ from bench.plan import Skipped
 from bench.reported_figures import Reported
 from bench.results import CellResult, Score
 
-HEADINGS = {"clean": "Standard", "noise": "Noise", "gray-box": "Robust*", "adaptive": "Robust"}
+HEADINGS = {
+    "clean": "Standard",
+    "noise": "Noise",
+    "black-box": "Black-box",
+    "gray-box": "Robust*",
+    "adaptive": "Robust",
+    "worst": "Worst",
+}
 
 
 @dataclass
@@ -27,6 +34,7 @@ class Row:
         absent: columns that do not exist for this defence.
         not_run: columns that exist and were not run. The union is then only an upper bound.
         reported: ``{column label: percent}`` as printed in the paper.
+        void: columns whose zero-budget control failed, and what was seen. Nothing in such a row can be trusted.
     """
 
     defense: str
@@ -36,9 +44,12 @@ class Row:
     absent: frozenset[str] = frozenset()
     not_run: frozenset[str] = frozenset()
     reported: dict[str, float] = field(default_factory=dict)
+    void: dict[str, str] = field(default_factory=dict)
 
     def blank(self, column: str) -> str:
         """What stands in a column without a score."""
+        if self.void:
+            return "void"
         return "n/a" if column in self.absent else "-"
 
 
@@ -64,29 +75,58 @@ class Table:
         return " · ".join(p for p in (self.dataset, self.model, self.budget) if p)
 
 
-def _row(defense: str, cells: Mapping[str, CellResult], columns: Collection[str], absent: Collection[str]) -> Row:
+def _row(
+    defense: str,
+    cells: Mapping[str, CellResult],
+    columns: Collection[str],
+    absent: Collection[str],
+    worst: Mapping[str, Sequence[str]],
+) -> Row:
+    void = {label: r.control.said for label, r in cells.items() if r.control is not None and not r.control.passed}
+    if void:
+        return Row(
+            defense,
+            {label: r.score for label, r in cells.items() if r.knowledge != "adaptive"},
+            None,
+            math.nan,
+            void=void,
+        )
     not_run = frozenset(columns) - cells.keys() - set(absent)
     attacked = {label: r for label, r in cells.items() if r.knowledge != "clean"}
-    right = {label: {o.clip: o.correct and o.status == "ok" for o in r.outcomes} for label, r in attacked.items()}
-    together = union(right)
+    verdicts = {label: {o.clip: o.verdicts for o in r.outcomes} for label, r in attacked.items()}
+    scores = {label: r.score for label, r in cells.items()}
+    for column, parts in worst.items():
+        if parts and all(part in verdicts for part in parts):
+            scores[column] = _together({part: verdicts[part] for part in parts})
     return Row(
         defense,
-        {label: r.score for label, r in cells.items()},
-        Score(correct=sum(together.values()), clips=len(together)) if together else None,
+        scores,
+        _together(verdicts) if verdicts else None,
         math.nan if not_run else mean([r.score.accuracy for r in attacked.values()]),
         frozenset(absent) - cells.keys(),
         not_run,
     )
 
 
+def _together(verdicts: Mapping[str, Mapping[str, Sequence[bool]]]) -> Score:
+    """The clips that are right under all of some attacks."""
+    survived = union(verdicts)
+    total = round(sum(survived.values()), 9)
+    return Score(correct=int(total) if total == int(total) else total, clips=len(survived))
+
+
 def make_tables(
-    results: Iterable[CellResult], reported: Reported | None = None, skipped: Iterable[Skipped] = ()
+    results: Iterable[CellResult],
+    reported: Reported | None = None,
+    skipped: Iterable[Skipped] = (),
+    worst: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Table]:
     """Groups cells into tables, one per data set, classifier and budget; clean cells belong to every budget.
 
     Args:
         reported: published figures; they stand beside the classifier they belong to and no other.
         skipped: cells that do not exist.
+        worst: columns that are the worst of others, per clip. A part that does not exist for a defence is left out.
     """
     results = list(results)
     absent: dict[tuple[str, str], set[str]] = {}
@@ -106,7 +146,13 @@ def make_tables(
             by_defense: dict[str, dict[str, CellResult]] = {}
             for cell in chosen:
                 by_defense.setdefault(cell.defense, {})[cell.attack] = cell
-            rows = [_row(d, row, columns, absent.get((model, d), ())) for d, row in by_defense.items()]
+            computed = {label: [p for p in parts if p in columns] for label, parts in (worst or {}).items()}
+            rows = []
+            for d, of_row in by_defense.items():
+                missing = absent.get((model, d), set())
+                parts_of = {label: [p for p in parts if p not in missing] for label, parts in computed.items()}
+                rows.append(_row(d, of_row, columns, missing, parts_of))
+            columns |= {label: HEADINGS["worst"] for label, parts in computed.items() if parts}
             table = Table(dataset, model, budget, columns, rows, max(len(c.outcomes) for c in chosen))
             if reported is not None and reported.section.model == model:
                 table.reported_from = reported.source
@@ -124,6 +170,11 @@ def percent(value: float) -> str:
 def interval(score: Score) -> str:
     low, high = score.interval
     return f"[{low:.0f}, {high:.0f}]"
+
+
+def voided(row: Row) -> str:
+    """Why a row means nothing, in words."""
+    return "; ".join(f"{label} with a budget of 0: {said}" for label, said in row.void.items())
 
 
 def flaws(score: Score) -> str:

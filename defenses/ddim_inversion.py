@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench import ClipRandom, register
 from bench.diffusion.purifier import DiffusionPurifier
-from bench.diffusion.sampling import denoise_ddim, invert_ddim
+from bench.diffusion.sampling import Trajectory, denoise_ddim, invert_ddim
 
 
 @register("ddim_inversion", source="Jiang et al., VideoPure, IEEE TCSVT 2025: the baseline DDIM Inversion")
@@ -26,5 +26,8 @@ class DDIMInversion(DiffusionPurifier):
         precision: of a published backbone's weights: fp32, fp16 or bf16.
     """
 
-    def purify_latents(self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom) -> list[Tensor]:
-        return [denoise_ddim(self.backbone, invert_ddim(self.backbone, latents, times), times)]
+    def purify_latents(
+        self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom, path: Trajectory | None = None
+    ) -> list[Tensor]:
+        path = path or Trajectory()
+        return [denoise_ddim(self.backbone, invert_ddim(self.backbone, latents, times, up=path.up), times, path.down)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench import ClipRandom, register
 from bench.diffusion.purifier import DiffusionPurifier
-from bench.diffusion.sampling import denoise_ddim, denoise_ddpm, denoise_sde, noise_to
+from bench.diffusion.sampling import Trajectory, denoise_ddim, denoise_ddpm, denoise_sde, noise_to
 
 
 class _DiffPure(DiffusionPurifier):
@@ -23,12 +23,15 @@ class _DiffPure(DiffusionPurifier):
     stochastic = True
     short_by: ClassVar[int] = 0
 
-    def purify_latents(self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom) -> list[Tensor]:
-        return [self.denoise(noise_to(self.backbone, latents, times[0] - self.short_by, rng), times, rng)]
+    def purify_latents(
+        self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom, path: Trajectory | None = None
+    ) -> list[Tensor]:
+        noisy = noise_to(self.backbone, latents, times[0] - self.short_by, rng, below=times[1:], path=path)
+        return [self.denoise(noisy, times, rng, path.down if path is not None else None)]
 
     @abstractmethod
-    def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
-        """Latents at timestep ``times[0]`` to clean ones."""
+    def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom, down: dict[int, Tensor] | None) -> Tensor:
+        """Latents at timestep ``times[0]`` to clean ones; those on the way go to ``down``, if given."""
 
 
 @register(
@@ -49,8 +52,8 @@ class DiffPureDDIM(_DiffPure):
         precision: of a published backbone's weights: fp32, fp16 or bf16.
     """
 
-    def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
-        return denoise_ddim(self.backbone, noisy, times)
+    def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom, down: dict[int, Tensor] | None) -> Tensor:
+        return denoise_ddim(self.backbone, noisy, times, down)
 
 
 @register(
@@ -82,8 +85,8 @@ class DiffPureDDPM(_DiffPure):
     ) -> None:
         super().__init__(backbone, t_star, steps, weights, precision)
 
-    def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
-        return denoise_ddpm(self.backbone, noisy, times, rng)
+    def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom, down: dict[int, Tensor] | None) -> Tensor:
+        return denoise_ddpm(self.backbone, noisy, times, rng, down)
 
 
 @register("diffpure_sde", source="Nie et al., DiffPure, ICML 2022, eq. 4 and 5, in pixel space")
@@ -115,5 +118,5 @@ class DiffPureSDE(_DiffPure):
     ) -> None:
         super().__init__(backbone, t_star, steps, weights, precision)
 
-    def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom) -> Tensor:
-        return denoise_sde(self.backbone, noisy, times, rng)
+    def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom, down: dict[int, Tensor] | None) -> Tensor:
+        return denoise_sde(self.backbone, noisy, times, rng, down)

@@ -14,7 +14,7 @@ from bench import ClipRandom, register
 from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.purifier import DiffusionPurifier
 from bench.diffusion.replay import replayed
-from bench.diffusion.sampling import downward, invert_ddim, predict
+from bench.diffusion.sampling import Trajectory, downward, invert_ddim, predict
 from bench.diffusion.schedule import ddim_step, predict_clean
 from bench.errors import at_least
 from bench.flow.base import splat, warp
@@ -151,9 +151,12 @@ class VideoPure(DiffusionPurifier):
         needed = optimise and temporal > 0
         self.flow = load_flow(flow, flow_weights, updates=10, unit_range=self.published) if needed else None
 
-    def purify_latents(self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom) -> list[Tensor]:
+    def purify_latents(
+        self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom, path: Trajectory | None = None
+    ) -> list[Tensor]:
+        path = path or Trajectory()
         flow = self._flow(clips, latents)
-        z = invert_ddim(self.backbone, latents, times, share_first=self.share_first)
+        z = invert_ddim(self.backbone, latents, times, share_first=self.share_first, up=path.up)
         found: list[Tensor] = []
         for t, target in downward(times):
             level = self.backbone.level(t)
@@ -166,6 +169,7 @@ class VideoPure(DiffusionPurifier):
             if self.carry:
                 z = z + math.sqrt(level) * (moved - estimate)
             z = ddim_step(z, noise, level, self.backbone.level(target))
+            path.down[target] = z
         found.append(self._last(z, noise, latents, flow, times[-1]))
         return found if self.candidate is None else [found[-1 - self._index(len(found) - 1)]]
 

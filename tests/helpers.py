@@ -62,6 +62,11 @@ def level_classifier() -> nn.Module:
     return LevelClassifier()
 
 
+def louder_classifier() -> nn.Module:
+    """Another network with the decisions of :func:`level_classifier`."""
+    return Doubled().wrap(LevelClassifier())
+
+
 def not_a_model() -> str:
     return "a string"
 
@@ -86,6 +91,16 @@ class Lighten(Purifier):
 
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         return (clips + self.by).clamp(0, 1)
+
+
+class Tiring(Purifier):
+    """Gives up after it has been asked a few times: an answer that depends on the past."""
+
+    asked = 0
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        self.asked += len(clips)
+        return clips if self.asked <= 12 else 1 - clips
 
 
 class Coin(Purifier):

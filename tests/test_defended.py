@@ -276,7 +276,7 @@ def test_bpda_is_refused_for_a_robust_model() -> None:
 def test_unknown_gradient_is_refused() -> None:
     with pytest.raises(BenchError, match="Unknown gradient 'adjoint'; known: exact, bpda, bpda-negated, sur"):
         DefendedClassifier(Small(), NoDefense(), "adjoint")
-    assert list(GRADIENTS) == ["exact", "bpda", "bpda-negated", "surrogate", "none"]
+    assert list(GRADIENTS) == ["exact", "bpda", "bpda-negated", "surrogate", "diffattack", "none"]
 
 
 # --- robust models, modes -------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def run(path: Path, store: Path, **options: Any) -> dict[tuple[str, str], CellRe
 def run_plan(plan: Plan, store: Path, **options: Any) -> list[CellResult]:
     opened = Store(store)
     try:
-        Runner(plan, opened, LocalEngine(CPU), **options).run()
+        Runner(plan, opened, LocalEngine(CPU), **{"control": 0, **options}).run()
         return collect(plan, opened)
     finally:
         opened.close()
@@ -100,7 +100,7 @@ def test_adaptive_attacks_are_run_per_defence(gray_grid: Write, tmp_path: Path) 
 
 
 def test_a_second_run_has_nothing_to_do(gray_grid: Write, tmp_path: Path) -> None:
-    first = run(gray_grid(), tmp_path / "s")
+    first = run(gray_grid(), tmp_path / "s", control=2)
 
     class Idle(LocalEngine):
         def attack(self, *_: Any) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.defense import Purifier
 from bench.diffusion.backbones import load_backbone
+from bench.diffusion.sampling import Trajectory
 from bench.diffusion.schedule import timesteps
 from bench.errors import BenchError, at_least
 from bench.seeds import ClipRandom
@@ -51,7 +52,9 @@ class DiffusionPurifier(Purifier):
             raise BenchError(f"The backbone {backbone!r} has timesteps up to {last}: t_star {t_star} is beyond them.")
 
     @abstractmethod
-    def purify_latents(self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom) -> list[Tensor]:
+    def purify_latents(
+        self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom, path: Trajectory | None = None
+    ) -> list[Tensor]:
         """The purified latents of each candidate.
 
         Args:
@@ -59,10 +62,20 @@ class DiffusionPurifier(Purifier):
             clips: as they came, ``(B, 3, T, H, W)``.
             times: timesteps to visit, highest first.
             rng: one stream per clip.
+            path: if given, the latents on both ways are written here.
         """
 
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        found = self.purify_latents(self.backbone.encode(clips), clips, self.times, rng)
+        return self._purify(clips, rng)
+
+    def deviation(self, clips: Tensor, rng: ClipRandom) -> tuple[Tensor, Tensor]:
+        """See :meth:`bench.diffusion.sampling.Trajectory.deviation`."""
+        path = Trajectory()
+        purified = self._purify(clips, rng, path)
+        return purified, path.deviation()
+
+    def _purify(self, clips: Tensor, rng: ClipRandom, path: Trajectory | None = None) -> Tensor:
+        found = self.purify_latents(self.backbone.encode(clips), clips, self.times, rng, path)
         if len(found) == 1:
             return self.backbone.decode(found[0])
         return self.backbone.decode(torch.cat(found)).unflatten(0, (len(found), len(clips)))

@@ -160,7 +160,8 @@ class LocalEngine:
         clips: Tensor,
         adversarial: Adversarial | None,
     ) -> list[Outcome]:
-        """Checks the budget of every clip, then asks the defended classifier on a fresh pass.
+        """Checks the budget of every clip, then asks the defended classifier on a fresh pass, a randomised one several
+        times.
 
         Args:
             clips: the clean clips.
@@ -171,8 +172,14 @@ class LocalEngine:
         wrong = [violation(clips[i], shown[i], cell.budget) for i in range(len(refs))]
         # Clips that broke the rules are not worth a pass, and may not even have the right shape.
         asked = torch.stack([clips[i] if wrong[i] else shown[i] for i in range(len(refs))])
-        rng = ClipRandom.for_clips([r.id for r in refs], "judge", cell.id)
-        decision = cell.defended.to(self.device).decide(asked.to(self.device), rng)
+        ids = [r.id for r in refs]
+        asked, defended = asked.to(self.device), cell.defended.to(self.device)
+        decision = defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.id))
+        again = [
+            defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.id, query))
+            for query in range(1, cell.queries)
+        ]
+        finite = torch.stack([d.finite for d in (decision, *again)]).all(0)
         seconds = (time.perf_counter() - begun) / len(refs)
         outcomes = []
         for i, ref in enumerate(refs):
@@ -190,11 +197,13 @@ class LocalEngine:
             outcome.seconds = seconds + (adversarial.seconds if adversarial is not None else 0.0)
             if wrong[i]:
                 outcome.status, outcome.error = "invalid", wrong[i]
-            elif not decision.finite[i]:
+            elif not finite[i]:
                 outcome.status, outcome.error = "failed", "the defended classifier's answer is not finite"
             else:
                 outcome.prediction = int(decision.prediction[i])
                 outcome.votes = decision.votes[:, i].tolist()
+                if defended.stochastic:
+                    outcome.draws = [int(d.prediction[i]) for d in (decision, *again)]
                 outcome.correct = outcome.prediction == ref.label
             outcomes.append(outcome)
         return outcomes

@@ -1,0 +1,179 @@
+"""The zero-budget control, randomised verdicts, transfer and computed columns: what keeps a table honest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from test_run import run
+
+from bench import BenchError, ClipRandom
+from bench.grid import read_grid
+from bench.outcome import Outcome
+from bench.plan import make_plan
+from bench.results import Score, collect
+from bench.runner import Runner, compare
+from bench.store import Store
+from bench.tables import make_tables, to_pandas
+
+Write = Callable[..., Path]
+
+
+def outcome(prediction: int, draws: list[int] | None = None, label: int = 1) -> Outcome:
+    return Outcome(clip="c", label=label, prediction=prediction, correct=prediction == label, draws=draws or [])
+
+
+def test_an_attack_that_may_change_nothing_leaves_the_answers_alone(gray_grid: Write, tmp_path: Path) -> None:
+    found = run(gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[PGD+BPDA]")), tmp_path / "s", control=3)
+    control = found["helpers:Identity", "PGD+BPDA"].control
+    assert control is not None
+    assert control.passed
+    assert control.clips == 3
+    assert found["none", "clean"].control is None
+
+
+def test_a_defence_that_answers_differently_when_asked_again_is_void(gray_grid: Write, tmp_path: Path) -> None:
+    path = gray_grid(
+        ('"helpers:Identity"', '"helpers:Tiring"'), ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[PGD+BPDA]")
+    )
+    results = list(run(path, tmp_path / "s", control=4).values())
+    (table,) = make_tables(results)
+    row = next(r for r in table.rows if r.defense != "none")
+    assert "PGD+BPDA" in row.void
+    assert "although nothing was changed" in row.void["PGD+BPDA"]
+    assert row.union is None
+    assert row.blank("PGD+BPDA") == "void"
+    assert "PGD+BPDA" not in row.scores
+    healthy = next(r for r in table.rows if r.defense == "none")
+    assert not healthy.void
+    assert healthy.union is not None
+    assert "Union" not in set(to_pandas([table]).query("defense != 'none'")["column"])
+
+
+@pytest.mark.parametrize(
+    ("attacked", "clean", "passed"),
+    [
+        ([outcome(1), outcome(0)], [outcome(1), outcome(0)], True),
+        ([outcome(1), outcome(1)], [outcome(1), outcome(0)], False),
+        ([outcome(1, [1] * 8 + [0] * 2)], [outcome(1, [1] * 9 + [0])], True),
+        ([outcome(0, [0] * 10)], [outcome(1, [1] * 10)], False),
+        ([Outcome(clip="c", label=1, status="failed", error="boom")], [outcome(1)], False),
+    ],
+)
+def test_verdict_of_the_control(attacked: list[Outcome], clean: list[Outcome], passed: bool) -> None:
+    found = compare(attacked, clean)
+    assert found.passed is passed
+    assert found.clips == len(attacked)
+
+
+def test_a_randomised_defence_is_asked_several_times_and_a_deterministic_one_once(
+    gray_grid: Write, tmp_path: Path
+) -> None:
+    path = gray_grid(
+        ('"helpers:Identity"', '"helpers:Coin"'),
+        ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[clean]"),
+        ("length: 6", "length: 9, only: 1, label: 1"),
+        ("title: Gray clips", "queries: 40"),
+    )
+    found = run(path, tmp_path / "s")
+    plain, coin = found["none", "clean"], found["helpers:Coin", "clean"]
+    assert all(o.draws == [] for o in plain.outcomes)
+    assert plain.score.one_shot is None
+    # A blackened clip is taken for the darkest class; the coin is fair.
+    assert {d for o in coin.outcomes for d in o.draws} == {0, 1}
+    assert all(len(o.draws) == 40 and o.draws[0] == o.prediction for o in coin.outcomes)
+    share = sum(d == 1 for o in coin.outcomes for d in o.draws) / 360
+    assert coin.score.correct == pytest.approx(9 * share)
+    assert abs(share - 0.5) < 4 * 0.5 / 360**0.5
+    assert coin.score.one_shot == sum(o.prediction == 1 for o in coin.outcomes)
+    assert coin.score.always == 0
+    assert len({tuple(o.draws) for o in coin.outcomes}) == 9  # every clip has draws of its own
+
+
+def test_the_number_of_queries_identifies_only_cells_of_randomised_defences(gray_grid: Write) -> None:
+    path = gray_grid(('"helpers:Identity"', '"helpers:Coin"'))
+    few, many = make_plan(read_grid(path)), make_plan(read_grid(path).model_copy(update={"queries": 30}))
+    same = {c.defense.label for c, d in zip(few.cells, many.cells, strict=True) if c.id == d.id}
+    assert same == {"none"}
+
+
+def test_scores_of_draws() -> None:
+    found = Score.of([outcome(1, [1, 1, 0, 1]), outcome(0, [0, 0, 1, 1]), outcome(1, [1, 1, 1, 1])])
+    assert found.correct == 0.75 + 0.5 + 1
+    assert (found.one_shot, found.always, found.clips) == (2, 1, 3)
+    flawed = Score.of([Outcome(clip="c", label=1, status="failed", error="boom"), outcome(1, [1, 1])])
+    assert flawed.correct == 1.0
+    assert Score.model_validate_json(found.model_dump_json()) == found
+
+
+def test_streams_that_are_there_twice_are_replayed_in_the_same_order() -> None:
+    rng = ClipRandom([3, 4]).select([0, 0, 1])
+    replay = rng.clone()
+    first = [rng.uniform(2), rng.normal(1)]
+    again = [replay.uniform(2), replay.normal(1)]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0][0], first[0][1])
+
+
+TRANSFER = '[{attack: pgd, source: "helpers:louder_classifier", label: Transfer}]'
+
+
+def test_transferred_clips_are_made_once_on_the_other_classifier(gray_grid: Write, tmp_path: Path) -> None:
+    path = gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", TRANSFER), ("size: 0.15", "size: 0.12"))
+    plan = make_plan(read_grid(path))
+    (unit,) = plan.units
+    assert unit.shared
+    assert unit.model is not None
+    assert unit.model.label == "helpers:louder_classifier"
+    assert {c.knowledge for c in plan.cells} == {"clean", "black-box"}
+    found = run(path, tmp_path / "s")
+    assert found["none", "Transfer"].knowledge == "black-box"
+    assert found["none", "Transfer"].settings["source"]["name"] == "helpers:louder_classifier"
+    # The same decision boundary: what fools one fools the other.
+    assert found["none", "Transfer"].score.correct == found["helpers:Identity", "Transfer"].score.correct == 0
+
+
+def test_clips_of_the_evaluated_classifier_itself_are_no_transfer(gray_grid: Write) -> None:
+    path = gray_grid(
+        ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", '[{attack: pgd, source: "helpers:level_classifier", label: T}]')
+    )
+    plan = make_plan(read_grid(path))
+    assert all(c.knowledge == "clean" for c in plan.cells)
+    assert "gray-box attack" in plan.skipped[0].reason
+
+
+def test_a_source_and_a_gradient_exclude_each_other(gray_grid: Write) -> None:
+    entry = '[{attack: pgd, source: "helpers:louder_classifier", gradient: bpda}]'
+    with pytest.raises(BenchError, match=r"has a source, .* and a gradient, bpda"):
+        read_grid(gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", entry)))
+
+
+WORST = "[PGD, noise, {worst: [PGD, noise], label: Both}]"
+
+
+def test_the_worst_of_some_attacks_is_computed_from_their_outcomes(gray_grid: Write, tmp_path: Path) -> None:
+    path = gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", WORST))
+    grid = read_grid(path)
+    assert [s.label for s in grid.attack_sections] == ["clean", "PGD", "noise"]  # nothing more is run
+    plan = make_plan(grid)
+    store = Store(tmp_path / "s")
+    from bench.engines.local import LocalEngine
+
+    Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
+    results = collect(plan, store)
+    store.close()
+    (table,) = make_tables(results, worst=grid.worst)
+    assert table.columns["Both"] == "Worst"
+    for row in table.rows:
+        assert row.scores["Both"].correct == row.scores["PGD"].correct == 0
+        assert row.scores["noise"].correct == 6
+
+
+def test_a_worst_of_attacks_that_are_not_there_is_refused(gray_grid: Write) -> None:
+    entry = "[PGD, {worst: [PDG], label: Both}]"
+    with pytest.raises(BenchError, match=r"Column 'Both' is the worst of 'PDG' .*did you mean 'PGD'"):
+        read_grid(gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", entry)))
+    with pytest.raises(BenchError, match="takes labels of attacks and a label, not steps"):
+        read_grid(gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[PGD, {worst: [PGD], steps: 3}]")))
