@@ -7,7 +7,7 @@ never learns which defence stands behind it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -106,7 +106,7 @@ class Target:
             then: applied to the clips as they leave the defence; the logits are then those of the ``S * b`` altered
                 copies, and a pass is counted for each.
         """
-        return self._ask(clips, rows, then).logits
+        return self.ask(clips, rows, then).logits
 
     def gradient(
         self,
@@ -128,7 +128,7 @@ class Target:
             ``(b,)`` and the shape of ``clips``.
         """
         x = clips.detach().requires_grad_(True)
-        answer = self._ask(x, rows, then)
+        answer = self.ask(x, rows, then)
         copies = len(answer.logits) // len(x)
         value = objective(answer.logits, labels.repeat(copies)).unflatten(0, (copies, len(x)))
         value = value.mean(0) if weights is None else (weights.to(value)[:, None] * value).sum(0)
@@ -137,7 +137,8 @@ class Target:
         (gradient,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), gradient
 
-    def _ask(self, clips: Tensor, rows: Tensor | None, then: Transform | None) -> Answer:
+    def ask(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Answer:
+        """All that is known of some clips; every other way of asking comes here. For the arguments see a call."""
         if rows is None:
             rows = torch.arange(len(self.forwards))
         where = rows.cpu()
@@ -176,11 +177,13 @@ class Attack(ABC):
     Attributes:
         norms: budgets the attack can take.
         uses_model: whether it looks at the classifier at all.
+        parts: other attacks that it runs, as grids name them; their code belongs to what identifies its results.
     """
 
     kind: ClassVar[str] = "attack"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     uses_model: ClassVar[bool] = True
+    parts: Sequence[str | Mapping[str, Any]] = ()
 
     @abstractmethod
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
@@ -243,8 +246,8 @@ class Attack(ABC):
 class GradientAttack(Attack):
     """The loop shared by iterative gradient attacks: start, then ascend and project.
 
-    A subclass says how to :meth:`start`, how long a step is and, if it likes, which gradient it climbs (:meth:`ascent`)
-    and how the gradient becomes a step (:meth:`direct`). The loop sees to the rest: exactly ``k`` forward and ``k``
+    A subclass may say where to :meth:`start`, how long a step is, which gradient it climbs (:meth:`ascent`) and how the
+    gradient becomes a step (:meth:`direct`). The loop sees to the rest: exactly ``k`` forward and ``k``
     backward passes for ``k`` steps, no weight gradients, restarts, and clips that leave the batch as soon as they are
     broken.
 
@@ -262,7 +265,13 @@ class GradientAttack(Attack):
             pass more).
         keep: ``worst`` as above, or ``last``: the last iterate is returned, as for a stochastic target.
         momentum: share of the accumulated gradient that is kept; to it, each :meth:`normalise`-d gradient is added.
+
+    Attributes:
+        reach: length of all steps together, in radii, where the budget does not say how long one is: 2.5 (Madry et al.,
+            2018) lets a start anywhere in the ball reach any other place.
     """
+
+    reach: ClassVar[float] = 2.5
 
     def __init__(
         self,
@@ -280,14 +289,17 @@ class GradientAttack(Attack):
             raise ValueError(f"momentum must not be negative, not {momentum!r}")
         self.target, self.keep, self.momentum = target, keep, momentum
 
-    @abstractmethod
     def start(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
-        """The first iterate."""
+        """The first iterate; the clean clip by default."""
+        return clips.clone()
 
     def ascent(
-        self, target: Target, clips: Tensor, rows: Tensor, aim: Tensor, objective: Objective
+        self, target: Target, clips: Tensor, rows: Tensor, aim: Tensor, objective: Objective, rng: ClipRandom
     ) -> tuple[Tensor, Tensor]:
-        """Value ``(b,)`` and gradient of what is climbed, one pass each; ``target.decision`` is that on the clips."""
+        """Value ``(b,)`` and gradient of what is climbed; must leave ``target.decision`` as it is on ``clips``.
+
+        One forward and one backward pass by default. ``rng`` has one stream per clip of ``clips``.
+        """
         return target.gradient(clips, rows, aim, objective)
 
     def normalise(self, gradient: Tensor) -> Tensor:
@@ -299,8 +311,8 @@ class GradientAttack(Attack):
         return budget.geometry.direction(gradient)
 
     def step_size(self, budget: Budget) -> float | Tensor:
-        """Length of one step: the budget's, or 2.5 radii over all steps (Madry et al., 2018)."""
-        return budget.step_size if budget.step_size is not None else 2.5 * budget.size / budget.steps
+        """Length of one step: the budget's, or :attr:`reach` radii over all steps."""
+        return budget.step_size if budget.step_size is not None else self.reach * budget.size / budget.steps
 
     def passes(self, budget: Budget) -> tuple[int, int]:
         gradients = budget.steps * budget.restarts
@@ -339,7 +351,7 @@ class GradientAttack(Attack):
                 velocity.zero_()
             losses: list[Tensor] = []
             for step in range(budget.steps):
-                loss, gradient = self.ascent(target, x, rows, aim[rows], objective)
+                loss, gradient = self.ascent(target, x, rows, aim[rows], objective, rng.select(rows))
                 loss = loss.double()
                 trace[restart * budget.steps + step, rows] = loss.float().cpu()
                 if early:

@@ -270,6 +270,71 @@ def _print_plan(plan: Plan) -> None:
     )
 
 
+@app.command()
+def audit(
+    grid: Annotated[str, typer.Argument(help="Name of a grid that was run, or its .yaml file.")] = "demo",
+    defense: Annotated[
+        list[str] | None, typer.Option(help="Defence in place of the grid's, beside the undefended row.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Classifier in place of the grid's.")] = None,
+    clips: Annotated[int, typer.Option(help="Clips of each row that are asked again; 0 for none.", min=0)] = 8,
+    gradient: Annotated[
+        str, typer.Option(help="How the defence is differentiated when asked again; auto is exact where it exists.")
+    ] = "auto",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights of the classifier.")] = None,
+    data_root: DataRoot = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    results: Results = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="An array of audited rows.")] = False,
+) -> None:
+    """Look for signs that a row's figures are too good: masked gradients, lucky draws, memory, weak attacks.
+
+    Every row gets a grade, from A (nothing found) to F (void), which the leaderboard shows.
+    """
+    from bench.grid import find_grid, override
+
+    chosen = override(find_grid(grid), models=model or (), defenses=defense or ())
+    folder = results / chosen.name
+    if not folder.is_dir():
+        raise BenchError(f"There are no results of {chosen.name!r} in {results}: run 'bench run --grid {grid}' first.")
+    with err.status("Loading ...") as status:
+        from bench.audit import write_audit
+        from bench.auditor import audit as audit_rows
+        from bench.engines.local import pick_device
+        from bench.plan import make_plan
+        from bench.results import read_results
+
+        cells = read_results(folder)
+        plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint)
+        _warn_broken()
+        rows = audit_rows(
+            plan,
+            cells,
+            clips=clips,
+            gradient=gradient,
+            device=pick_device(device),
+            working_on=lambda row: status.update(f"Auditing {row.model}, {row.defense} ..."),
+        )
+    path = write_audit(folder, rows)
+    if as_json:
+        typer.echo(json.dumps([r.model_dump() for r in rows], indent=1))
+        return
+    for row in rows:
+        out.print(f"[bold]{row.grade}[/bold]  {row.model} · {row.defense} · {row.budget}", highlight=False)
+        for finding in row.findings:
+            where = f" [{', '.join(finding.cells)}]" if finding.cells else ""
+            which = (
+                f" ({', '.join(finding.clips[:4])}{', ...' if len(finding.clips) > 4 else ''})" if finding.clips else ""
+            )
+            out.print(
+                f"   {finding.severity}, {finding.check}: {finding.said}{where}{which}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+    out.print(f"\nWritten to {path}. Next: bench leaderboard", highlight=False)
+
+
 @app.command("list")
 def list_(
     what: Annotated[What, typer.Argument(help="attacks, defenses, datasets, models, grids or weights")],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from bench.audit import read_audit
 from bench.errors import BenchError
 from bench.reported_figures import Reported, read_table
 from bench.results import Score, read_grid_file, read_results
@@ -20,7 +22,9 @@ gray-box attack (knows the classifier, not the defence). **Robust**: adaptive at
 `n/a`: that gradient does not exist for that defence. `-`: not run; such a row's Union is an upper bound (≤), and
 it stands below the complete rows. `void`: attacked with a budget of zero, the defence's answers changed.
 Against a randomised defence every figure is the average over several fresh passes per clip, and the union takes the
-attack that hurts most by half of the passes and counts the other half.
+attack that hurts most by half of the passes and counts the other half. **Audit**: the grade that
+`bench audit` gave, from A (nothing found) over B (warnings) and C (a figure is too high) to F (void, or no adaptive
+attack).
 
 *Reported*: figures as papers print them, never mixed with measured ones.
 """
@@ -52,20 +56,30 @@ def _order(row: Row) -> tuple[bool, bool, float, float, str]:
     )
 
 
-def _measured(table: Table) -> list[str]:
+def _measured(table: Table, audits: Mapping[tuple[str, str, str], str]) -> list[str]:
     header = ["Defence"]
     for label, heading in table.columns.items():
         header.append(
             heading if label in ("clean", "noise", heading) else f"{heading.replace('*', chr(92) + '*')} {label}"
         )
-    header += ["Union", "Mean"]
+    header += ["Union", "Mean", *(["Audit"] if audits else [])]
     rows = []
     for row in sorted(table.rows, key=_order):
         cells = [_cell(row.scores.get(label), row.blank(label)) for label in table.columns]
-        rows.append([row.defense, *cells, _cell(row.union, bound="≤ " if row.not_run else ""), percent(row.mean)])
+        union = "void" if row.void else _cell(row.union, bound="≤ " if row.not_run else "")
+        grade = [audits.get((table.model, row.defense, table.budget), "-")] if audits else []
+        rows.append([row.defense, *cells, union, percent(row.mean), *grade])
         if row.reported:
             figures = [percent(row.reported[label]) if label in row.reported else "" for label in table.columns]
-            rows.append([f"{row.defense}, *reported*", *(f"*{f}*" if f else "" for f in figures), "", ""])
+            rows.append(
+                [
+                    f"{row.defense}, *reported*",
+                    *(f"*{f}*" if f else "" for f in figures),
+                    "",
+                    "",
+                    *([""] if audits else []),
+                ]
+            )
     lines = [f"**{table.title}**, {table.clips} clips, *measured here*", "", *markdown_table(header, rows)]
     lines += [line for row in table.rows for line in _void(row)]
     if table.reported_from:
@@ -129,10 +143,17 @@ def make_leaderboard(results: Path) -> str:
         if described.reported is not None and reported_folder.is_dir():
             reported = Reported(described.reported, reported_folder)
         lines += [f"### {described.title or described.name} (`{described.name}`)", ""]
+        measured = {(c.model, c.defense, c.cell) for c in cells}
+        # An audit of other cells than these says nothing about them.
+        audits = {
+            (r.model, r.defense, r.budget): r.grade
+            for r in read_audit(folder)
+            if all((r.model, r.defense, cell) in measured for cell in r.measured)
+        }
         if described.summary:
             lines += [described.summary, ""]
         for table in make_tables(cells, reported, described.skipped, described.worst):
-            lines += _measured(table)
+            lines += _measured(table, audits)
     if not any_measured:
         lines += ["Nothing has been measured yet.", ""]
     files = sorted(reported_folder.glob("*.csv")) if reported_folder.is_dir() else []

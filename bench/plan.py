@@ -21,7 +21,7 @@ from bench.defense import Defense, Purifier, RobustModel
 from bench.errors import BenchError, nearest
 from bench.grid import AttackSection, Grid
 from bench.models.checkpoints import build_classifier, find_weights, fingerprint
-from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Spec
+from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Spec
 
 # Part of every cell's identity. Bump it when the engine itself (loops, judge, seeds) changes results.
 ENGINE_VERSION = 2
@@ -202,12 +202,21 @@ def _dataset(grid: Grid, data_root: Path | None) -> Component:
     return Component(str(spec), made, settings)
 
 
+def _identity(spec: Spec, entry: Entry, made: Any) -> dict[str, Any]:
+    """What identifies a component: its parameters and code, and those of attacks that it runs."""
+    settings: dict[str, Any] = {"name": spec.name, "params": entry.settings(spec.params), "code": entry.code}
+    if isinstance(made, Attack) and made.parts:
+        inner = [(part, ATTACKS.get(part.name)) for part in map(Spec.parse, made.parts)]
+        settings["parts"] = [_identity(part, e, e.create(part.params)) for part, e in inner]
+    return settings
+
+
 def _components(specs: list[Spec], registry: Any) -> list[Component]:
     made = []
     for spec in specs:
         entry = registry.get(spec.name)
-        settings = {"name": spec.name, "params": entry.settings(spec.params), "code": entry.code}
-        component = Component(str(spec), entry.create(spec.params), settings)
+        thing = entry.create(spec.params)
+        component = Component(str(spec), thing, _identity(spec, entry, thing))
         made.append(_with_weights(component, component.made) if isinstance(component.made, nn.Module) else component)
     return made
 

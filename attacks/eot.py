@@ -1,0 +1,126 @@
+"""Expectation over transformation: any attack, each of its looks averaged over several draws of the defence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bench import Attack, AttackResult, Budget, ClipRandom, Target, register
+from bench.attack import Answer, Objective, Transform
+from bench.defended import plurality
+from bench.errors import at_least
+from bench.registry import ATTACKS
+
+
+class Expectation(Target):
+    """A randomised target seen as its average over draws. A deterministic one is asked once.
+
+    Args:
+        target: what is asked; its counters and streams stay its own.
+        draws: number of draws.
+        average: see :class:`EOT`.
+        at_once: draws that go through the network together.
+    """
+
+    def __init__(self, target: Target, draws: int, average: str, at_once: int) -> None:
+        self._inner = target
+        self.stochastic, self.decisive, self.decision = target.stochastic, target.decisive, target.decision
+        self.forwards, self.backwards = target.forwards, target.backwards
+        self._average = average
+        draws = draws if target.stochastic else 1
+        self._chunks = [min(at_once, draws - first) for first in range(0, draws, at_once)]
+
+    def ask(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Answer:
+        """The logits, and a second objective, averaged over draws; the decision is the most frequent one."""
+        answers = []
+        for count in self._chunks:
+            answer = self._inner.ask(_repeat(clips, count), self._rows(rows).repeat(count), then)
+            deviation = None if answer.deviation is None else answer.deviation.unflatten(0, (count, len(clips)))
+            decision = _by_draw(answer.decision, count, len(clips))
+            answers.append(Answer(_by_draw(answer.logits, count, len(clips)), decision, deviation))
+        logits = torch.cat([a.logits for a in answers])
+        self.decision = plurality(torch.cat([a.decision for a in answers]), logits.shape[-1])
+        deviations = [a.deviation for a in answers if a.deviation is not None]
+        return Answer(logits.mean(0), self.decision, torch.cat(deviations).mean(0) if deviations else None)
+
+    def _rows(self, rows: Tensor | None) -> Tensor:
+        return torch.arange(len(self.forwards)) if rows is None else rows
+
+    def gradient(
+        self,
+        clips: Tensor,
+        rows: Tensor | None,
+        labels: Tensor,
+        objective: Objective,
+        then: Transform | None = None,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        if self._average == "logits":
+            return super().gradient(clips, rows, labels, objective, then, weights)
+        values, decisions, gradient = [], [], torch.zeros_like(clips)
+        for count in self._chunks:
+            value, found = self._inner.gradient(
+                _repeat(clips, count), self._rows(rows).repeat(count), labels.repeat(count), objective, then, weights
+            )
+            if self._average == "gradients":
+                found = found / found.abs().mean((1, 2, 3, 4), keepdim=True).clamp_min(1e-30)
+            gradient += found.unflatten(0, (count, len(clips))).sum(0)
+            values.append(value.unflatten(0, (count, len(clips))))
+            decisions.append(_by_draw(self._inner.decision, count, len(clips)))
+        drawn = torch.cat(decisions)
+        self.decision = plurality(drawn, int(drawn.max()) + 1)
+        return torch.cat(values).mean(0), gradient / len(drawn)
+
+
+def _repeat(clips: Tensor, count: int) -> Tensor:
+    """Every clip once per draw: ``(count * b, 3, T, H, W)``."""
+    return clips.repeat(count, 1, 1, 1, 1)
+
+
+def _by_draw(answers: Tensor, count: int, clips: int) -> Tensor:
+    """Answers ``(S * count * b, ...)`` about ``S`` altered copies, to ``(count, S * b, ...)``."""
+    return answers.unflatten(0, (-1, count, clips)).transpose(0, 1).flatten(1, 2)
+
+
+@register("eot", source="Athalye et al., ICML 2018, section 4.3; averaged logits as in VideoPure's EOT+BPDA")
+class EOT(Attack):
+    """Runs another attack on the expectation over a randomised defence: each of its passes becomes ``draws`` passes.
+
+    A deterministic defence gives the same answer every time and is asked once.
+
+    Args:
+        attack: which attack, as a grid names it: ``pgd``, ``"apgd(loss='dlr')"``, ``tt``, ...
+        draws: draws per pass.
+        average: ``logits`` (the loss of the mean logits, as DiffPure's and VideoPure's code does), ``losses`` (the mean
+            loss, whose gradient is the mean of the gradients), or ``gradients`` (their mean after each is brought to
+            one size, so that a draw that is confidently right, and hardly has a gradient, counts as much as another).
+        at_once: draws that go through the network together.
+    """
+
+    def __init__(
+        self,
+        attack: str | Mapping[str, Any] = "pgd",
+        draws: int = 20,
+        average: Literal["logits", "losses", "gradients"] = "logits",
+        at_once: int = 5,
+    ) -> None:
+        at_least("draws", draws, 1)
+        at_least("at_once", at_once, 1)
+        if average not in ("logits", "losses", "gradients"):
+            raise ValueError(f"average must be logits, losses or gradients, not {average!r}")
+        self.attack: Attack = ATTACKS.create(attack)
+        self.parts = [attack]
+        self.draws, self.average, self.at_once = draws, average, at_once
+
+    def check(self, budget: Budget) -> None:
+        self.attack.check(budget)
+
+    def passes(self, budget: Budget) -> tuple[int, int]:
+        forwards, backwards = self.attack.passes(budget)
+        return self.draws * forwards, self.draws * backwards
+
+    def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
+        return self.attack.run(Expectation(target, self.draws, self.average, self.at_once), clips, labels, budget, rng)

@@ -1,0 +1,368 @@
+"""The audit: does a row of a table deserve belief?
+
+Two kinds of checks. Those on stored outcomes (this module) cost nothing and look at every clip. Those that ask the
+defended classifier again (:mod:`bench.probes`) take a few clips. Both follow Carlini et al., "On Evaluating Adversarial
+Robustness" (2019), and the flags of AutoAttack (Croce and Hein, ICML 2020).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from bench.errors import BenchError
+from bench.results import CellResult
+
+AUDIT_FILE = "_audit.json"
+
+Severity = Literal["fault", "warning", "note"]
+"""``fault``: the row's figure is too high, or means nothing. ``warning``: it may be too high. ``note``: worth
+knowing."""
+
+Grade = Literal["A", "B", "C", "F"]
+"""``A``: nothing found. ``B``: warnings. ``C``: a fault. ``F``: void, or nothing adaptive was run."""
+
+
+class Finding(BaseModel):
+    """What one check found in one row.
+
+    Attributes:
+        check: its name.
+        severity: see :data:`Severity`.
+        said: one sentence.
+        cells: attack labels concerned.
+        clips: ids of the clips concerned, in the order of the data set.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    check: str
+    severity: Severity
+    said: str
+    cells: list[str] = []
+    clips: list[str] = []
+
+
+class AuditedRow(BaseModel):
+    """Findings about one row and the grade they come to.
+
+    Attributes:
+        model, defense, budget: the row.
+        grade: see :data:`Grade`.
+        measured: ids of the cells that were looked at; with other cells the audit says nothing.
+        probed: clips that were asked again; 0 if only stored outcomes were looked at.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    defense: str
+    budget: str
+    grade: Grade
+    findings: list[Finding]
+    measured: list[str]
+    probed: int = 0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The cells of one row under one budget.
+
+    Attributes:
+        cells: by attack label, clean included.
+        bare: the undefended row's cells under the same budget.
+        others: the row's cells under the grid's other budgets, by budget and attack label.
+    """
+
+    model: str
+    defense: str
+    budget: str
+    cells: Mapping[str, CellResult]
+    bare: Mapping[str, CellResult]
+    others: Mapping[str, Mapping[str, CellResult]]
+
+    @property
+    def attacked(self) -> dict[str, CellResult]:
+        return {label: c for label, c in self.cells.items() if c.knowledge != "clean"}
+
+    def known(self, *knowledge: str) -> dict[str, CellResult]:
+        """The cells of some kinds of attacker."""
+        return {label: c for label, c in self.cells.items() if c.knowledge in knowledge}
+
+    @property
+    def randomised(self) -> bool:
+        return any(len(set(o.draws)) > 1 for c in self.cells.values() for o in c.outcomes)
+
+
+def rows_of(results: Iterable[CellResult]) -> list[Evidence]:
+    """Sorts a grid's cells into rows, one per classifier, defence and budget."""
+    results = list(results)
+    found = []
+    for model in dict.fromkeys(r.model for r in results):
+        mine = [r for r in results if r.model == model]
+        budgets = list(dict.fromkeys(r.budget for r in mine if r.budget)) or [""]
+        for defense in dict.fromkeys(r.defense for r in mine):
+
+            def select(who: str, budget: str, mine: list[CellResult] = mine) -> dict[str, CellResult]:
+                return {r.attack: r for r in mine if r.defense == who and r.budget in ("", budget)}
+
+            for budget in budgets:
+                others = {b: select(defense, b) for b in budgets if b != budget}
+                found.append(Evidence(model, defense, budget, select(defense, budget), select("none", budget), others))
+    return found
+
+
+def _broken(cell: CellResult) -> list[str]:
+    """Clips that the attack breaks: wrong more often than right."""
+    return [o.clip for o in cell.outcomes if o.chance < 0.5]
+
+
+def _right(cells: Iterable[CellResult]) -> set[str]:
+    """Clips that are right more often than wrong in all of some cells."""
+    sets = [{o.clip for o in c.outcomes if o.chance >= 0.5} for c in cells]
+    return set.intersection(*sets) if sets else set()
+
+
+def adaptive_attacks_are_there(row: Evidence) -> Finding | None:
+    """Robust* alone says what an attacker misses who does not know the defence."""
+    if row.known("adaptive") or row.defense == "none":
+        return None
+    return Finding(check="adaptive", severity="fault", said="No adaptive attack was run: this row has no Robust Acc.")
+
+
+def control_holds(row: Evidence) -> Finding | None:
+    """The zero-budget control, see :class:`bench.outcome.Control`."""
+    failed = {label: c.control.said for label, c in row.cells.items() if c.control is not None and not c.control.passed}
+    if failed:
+        said = "; ".join(f"{label}: {words}" for label, words in failed.items())
+        return Finding(check="control", severity="fault", said=f"With a budget of 0, {said}.", cells=list(failed))
+    unproven = [label for label, c in row.known("adaptive").items() if c.control is None and row.defense != "none"]
+    if unproven:
+        said = "No zero-budget control was run: run the grid again without --control 0."
+        return Finding(check="control", severity="warning", said=said, cells=unproven)
+    return None
+
+
+def outcomes_are_valid(row: Evidence) -> Finding | None:
+    """Clips that broke their budget, were missing or raised; they count as not robust, but show a defect."""
+    flawed = {label: [o.clip for o in c.outcomes if o.status != "ok"] for label, c in row.cells.items()}
+    flawed = {label: clips for label, clips in flawed.items() if clips}
+    if not flawed:
+        return None
+    first = next(o for c in row.cells.values() for o in c.outcomes if o.status != "ok")
+    total = sum(len(clips) for clips in flawed.values())
+    return Finding(
+        check="outcomes",
+        severity="fault",
+        said=f"{total} outcomes are not valid; the first, {first.status}: {first.error}.",
+        cells=list(flawed),
+        clips=list(dict.fromkeys(clip for clips in flawed.values() for clip in clips)),
+    )
+
+
+def knowing_more_helps(row: Evidence) -> Finding | None:
+    """An attacker who knows the defence can do whatever one who does not can. Where the latter does better on a clip,
+    the
+    adaptive attack was stuck: the sign of a masked gradient."""
+    adaptive, blind = row.known("adaptive"), row.known("black-box", "gray-box")
+    if not adaptive or not blind:
+        return None
+    survivors = _right(adaptive.values())
+    lost = [clip for clip in dict.fromkeys(c for cell in blind.values() for c in _broken(cell)) if clip in survivors]
+    if not lost:
+        return None
+    gained = [clip for cell in adaptive.values() for clip in _broken(cell) if clip in _right(blind.values())]
+    worse = len(lost) > len(set(gained))
+    return Finding(
+        check="knowing more",
+        severity="fault" if worse else "warning",
+        said=f"{len(lost)} clips fall to attacks that do not know the defence and survive all that do"
+        + (f", only {len(set(gained))} the other way round." if worse else "."),
+        cells=list(blind),
+        clips=lost,
+    )
+
+
+def attacks_beat_noise(row: Evidence) -> Finding | None:
+    """Random noise of the same size must not break what the attacks leave."""
+    noise, adaptive = row.known("noise"), row.known("adaptive")
+    if not noise or not adaptive:
+        return None
+    survivors, clean = _right(adaptive.values()), _right(row.known("clean").values())
+    lost = [clip for cell in noise.values() for clip in _broken(cell) if clip in survivors & clean]
+    if not lost:
+        return None
+    said = f"{len(lost)} clips fall to random noise and survive all adaptive attacks."
+    return Finding(check="noise", severity="fault", said=said, cells=list(noise), clips=lost)
+
+
+def attacks_work_undefended(row: Evidence) -> Finding | None:
+    """An attack that fails on the bare classifier says nothing about a defence."""
+    weak = {}
+    for label in row.known("adaptive", "gray-box"):
+        bare = row.bare.get(label)
+        if bare is not None and bare.score.accuracy > 50:
+            weak[label] = bare.score.accuracy
+    if not weak:
+        return None
+    said = "; ".join(f"{label} leaves {accuracy:.0f} %" for label, accuracy in weak.items())
+    return Finding(
+        check="bare classifier", severity="warning", said=f"Undefended, {said}: too weak here.", cells=list(weak)
+    )
+
+
+def losses_rise(row: Evidence) -> Finding | None:
+    """An attack whose loss does not rise on the clips it leaves was not climbing (VideoPure's figures 4 and 5)."""
+    flat: dict[str, list[str]] = {}
+    for label, cell in row.known("adaptive").items():
+        stuck, looked = [], 0
+        for o in cell.outcomes:
+            seen = [v for v in o.trace if v is not None]
+            if o.attacked and o.chance >= 0.5 and len(seen) >= 4:
+                looked += 1
+                quarter = len(seen) // 4
+                rise = sum(seen[-quarter:]) / quarter - sum(seen[:quarter]) / quarter
+                if rise <= 1e-3 * max(1.0, abs(seen[0])):
+                    stuck.append(o.clip)
+        if looked and 2 * len(stuck) > looked:
+            flat[label] = stuck
+    if not flat:
+        return None
+    said = "; ".join(f"{label}: {len(clips)} clips" for label, clips in flat.items())
+    return Finding(
+        check="loss",
+        severity="warning",
+        said=f"The attack's loss does not rise on most of the clips it leaves ({said}).",
+        cells=list(flat),
+        clips=list(dict.fromkeys(clip for clips in flat.values() for clip in clips)),
+    )
+
+
+def larger_budgets_break_more(row: Evidence) -> Finding | None:
+    """The same attack with a larger budget of the same norm must leave fewer clips."""
+    lost: dict[str, list[str]] = {}
+    for label, cell in row.attacked.items():
+        mine = cell.settings.get("budget") or {}
+        for other in row.others.values():
+            larger = other.get(label)
+            theirs = (larger.settings.get("budget") or {}) if larger is not None else {}
+            if larger is None or theirs.get("norm") != mine.get("norm") or theirs["size"] <= mine["size"]:
+                continue
+            back = [clip for clip in _broken(cell) if clip in _right([larger])]
+            if larger.score.correct > cell.score.correct + 1:
+                lost[label] = back
+    if not lost:
+        return None
+    clips = list(dict.fromkeys(clip for broken in lost.values() for clip in broken))
+    said = f"Under a larger budget {', '.join(lost)} breaks fewer clips; {len(clips)} are right again."
+    return Finding(check="budget", severity="fault", said=said, cells=list(lost), clips=clips)
+
+
+def single_steps_are_weaker(row: Evidence) -> Finding | None:
+    """One step must not break what many steps with the same gradient leave."""
+    lost: dict[str, list[str]] = {}
+    for label, cell in row.attacked.items():
+        if (cell.settings.get("attack") or {}).get("name") != "fgsm":
+            continue
+        iterative = [
+            c
+            for c in row.attacked.values()
+            if c is not cell and (c.gradient, c.knowledge) == (cell.gradient, cell.knowledge) and c.score.clips
+        ]
+        survivors = _right(iterative) if iterative else set()
+        back = [clip for clip in _broken(cell) if clip in survivors]
+        if back:
+            lost[label] = back
+    if not lost:
+        return None
+    clips = list(dict.fromkeys(clip for broken in lost.values() for clip in broken))
+    said = f"{len(clips)} clips fall to a single step ({', '.join(lost)}) and survive every iterative attack."
+    return Finding(check="single step", severity="warning", said=said, cells=list(lost), clips=clips)
+
+
+def randomness_is_averaged(row: Evidence) -> Finding | None:
+    """Against a randomised defence one draw per step is a noisy gradient: an adaptive attack must average several."""
+    adaptive = row.known("adaptive")
+    if not row.randomised or not adaptive:
+        return None
+    averaged = [c for c in adaptive.values() if (c.settings.get("attack") or {}).get("name") in ("eot", "autoattack")]
+    if averaged:
+        return None
+    return Finding(
+        check="randomness",
+        severity="warning",
+        said="The defence is randomised and no adaptive attack averages over its draws: add EOT.",
+        cells=list(adaptive),
+    )
+
+
+CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
+    adaptive_attacks_are_there,
+    control_holds,
+    outcomes_are_valid,
+    knowing_more_helps,
+    attacks_beat_noise,
+    attacks_work_undefended,
+    losses_rise,
+    larger_budgets_break_more,
+    single_steps_are_weaker,
+    randomness_is_averaged,
+)
+
+
+def grade(findings: Sequence[Finding]) -> Grade:
+    """What findings come to, see :data:`Grade`."""
+    faults = [f.check for f in findings if f.severity == "fault"]
+    if "control" in faults or "adaptive" in faults:
+        return "F"
+    if faults:
+        return "C"
+    return "B" if any(f.severity == "warning" for f in findings) else "A"
+
+
+def examine(row: Evidence, probed: Sequence[Finding] = (), clips: int = 0) -> AuditedRow:
+    """All checks on one row's outcomes, with what was found by asking again."""
+    findings = [f for check in CHECKS if (f := check(row)) is not None] + list(probed)
+    order = ("fault", "warning", "note")
+    findings.sort(key=lambda f: order.index(f.severity))
+    measured = sorted(c.cell for c in row.cells.values())
+    return AuditedRow(
+        model=row.model,
+        defense=row.defense,
+        budget=row.budget,
+        grade=grade(findings),
+        findings=findings,
+        measured=measured,
+        probed=clips,
+    )
+
+
+def write_audit(folder: Path, rows: Sequence[AuditedRow]) -> Path:
+    """Writes the audit beside the results it is about; rows that were not audited this time stay."""
+    path = folder / AUDIT_FILE
+    mine = {(r.model, r.defense, r.budget) for r in rows}
+    kept = [r for r in read_audit(folder) if (r.model, r.defense, r.budget) not in mine]
+    text = json.dumps([r.model_dump() for r in (*kept, *rows)], indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def read_audit(folder: Path) -> list[AuditedRow]:
+    """The audit of a results folder; nothing if there is none.
+
+    Raises:
+        BenchError: the file is damaged.
+    """
+    path = folder / AUDIT_FILE
+    if not path.is_file():
+        return []
+    try:
+        return [AuditedRow.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise BenchError(f"{path} is not a valid audit: {reason}; delete it and run bench audit again.") from error

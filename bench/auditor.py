@@ -1,0 +1,82 @@
+"""Audits a grid: its stored outcomes, and a few clips asked again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+
+from bench.audit import AuditedRow, Evidence, examine, rows_of
+from bench.budgets import Budget
+from bench.defended import DefendedClassifier, why_not
+from bench.plan import Plan
+from bench.probes import Suspect, probe
+from bench.results import CellResult
+
+
+def _maker(defended: DefendedClassifier, device: torch.device) -> Callable[[], DefendedClassifier]:
+    """Makes copies of a defended classifier that was never asked anything. Weights are shared, all else is not."""
+    defended.to(device)
+
+    def make() -> DefendedClassifier:
+        weights: dict[int, object] = {id(p): p for p in defended.parameters()}
+        return copy.deepcopy(defended, weights)
+
+    return make
+
+
+def _suspect(plan: Plan, row: Evidence, clips: int, gradient: str, device: torch.device) -> Suspect | None:
+    """What of a row is asked again: its first clips that are right without an attack."""
+    cell = next((c for c in plan.cells if (c.model.label, c.defense.label) == (row.model, row.defense)), None)
+    clean = row.known("clean").get("clean")
+    budgets = {str(b): b for b in map(Budget.parse, plan.grid.budgets)}
+    if cell is None or clean is None or row.budget not in budgets:
+        return None
+    right = {o.clip for o in clean.outcomes if o.chance >= 0.5}
+    refs = [r for r in plan.refs if r.id in right][:clips]
+    if not refs:
+        return None
+    if gradient == "auto":
+        gradient = "exact" if why_not(cell.defense.made, "exact") is None else "bpda"
+    return Suspect(
+        _maker(cell.defended, device),
+        torch.stack([plan.dataset.load(r) for r in refs]).to(device),
+        [r.id for r in refs],
+        torch.tensor([r.label for r in refs], device=device),
+        gradient,
+        budgets[row.budget],
+    )
+
+
+def audit(
+    plan: Plan,
+    results: Sequence[CellResult],
+    *,
+    clips: int = 8,
+    gradient: str = "auto",
+    device: torch.device | str = "cpu",
+    working_on: Callable[[Evidence], None] = lambda row: None,
+) -> list[AuditedRow]:
+    """Audits every row of some results.
+
+    Args:
+        plan: of the grid; only its rows that have results are audited.
+        results: of the grid.
+        clips: how many of each row are asked again; 0 looks at the stored outcomes alone.
+        gradient: how the probes differentiate the defence: a gradient, or ``auto``: exact where it exists, else bpda.
+        working_on: told of each row before it is audited.
+
+    Raises:
+        BenchError: the gradient does not exist for a defence.
+    """
+    wanted = {(c.model.label, c.defense.label) for c in plan.cells}
+    audited = []
+    for row in rows_of(results):
+        if (row.model, row.defense) not in wanted:
+            continue
+        working_on(row)
+        suspect = _suspect(plan, row, clips, gradient, torch.device(device)) if clips else None
+        found = probe(suspect) if suspect is not None else []
+        audited.append(examine(row, found, len(suspect.ids) if suspect is not None else 0))
+    return audited

@@ -1,0 +1,310 @@
+"""Probes of the audit: short questions to a defended classifier that stored outcomes cannot answer.
+
+Each looks for one way in which a defence can seem robust without being so. They follow Carlini et al., "On Evaluating
+Adversarial Robustness" (2019), section 3, AutoAttack's flags (Croce and Hein, ICML 2020), and Athalye et al. (ICML
+2018) for what masks a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.audit import Finding, Severity
+from bench.budgets import Budget
+from bench.defended import DefendedClassifier, why_not
+from bench.losses import cross_entropy
+from bench.registry import ATTACKS
+from bench.seeds import ClipRandom
+
+# Logits of unit length that differ by more than this are different answers (AutoAttack's threshold).
+_SAME = 1e-4
+# Draws that decide whether a clip is broken.
+_DRAWS = 10
+LARGE = 64 / 255
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """What is probed.
+
+    Attributes:
+        make: makes the defended classifier anew, with nothing in its memory.
+        clips: clean, ``(n, 3, T, H, W)``; ids, labels ``(n,)``: theirs. All are right without an attack.
+        gradient: how the attacker differentiates the defence.
+        budget: of the row.
+    """
+
+    make: Callable[[], DefendedClassifier]
+    clips: Tensor
+    ids: Sequence[str]
+    labels: Tensor
+    gradient: str
+    budget: Budget
+
+    def named(self, which: Tensor) -> list[str]:
+        """Ids of the clips where ``which (n,)`` is true."""
+        return [i for i, hit in zip(self.ids, which.tolist(), strict=True) if hit]
+
+    def shares(self, defended: DefendedClassifier, clips: Tensor, key: str) -> Tensor:
+        """Share of fresh draws in which each clip is right, ``(n,)``."""
+        draws = _DRAWS if defended.stochastic else 1
+        right = [
+            defended.decide(clips, ClipRandom.for_clips(self.ids, "audit", key, draw)).prediction == self.labels.cpu()
+            for draw in range(draws)
+        ]
+        return torch.stack(right).double().mean(0)
+
+    def attacked(self, attack: str, budget: Budget, gradient: str | None = None, key: str = "") -> Tensor:
+        """Adversarial clips of an attack through the defence."""
+        defended = self.make().with_gradient(gradient or self.gradient)
+        target = defended.target(ClipRandom.for_clips(self.ids, "audit", attack, key, "defence"))
+        rng = ClipRandom.for_clips(self.ids, "audit", attack, key)
+        return ATTACKS.create(attack)(target, self.clips, self.labels, budget, rng).clips
+
+    def broken_by(self, attack: str, budget: Budget, gradient: str | None = None) -> Tensor:
+        """Which clips an attack through the defence breaks: wrong in most fresh draws, ``bool (n,)``."""
+        clips = self.attacked(attack, budget, gradient)
+        return self.shares(self.make(), clips, f"judge {attack}") < 0.5
+
+    def logits(self, defended: DefendedClassifier, clips: Tensor, key: object) -> Tensor:
+        """What the defended classifier answers to one draw, on the CPU."""
+        with torch.no_grad():
+            return defended(clips, ClipRandom.for_clips(self.ids, "audit", key)).double().cpu()
+
+    def noisy(self) -> Tensor:
+        """The clips with random noise of the budget's size."""
+        rng = ClipRandom.for_clips(self.ids, "audit", "noise")
+        return self.budget.geometry.random_start(self.clips, self.budget.size, rng)
+
+
+def _unit(logits: Tensor) -> Tensor:
+    return logits / logits.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def _differ(one: Tensor, other: Tensor) -> Tensor:
+    """Rows of logits that are not the same answer, ``bool (n,)``."""
+    return ~((_unit(one) - _unit(other)).abs().amax(1) <= _SAME)
+
+
+def randomness_is_declared(suspect: Suspect) -> Finding | None:
+    """All randomness must come from the generator passed in, and be declared: attacks stop at the first success against
+    a defence that says it is deterministic, and one that draws elsewhere cannot be judged twice alike."""
+    defended = suspect.make()
+    same = suspect.logits(defended, suspect.clips, 0)
+    again = [suspect.logits(suspect.make(), suspect.clips, 0) for _ in range(2)]
+    other = [suspect.logits(suspect.make(), suspect.clips, seed) for seed in range(1, 5)]
+    hidden = torch.stack([_differ(same, a) for a in again]).any(0)
+    drawn = torch.stack([_differ(same, o) for o in other]).any(0)
+    if hidden.any():
+        said = "The same question with the same seed gets different answers: randomness does not come from rng."
+        return Finding(check="hidden randomness", severity="fault", said=said, clips=suspect.named(hidden))
+    if drawn.any() and not defended.stochastic:
+        said = "Answers depend on the seed, but the defence says stochastic = False: attacks stop at a lucky draw."
+        return Finding(check="hidden randomness", severity="fault", said=said, clips=suspect.named(drawn))
+    return None
+
+
+def memory_is_empty(suspect: Suspect) -> Finding | None:
+    """An answer must not depend on earlier questions: a defence that remembers the clean clip, or counts, is not one
+    that meets an attacker's clip first."""
+    noisy = suspect.noisy()
+    fresh = suspect.logits(suspect.make(), noisy, 0)
+    used = suspect.make()
+    suspect.logits(used, suspect.clips, 0)
+    for _ in range(3):
+        suspect.logits(used, noisy, 1)
+    suspect.logits(used, suspect.clips, 2)
+    found = _differ(fresh, suspect.logits(used, noisy, 0))
+    if not found.any():
+        return None
+    said = "The answer to a clip depends on what was asked before it."
+    return Finding(check="memory", severity="fault", said=said, clips=suspect.named(found))
+
+
+def clips_are_independent(suspect: Suspect) -> Finding | None:
+    """A clip's answer must not depend on the other clips of its batch."""
+    if len(suspect.clips) < 2:
+        return None
+    together = suspect.logits(suspect.make(), suspect.clips, 0)
+    with torch.no_grad():
+        defended = suspect.make()
+        alone = torch.cat(
+            [
+                defended(suspect.clips[i : i + 1], ClipRandom.for_clips([suspect.ids[i]], "audit", 0)).double().cpu()
+                for i in range(len(suspect.ids))
+            ]
+        )
+    found = ~((_unit(together) - _unit(alone)).abs().amax(1) <= 100 * _SAME)
+    if not found.any():
+        return None
+    said = "A clip's answer depends on the other clips of its batch."
+    return Finding(check="batch", severity="fault", said=said, clips=suspect.named(found))
+
+
+def outputs_are_logits(suspect: Suspect) -> Finding | None:
+    """Probabilities in place of logits: the loss saturates, and its gradient vanishes, at confident answers."""
+    defended = suspect.make()
+    with torch.no_grad():
+        raw = defended.vote_logits(suspect.clips, ClipRandom.for_clips(suspect.ids, "audit", 0)).double()
+    sums = (raw.sum(-1) - 1).abs().amax() < 1e-5
+    if not bool(sums & (raw >= 0).all() & (raw <= 1).all()):
+        return None
+    said = "The classifier returns probabilities instead of logits: losses saturate where it is confident."
+    return Finding(check="softmax", severity="warning", said=said)
+
+
+@contextmanager
+def _watch_autograd(seen: list[str]) -> Iterator[None]:
+    grad, backward = torch.autograd.grad, torch.autograd.backward
+
+    def watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            seen.append(name)
+            return real(*args, **kwargs)
+
+        return call
+
+    torch.autograd.grad = watched("grad", grad)
+    torch.autograd.backward = watched("backward", backward)
+    try:
+        yield
+    finally:
+        torch.autograd.grad, torch.autograd.backward = grad, backward
+
+
+def nothing_is_optimised(suspect: Suspect) -> Finding | None:
+    """A defence that differentiates while it answers adapts to the attack; standard attacks do not (Croce et al., ICML
+    2022). A closed form of the same optimisation is not noticed."""
+    seen: list[str] = []
+    defended = suspect.make()
+    with _watch_autograd(seen), torch.enable_grad():
+        defended.candidates(suspect.clips[:1], ClipRandom.for_clips(suspect.ids[:1], "audit", 0))
+    if not seen:
+        return None
+    said = (
+        "The defence computes gradients while it answers: attack through its optimisation, and transfer from the model."
+    )
+    return Finding(check="dynamic", severity="note", said=said)
+
+
+def gradients_lead_uphill(suspect: Suspect) -> list[Finding]:
+    """The gradient that the attacker follows must exist, be finite, and point where the loss rises.
+
+    A step of a quarter of an intensity level along its sign is compared with the rise it promises, averaged over the
+    same draws. Where most clips gain less than a tenth, the gradient belongs to another function than the one that
+    answers.
+    """
+    noisy = suspect.noisy()
+    defended = suspect.make().with_gradient(suspect.gradient)
+    draws = _DRAWS if defended.stochastic else 1
+    step = 0.25 / 255
+    promised = torch.zeros(len(suspect.ids), dtype=torch.float64)
+    gained = torch.zeros_like(promised)
+    unusable = torch.zeros(len(suspect.ids), dtype=torch.bool)
+    for draw in range(draws):
+        rng = ClipRandom.for_clips(suspect.ids, "audit", "slope", draw)
+        target = defended.target(rng.clone())
+        value, gradient = target.gradient(noisy, None, suspect.labels, cross_entropy)
+        size = gradient.flatten(1).double().abs()
+        unusable |= ~torch.isfinite(size).all(1).cpu() | (size.amax(1) == 0).cpu()
+        moved = (noisy + step * torch.nan_to_num(gradient).sign()).clamp(0, 1)
+        with torch.no_grad():
+            after = cross_entropy(defended(moved, rng.clone()), suspect.labels)
+        promised += ((moved - noisy).abs().double() * torch.nan_to_num(gradient).double().abs()).flatten(1).sum(1).cpu()
+        gained += (after - value).double().cpu()
+    findings = []
+    if unusable.any():
+        said = (
+            f"The {suspect.gradient} gradient is zero or not finite on {int(unusable.sum())} of {len(unusable)} clips."
+        )
+        findings.append(Finding(check="gradient", severity="fault", said=said, clips=suspect.named(unusable)))
+    # Where the loss is flat to rounding, rise and promise are both nothing.
+    steep = ~unusable & (promised > 1e-6 * draws)
+    down, idle = steep & (gained < -0.1 * promised), steep & (gained.abs() <= 0.1 * promised)
+    for which, words in ((down, "falls"), (idle, "hardly moves")):
+        if 2 * int(which.sum()) > int(steep.sum()):
+            said = (
+                f"The loss {words} along the {suspect.gradient} gradient on {int(which.sum())} of {int(steep.sum())} "
+                "clips: it is not the gradient of what answers."
+            )
+            severity: Severity = "fault" if suspect.gradient == "exact" else "warning"
+            findings.append(Finding(check="slope", severity=severity, said=said, clips=suspect.named(which)))
+    return findings
+
+
+def everything_falls_to_a_large_budget(suspect: Suspect) -> Finding | None:
+    """At 64/255 every frame can be made gray-ish noise: what is still right above chance is right for another
+    reason."""
+    if suspect.budget.norm != "linf":
+        return None
+    defended = suspect.make()
+    with torch.no_grad():
+        classes = defended(suspect.clips[:1], ClipRandom.for_clips(suspect.ids[:1], "audit", 0)).shape[1]
+    clips = suspect.attacked("pgd", replace(suspect.budget, size=LARGE, step_size=None), key="large")
+    shares = suspect.shares(suspect.make(), clips, "large")
+    chance = 1 / classes
+    expected = len(shares) * chance
+    spread = (len(shares) * chance * (1 - chance)) ** 0.5
+    if float(shares.sum()) <= expected + 2 * spread:
+        return None
+    said = f"{shares.sum():.3g} of {len(shares)} clips are right at 64/255; chance would be {expected:.2g}."
+    return Finding(check="large budget", severity="fault", said=said, clips=suspect.named(shares >= 0.5))
+
+
+def the_attack_has_converged(suspect: Suspect) -> list[Finding]:
+    """More effort, other losses, one step, no gradient at all: none may break much that the row's attack leaves."""
+    label = "eot(draws=10)" if suspect.make().stochastic else "pgd"
+    broken = suspect.broken_by(label, suspect.budget)
+    more = replace(suspect.budget, steps=2 * suspect.budget.steps, restarts=2)
+    findings = []
+    gain = suspect.broken_by(label, more) & ~broken
+    if int(gain.sum()) > 1:
+        said = f"Twice the steps and restarts break {int(gain.sum())} clips more: the attack has not converged."
+        findings.append(Finding(check="convergence", severity="warning", said=said, clips=suspect.named(gain)))
+    one = suspect.broken_by("fgsm", suspect.budget) & ~broken
+    if one.any():
+        said = f"A single step breaks {int(one.sum())} clips that {suspect.budget.steps} steps leave."
+        findings.append(Finding(check="single step", severity="warning", said=said, clips=suspect.named(one)))
+    others = [g for g in ("bpda", "bpda-negated", "exact") if g != suspect.gradient]
+    for gradient in others:
+        if why_not(suspect.make().defense, gradient) is not None:
+            continue
+        found = suspect.broken_by("pgd", suspect.budget, gradient) & ~broken
+        if int(found.sum()) > 1:
+            said = f"PGD+{gradient} breaks {int(found.sum())} clips that PGD+{suspect.gradient} leaves."
+            findings.append(Finding(check="other gradient", severity="warning", said=said, clips=suspect.named(found)))
+    if suspect.budget.norm in ("linf", "l2"):
+        found = suspect.broken_by("square(queries=200)", suspect.budget) & ~broken
+        if found.any():
+            said = f"Square, which uses no gradient, breaks {int(found.sum())} clips that {label} leaves."
+            findings.append(Finding(check="black box", severity="fault", said=said, clips=suspect.named(found)))
+    return findings
+
+
+def probe(suspect: Suspect) -> list[Finding]:
+    """All probes. One that raises is itself a finding: whatever it met, an attack would meet too."""
+    findings: list[Finding] = []
+    for look in (
+        randomness_is_declared,
+        memory_is_empty,
+        clips_are_independent,
+        outputs_are_logits,
+        nothing_is_optimised,
+        gradients_lead_uphill,
+        everything_falls_to_a_large_budget,
+        the_attack_has_converged,
+    ):
+        try:
+            found = look(suspect)
+        except RuntimeError as error:  # what networks and autograd raise; anything else is our bug
+            reason = str(error).strip().splitlines()
+            said = f"{look.__name__.replace('_', ' ')}: cannot be told, {reason[0] if reason else 'no message'}."
+            found = Finding(check="gradient", severity="fault", said=said)
+        findings += found if isinstance(found, list) else [found] if found is not None else []
+    return findings

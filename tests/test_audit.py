@@ -1,0 +1,266 @@
+"""The audit: planted frauds are exposed, honest defences are not accused, and each check knows what it looks for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Answer
+from helpers import level_classifier
+from test_run import run_plan
+
+from bench import BenchError
+from bench.audit import AuditedRow, Evidence, Finding, examine, grade, read_audit, rows_of, write_audit
+from bench.auditor import audit
+from bench.grid import read_grid
+from bench.outcome import Control, Outcome
+from bench.plan import make_plan
+from bench.results import CellResult, Score
+
+Write = Callable[..., Path]
+ATTACKS = "[clean, noise, PGD, PGD+BPDA, PGD+exact]"
+
+
+def audited(path: Path, folder: Path, clips: int = 6) -> dict[str, AuditedRow]:
+    """Runs a grid with its controls, audits it; rows by defence."""
+    plan = make_plan(read_grid(path))
+    results = run_plan(plan, folder, control=4)
+    # What is audited was never asked anything: a plan of its own.
+    return {row.defense: row for row in audit(make_plan(read_grid(path)), results, clips=clips)}
+
+
+def named(row: AuditedRow, severity: str = "fault") -> set[str]:
+    return {f.check for f in row.findings if f.severity == severity}
+
+
+def with_defense(gray_grid: Write, name: str, attacks: str = ATTACKS) -> Path:
+    return gray_grid(('"helpers:Identity"', f'"{name}"'), (ATTACKS, attacks), ("size: 0.15", "size: 0.12"))
+
+
+@pytest.mark.parametrize(
+    ("fraud", "check"),
+    [
+        ("DetachedGradient", "gradient"),
+        ("Rounding", "gradient"),
+        ("Saturated", "gradient"),
+        ("ReversedGradient", "slope"),
+        ("ExplodingGradient", "gradient"),
+        ("SecretlyRandom", "hidden randomness"),
+        ("RandomElsewhere", "hidden randomness"),
+        ("Remembering", "memory"),
+        ("Leaking", "batch"),
+    ],
+)
+def test_planted_frauds_are_exposed(gray_grid: Write, tmp_path: Path, fraud: str, check: str) -> None:
+    attacks = "[PGD, PGD+exact]" if fraud == "Saturated" else ATTACKS
+    row = audited(with_defense(gray_grid, f"frauds:{fraud}", attacks), tmp_path)[f"frauds:{fraud}"]
+    assert check in named(row), row.findings
+    assert row.grade in ("C", "F")
+
+
+@pytest.mark.parametrize("fraud", ["Rounding", "ReversedGradient", "ExplodingGradient", "DetachedGradient"])
+def test_the_default_adaptive_set_breaks_masked_gradients(gray_grid: Write, tmp_path: Path, fraud: str) -> None:
+    """The exact gradient alone leaves them standing or fails; BPDA, which is in every shipped grid, does not."""
+    plan = make_plan(read_grid(with_defense(gray_grid, f"frauds:{fraud}")))
+    found = {(r.defense, r.attack): r for r in run_plan(plan, tmp_path)}
+    assert found[f"frauds:{fraud}", "clean"].score.correct == 6
+    assert found[f"frauds:{fraud}", "PGD+BPDA"].score.correct == 0
+    exact = found[f"frauds:{fraud}", "PGD+exact"].score
+    assert exact.correct + exact.flawed == 6 or exact.correct < 6
+
+
+def test_saturated_probabilities_are_noticed(gray_grid: Write, tmp_path: Path) -> None:
+    row = audited(with_defense(gray_grid, "frauds:Saturated", "[PGD, PGD+exact]"), tmp_path)["frauds:Saturated"]
+    assert "softmax" in named(row, "warning")
+
+
+def test_a_defence_that_optimises_while_it_answers_is_noted(gray_grid: Write, tmp_path: Path) -> None:
+    row = audited(with_defense(gray_grid, "frauds:Adapting"), tmp_path)["frauds:Adapting"]
+    assert "dynamic" in named(row, "note")
+
+
+@pytest.mark.parametrize("honest", ["helpers:Identity", "helpers:Doubled", "gaussian_noise(sigma=0.02)"])
+def test_honest_defences_are_not_accused(gray_grid: Write, tmp_path: Path, honest: str) -> None:
+    attacks = "[noise, PGD, PGD+exact]"
+    if honest.startswith("gauss"):
+        attacks = "[noise, PGD, {attack: {name: eot, draws: 4}, gradient: exact, label: EOT+exact}]"
+    rows = audited(with_defense(gray_grid, honest, attacks), tmp_path)
+    for row in rows.values():
+        assert row.grade == "A", row.findings
+        assert row.probed == 6
+
+
+def outcome(clip: str, right: bool, **more: Any) -> Outcome:
+    return Outcome(clip=clip, label=1, prediction=int(right), correct=right, attacked=True, **more)
+
+
+def cell(
+    attack: str,
+    right: str,
+    knowledge: str = "adaptive",
+    *,
+    budget: str = "linf 4/255",
+    size: float = 4 / 255,
+    name: str = "pgd",
+    control: Control | None = None,
+    gradient: str = "bpda",
+    defense: str = "d",
+    traces: dict[str, list[float]] | None = None,
+    draws: dict[str, list[int]] | None = None,
+) -> CellResult:
+    """A cell on clips a, b, c, d of which those in ``right`` are right."""
+    outcomes = [outcome(c, c in right, trace=(traces or {}).get(c, []), draws=(draws or {}).get(c, [])) for c in "abcd"]
+    clean = knowledge == "clean"
+    return CellResult(
+        cell=f"{defense}-{attack}-{budget}",
+        dataset="s",
+        model="m",
+        defense=defense,
+        attack=attack,
+        knowledge=knowledge,
+        gradient="none" if clean else gradient,
+        budget="" if clean else budget,
+        settings={"attack": {"name": name}, "budget": {"norm": "linf", "size": size}},
+        score=Score.of(outcomes),
+        control=control,
+        outcomes=outcomes,
+    )
+
+
+PASSED = Control(clips=4, passed=True, said="")
+CLEAN = cell("clean", "abcd", "clean")
+
+
+def row_of(*cells: CellResult) -> Evidence:
+    return next(r for r in rows_of([CLEAN, *cells]) if r.defense == "d")
+
+
+def found(*cells: CellResult) -> dict[str, Finding]:
+    return {f.check: f for f in examine(row_of(*cells)).findings}
+
+
+def test_nothing_is_found_where_nothing_is_wrong() -> None:
+    row = examine(row_of(cell("PGD", "abc", "gray-box"), cell("PGD+BPDA", "a", control=PASSED)))
+    assert (row.grade, row.findings) == ("A", [])
+
+
+def test_a_row_without_an_adaptive_attack_has_no_grade() -> None:
+    row = examine(row_of(cell("PGD", "ab", "gray-box")))
+    assert row.grade == "F"
+    assert [f.check for f in row.findings] == ["adaptive"]
+
+
+def test_transfer_that_beats_the_adaptive_attack_names_its_clips() -> None:
+    finding = found(cell("PGD", "a", "gray-box"), cell("PGD+BPDA", "abc", control=PASSED))["knowing more"]
+    assert (finding.severity, finding.clips) == ("fault", ["b", "c"])
+    weaker = found(cell("PGD", "abd", "gray-box"), cell("PGD+BPDA", "c", control=PASSED))["knowing more"]
+    assert (weaker.severity, weaker.clips) == ("warning", ["c"])
+
+
+def test_noise_that_beats_the_attacks() -> None:
+    finding = found(cell("noise", "ab", "noise"), cell("PGD+BPDA", "abcd", control=PASSED))["noise"]
+    assert (finding.severity, finding.clips) == ("fault", ["c", "d"])
+
+
+def test_controls_that_failed_or_were_not_run() -> None:
+    failed = Control(clips=4, passed=False, said="2 of 4 clips are answered differently")
+    assert found(cell("PGD+BPDA", "a", control=failed))["control"].severity == "fault"
+    assert examine(row_of(cell("PGD+BPDA", "a", control=failed))).grade == "F"
+    assert found(cell("PGD+BPDA", "a"))["control"].severity == "warning"
+
+
+def test_an_attack_that_fails_on_the_bare_classifier() -> None:
+    finding = found(cell("PGD+BPDA", "abcd", control=PASSED), cell("PGD+BPDA", "abc", defense="none"))[
+        "bare classifier"
+    ]
+    assert "75 %" in finding.said
+
+
+def test_losses_that_do_not_rise() -> None:
+    flat, rising = [-3.0, -3.1, -2.9, -3.0], [-3.0, -2.0, -1.5, -1.0]
+    stuck = cell("PGD+BPDA", "abc", control=PASSED, traces={"a": flat, "b": flat, "c": rising, "d": flat})
+    assert found(stuck)["loss"].clips == ["a", "b"]
+    climbing = cell("PGD+BPDA", "abc", control=PASSED, traces={"a": rising, "b": rising, "c": flat})
+    assert "loss" not in found(climbing)
+
+
+def test_a_larger_budget_that_breaks_fewer_clips() -> None:
+    small = cell("PGD+BPDA", "a", control=PASSED)
+    large = cell("PGD+BPDA", "abc", budget="linf 8/255", size=8 / 255, control=PASSED)
+    finding = found(small, large)["budget"]
+    assert (finding.severity, finding.clips) == ("fault", ["b", "c"])
+    assert "budget" not in found(
+        cell("PGD+BPDA", "abc", control=PASSED),
+        cell("PGD+BPDA", "a", budget="linf 8/255", size=8 / 255, control=PASSED),
+    )
+
+
+def test_a_single_step_that_beats_many() -> None:
+    finding = found(cell("PGD+BPDA", "abc", control=PASSED), cell("FGSM+BPDA", "ad", name="fgsm", control=PASSED))
+    assert finding["single step"].clips == ["b", "c"]
+
+
+def test_randomness_wants_an_average() -> None:
+    drawn = {c: [1, 0, 1, 1] for c in "abcd"}
+    assert "randomness" in found(cell("PGD+BPDA", "abcd", control=PASSED, draws=drawn))
+    averaged = cell("EOT+BPDA", "abcd", control=PASSED, draws=drawn, name="eot")
+    assert "randomness" not in found(averaged)
+
+
+@pytest.mark.parametrize(
+    ("severities", "mark"),
+    [([], "A"), (["note"], "A"), (["note", "warning"], "B"), (["warning", "fault"], "C")],
+)
+def test_grades(severities: list[Any], mark: str) -> None:
+    assert grade([Finding(check="x", severity=s, said="") for s in severities]) == mark
+
+
+def test_audits_are_kept_row_by_row(tmp_path: Path) -> None:
+    one, two = examine(row_of(cell("PGD+BPDA", "a", control=PASSED))), examine(row_of(cell("PGD", "a", "gray-box")))
+    other = two.model_copy(update={"defense": "e"})
+    write_audit(tmp_path, [one, other])
+    write_audit(tmp_path, [two])
+    assert [(r.defense, r.grade) for r in read_audit(tmp_path)] == [("e", "F"), ("d", "F")]
+    (tmp_path / "_audit.json").write_text("[{}]")
+    with pytest.raises(BenchError, match=r"_audit\.json is not a valid audit"):
+        read_audit(tmp_path)
+
+
+def test_the_command_writes_grades_that_the_leaderboard_shows(
+    bench: Callable[..., Answer], gray_grid: Write, tmp_path: Path
+) -> None:
+    path = with_defense(gray_grid, "frauds:ReversedGradient", "[PGD, PGD+exact]")
+    missing = bench("audit", path, "--results", tmp_path / "r")
+    assert missing.code == 2
+    assert "run 'bench run --grid" in missing.err
+    assert bench("run", "--grid", path, "--results", tmp_path / "r").code == 0
+    told = bench("audit", path, "--results", tmp_path / "r", "--clips", 4)
+    assert told.code == 0, told.err
+    assert "fault, slope: The loss falls along the exact gradient" in told.out
+    rows = json.loads(bench("audit", path, "--results", tmp_path / "r", "--clips", 0, "--json").out)
+    assert {r["defense"] for r in rows} == {"none", "frauds:ReversedGradient"}
+    bench("audit", path, "--results", tmp_path / "r", "--clips", 4)
+    board = bench("leaderboard", "--results", tmp_path / "r", "--output", tmp_path / "board.md")
+    assert board.code == 0, board.err
+    text = (tmp_path / "board.md").read_text()
+    assert "| Audit |" in text
+    (line,) = [ln for ln in text.splitlines() if ln.startswith("| frauds:ReversedGradient")]
+    assert line.endswith("| C |")
+
+
+def test_the_suspect_is_fresh_and_shares_its_weights() -> None:
+    from frauds import Remembering
+
+    from bench.auditor import _maker
+    from bench.defended import DefendedClassifier
+
+    defended = DefendedClassifier(level_classifier(), Remembering())
+    make = _maker(defended, torch.device("cpu"))
+    one, two = make(), make()
+    one.defense.seen.append(torch.zeros(1))
+    assert defended.defense.seen == two.defense.seen == []
+    assert next(one.parameters()) is next(defended.parameters())
