@@ -33,7 +33,13 @@ from bench.results import CellResult, Score, collect
 from bench.runner import Runner
 from bench.store import Store
 
-COLUMNS = {"clean": "Standard", "PGD": "gray-box PGD", "PGD+BPDA": "PGD+BPDA", "PGD-40+BPDA": "40 steps", "EOT+BPDA": "EOT+BPDA"}
+COLUMNS = {
+    "clean": "Standard",
+    "PGD": "gray-box PGD",
+    "PGD+BPDA": "PGD+BPDA",
+    "PGD-40+BPDA": "40 steps",
+    "EOT+BPDA": "EOT+BPDA",
+}
 LONGER = [{"attack": "pgd", "gradient": "bpda", "label": "PGD-40+BPDA", "budget": {"steps": 40}}, "EOT+BPDA"]
 
 SHUFFLE = "temporal_shuffle(window=0)"
