@@ -118,6 +118,9 @@ class EOT(Attack):
     def check(self, budget: Budget) -> None:
         self.attack.check(budget)
 
+    def refuses(self, *, stochastic: bool, transfer: bool) -> str | None:
+        return self.attack.refuses(stochastic=stochastic, transfer=transfer)
+
     def passes(self, budget: Budget) -> tuple[int, int]:
         forwards, backwards = self.attack.passes(budget)
         return self.draws * forwards, self.draws * backwards

@@ -201,6 +201,13 @@ class Attack(ABC):
     def passes(self, budget: Budget) -> tuple[int, int]:
         """Most forward and backward passes that one clip can cost; plans are made from it."""
 
+    def refuses(self, *, stochastic: bool, transfer: bool) -> str | None:
+        """One sentence that says why it cannot attack such a target, see :class:`Target`; ``None`` if it can.
+
+        Plans leave such combinations out, with the reason.
+        """
+        return None
+
     def __call__(
         self,
         model: Target | nn.Module,

@@ -29,7 +29,66 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return others.amax(1) - true
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin}
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Difference-of-logits ratio: the margin in units of the gap between the first and the third logit.
+
+    Blind to a shift and a rescaling of the logits, so that no defence hides a gradient by making them large. In
+    ``[-1, 0]`` while the clip is right, positive exactly when it is misclassified, and above 1 where the true class is
+    not even third.
+
+    Args:
+        logits: ``(B, K)``, at least three classes.
+        labels: ``(B,)``.
+
+    Returns:
+        ``float64 (B,)``.
+
+    Raises:
+        BenchError: fewer than three classes.
+
+    Source: Croce and Hein, ICML 2020 (arXiv 2003.01690), section 4, equation 6.
+    """
+    first, _, third = _largest(logits, 3, "dlr").unbind(1)
+    return margin(logits.double(), labels) / (first - third + _TINY)
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Difference-of-logits ratio towards one wrong class: positive when that class is ahead of the true one.
+
+    Args:
+        logits: ``(B, K)``, at least four classes.
+        labels: true classes, ``(B,)``.
+        targets: classes to reach, ``(B,)``.
+
+    Returns:
+        ``float64 (B,)``.
+
+    Raises:
+        BenchError: fewer than four classes.
+
+    Source: Croce and Hein, ICML 2020 (arXiv 2003.01690), section 4, equation 7.
+    """
+    first, _, third, fourth = _largest(logits, 4, "targeted-dlr").unbind(1)
+    values = logits.double()
+    ahead = values.gather(1, targets[:, None]) - values.gather(1, labels[:, None])
+    return ahead[:, 0] / (first - (third + fourth) / 2 + _TINY)
+
+
+# Where all the largest logits are equal, the ratio is 0 and not 0 / 0.
+_TINY = 1e-12
+
+
+def _largest(logits: Tensor, count: int, name: str) -> Tensor:
+    """The largest logits of each clip, in descending order: ``float64 (B, count)``."""
+    if logits.shape[1] < count:
+        raise BenchError(
+            f"The loss {name} compares the {count} largest logits, but the classifier has {logits.shape[1]} classes: "
+            "choose the loss margin or ce."
+        )
+    return logits.double().topk(count, dim=1).values
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
 
 
 def loss_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -377,6 +377,10 @@ def _add_transfer(
         reason = f"{source.label} is the classifier that is evaluated: its own clips are the gray-box attack."
         plan.skipped.append(Skipped(cell.model.label, cell.defense.label, cell.attack_label, reason))
         return
+    refused = attack.made.refuses(stochastic=False, transfer=True)
+    if refused:
+        plan.skipped.append(Skipped(cell.model.label, cell.defense.label, cell.attack_label, refused))
+        return
     unit = ClipsUnit(cell.dataset, source, attack, budget, cell.seed, victim=stranger.with_gradient("exact"))
     plan.cells.append(replace(cell, knowledge="black-box", unit=unit))
 
@@ -404,5 +408,9 @@ def _add_cell(
         gradient if through else "none",
         victim if uses_model else None,
     )
+    refused = attack.made.refuses(stochastic=victim.stochastic and through, transfer=unit.shared)
+    if refused:
+        plan.skipped.append(Skipped(cell.model.label, cell.defense.label, cell.attack_label, refused))
+        return
     knowledge = "adaptive" if adaptive else "gray-box" if uses_model else "noise"
     plan.cells.append(replace(cell, knowledge=knowledge, gradient=gradient if adaptive else "none", unit=unit))

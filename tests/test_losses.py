@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import BenchError
-from bench.losses import LOSSES, cross_entropy, loss_of, margin
+from bench.losses import LOSSES, cross_entropy, dlr, loss_of, margin, targeted_dlr
 
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 rows = st.lists(st.integers(-40, 40), min_size=2, max_size=6, unique=True)  # unique: no ties
+longer = st.lists(st.integers(-40, 40), min_size=4, max_size=8, unique=True)
 
 
 @few
@@ -57,9 +59,70 @@ def test_cross_entropy_keeps_the_gradient_of_a_confident_prediction() -> None:
     assert gradient[0].tolist() == pytest.approx([-sum(wrong), *wrong], rel=1e-4)
 
 
+def ratio(row: list[int], label: int, target: int | None = None) -> Fraction:
+    """Both ratios as the paper writes them (equations 6 and 7), in exact arithmetic."""
+    order = sorted(row, reverse=True)
+    if target is not None:
+        return -Fraction(row[label] - row[target]) / (order[0] - Fraction(order[2] + order[3], 2))
+    return -Fraction(row[label] - max(z for k, z in enumerate(row) if k != label), order[0] - order[2])
+
+
+@few
+@given(longer, st.data())
+def test_difference_of_logits_ratio(row: list[int], data: st.DataObject) -> None:
+    label, target = data.draw(st.permutations(range(len(row))))[:2]
+    logits, where = torch.tensor([row], dtype=torch.float32), torch.tensor([label])
+    found = dlr(logits, where)
+    assert (found.shape, found.dtype) == ((1,), torch.float64)
+    assert float(found) == pytest.approx(float(ratio(row, label)), rel=1e-9)
+    assert (float(found) > 0) == (row.index(max(row)) != label)
+    aimed = targeted_dlr(logits, where, torch.tensor([target]))
+    assert (aimed.shape, aimed.dtype) == ((1,), torch.float64)
+    assert float(aimed) == pytest.approx(float(ratio(row, label, target)), rel=1e-9)
+    assert (float(aimed) > 0) == (row[target] > row[label])
+
+
+def test_difference_of_logits_ratio_by_hand() -> None:
+    logits = torch.tensor([[7.0, 3.0, 2.0, 1.0], [7.0, 3.0, 2.0, 1.0], [7.0, 3.0, 2.0, 1.0]])
+    labels = torch.tensor([0, 1, 3])
+    assert dlr(logits, labels).tolist() == pytest.approx([-4 / 5, 4 / 5, 6 / 5])
+    assert targeted_dlr(logits, labels, torch.tensor([1, 0, 0])).tolist() == pytest.approx([-4 / 5.5, 4 / 5.5, 6 / 5.5])
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e4])
+def test_difference_of_logits_ratio_does_not_see_scale_and_shift(scale: float) -> None:
+    """Nor does its gradient vanish for a confident prediction, as that of cross-entropy does."""
+    logits, labels = torch.tensor([[5.0, 1.0, 0.5, -2.0, 3.0]], dtype=torch.float64), torch.tensor([0])
+    other = (scale * logits + 7).requires_grad_(True)
+    assert dlr(other, labels).tolist() == pytest.approx(dlr(logits, labels).tolist(), rel=1e-8)
+    aim = torch.tensor([1])
+    expected = targeted_dlr(logits, labels, aim).tolist()
+    assert targeted_dlr(other, labels, aim).tolist() == pytest.approx(expected, rel=1e-8)
+    (gradient,) = torch.autograd.grad(dlr(other, labels).sum(), other)
+    # d/dz of (z_4 - z_0) / (z_0 - z_1), by hand: z_0 = 5, z_4 = 3, z_1 = 1.
+    by_hand = torch.tensor([[-1 / 4 + 2 / 16, -2 / 16, 0.0, 0.0, 1 / 4]], dtype=torch.float64) / scale
+    torch.testing.assert_close(gradient, by_hand, rtol=1e-8, atol=0)
+
+
+def test_equal_logits_have_a_ratio_of_zero() -> None:
+    logits, labels = torch.zeros(2, 5), torch.tensor([0, 3])
+    assert dlr(logits, labels).tolist() == [0.0, 0.0]
+    assert targeted_dlr(logits, labels, torch.tensor([1, 1])).tolist() == [0.0, 0.0]
+
+
+def test_too_few_classes_for_a_ratio_are_refused() -> None:
+    labels, aim = torch.tensor([0]), torch.tensor([1])
+    dlr(torch.tensor([[1.0, 2.0, 3.0]]), labels)
+    with pytest.raises(BenchError, match=r"dlr compares the 3 largest logits, but the classifier has 2 classes"):
+        dlr(torch.tensor([[1.0, 2.0]]), labels)
+    with pytest.raises(BenchError, match=r"targeted-dlr compares the 4 largest logits, but the .* has 3 classes"):
+        targeted_dlr(torch.tensor([[1.0, 2.0, 3.0]]), labels, aim)
+
+
 def test_losses_are_found_by_name() -> None:
     assert loss_of("ce") is cross_entropy
     assert loss_of("margin") is margin
-    assert set(LOSSES) == {"ce", "margin"}
+    assert loss_of("dlr") is dlr
+    assert set(LOSSES) == {"ce", "margin", "dlr"}
     with pytest.raises(BenchError, match=r"did you mean 'margin'"):
         loss_of("margn")

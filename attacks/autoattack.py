@@ -1,0 +1,190 @@
+"""AutoAttack: several attacks in turn, each on the clips that the others have not broken."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
+from bench.attack import Answer, Objective, Transform
+from bench.errors import at_least, nearest
+from bench.losses import margin
+from bench.registry import ATTACKS
+
+_VERSIONS = {"standard": "apgd-ce, apgd-t, fab, square", "rand": "apgd-ce, apgd-dlr"}
+# Classes that a part's loss compares.
+_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
+
+
+@register("autoattack", source="Croce and Hein, ICML 2020 (arXiv 2003.01690), section 5; their code for rand")
+class AutoAttack(Attack):
+    """Worst of an ensemble, per clip: AutoAttack for deterministic and (``rand``) for randomised defences.
+
+    ``standard`` is APGD on the cross-entropy, APGD on the targeted ratio of logits, targeted FAB, and Square. ``rand``
+    is APGD on the cross-entropy and on the ratio of logits, each climbing the expectation over ``draws`` of the defence
+    (of its mean logits, where the authors' code averages gradients). The budget's steps are those of APGD and FAB, and
+    its restarts those of every part; AutoAttack as published takes 100 and 1.
+
+    A part runs on the clips that are still right. What that means depends on the target:
+
+    - Where an answer is final, one look decides.
+    - A randomised defence errs on some clips by luck. The authors' code asks it once after each part, never attacks a
+      clip again that was wrong that once, and counts it as broken, so the more parts, the lower the figure, whatever
+      they did. Here each part's clip is asked ``confirm`` times, the one that is most often wrong is kept (with equal
+      rates the one of larger mean margin), and a clip is left in peace only if it was wrong every time.
+    - Clips for transfer get every part. FAB's are no use elsewhere, and it is left out. Kept is the clip that fools
+      the attacked classifier by the largest margin.
+
+    Args:
+        version: ``standard`` or ``rand``.
+        parts: which attacks, in their order, instead of the version's: ``apgd-ce``, ``apgd-dlr``, ``apgd-t``, ``fab``
+            and ``square``, separated by commas. In version ``rand`` the first three climb the expectation.
+        queries: of Square.
+        targets: target classes of ``apgd-t`` and ``fab``, the likeliest first; all there are, if fewer.
+        draws: of the defence per look, in version ``rand``.
+        confirm: how often a randomised defence is asked about each part's clip.
+    """
+
+    def __init__(
+        self,
+        version: Literal["standard", "rand"] = "standard",
+        parts: str = "",
+        queries: int = 5000,
+        targets: int = 9,
+        draws: int = 20,
+        confirm: int = 10,
+    ) -> None:
+        if version not in _VERSIONS:
+            raise ValueError(f"version must be standard or rand, not {version!r}")
+        for name, value in (("queries", queries), ("targets", targets), ("draws", draws), ("confirm", confirm)):
+            at_least(name, value, 1)
+        specs = {
+            "apgd-ce": "apgd(loss='ce')",
+            "apgd-dlr": "apgd(loss='dlr')",
+            "apgd-t": f"apgd(loss='targeted-dlr', targets={targets})",
+        }
+        if version == "rand":
+            specs = {k: f"eot(attack={spec!r}, draws={draws}, average='logits')" for k, spec in specs.items()}
+        specs["fab"] = f"fab(targets={targets}, keep='first')"
+        specs["square"] = f"square(queries={queries})"
+        self.names = [name.strip() for name in (parts or _VERSIONS[version]).split(",")]
+        for name in self.names:
+            if name not in specs:
+                raise BenchError(f"AutoAttack has no part {name!r}{nearest(name, specs)}; parts: {', '.join(specs)}.")
+        self.confirm = confirm
+        self.parts = [specs[name] for name in self.names]
+        self._attacks = self.components()
+
+    def components(self) -> list[Attack]:
+        """Makes the attacks, in the order in which they run."""
+        return [ATTACKS.create(part) for part in self.parts]
+
+    def check(self, budget: Budget) -> None:
+        super().check(budget)
+        for attack in self._attacks:
+            attack.check(budget)
+
+    def passes(self, budget: Budget) -> tuple[int, int]:
+        costs = [attack.passes(budget) for attack in self._attacks]
+        looks = 1 if "fab" in self.names else self.confirm  # FAB never meets a target that is asked several times
+        return 1 + sum(f + looks for f, _ in costs), sum(b for _, b in costs)
+
+    def refuses(self, *, stochastic: bool, transfer: bool) -> str | None:
+        if stochastic and "fab" in self.names:
+            return (
+                "AutoAttack's part fab needs a classifier that gives the same answer twice, which a randomised defence "
+                "does not: use version='rand', or parts without fab."
+            )
+        if transfer and set(self.names) == {"fab"}:
+            return "AutoAttack leaves fab out of clips for transfer, and has no other part here: name one, or use apgd."
+        return None
+
+    def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
+        reason = self.refuses(stochastic=target.stochastic, transfer=not target.decisive)
+        if reason:
+            raise BenchError(reason)
+        with torch.no_grad():
+            logits = target(clips)
+        self._check_classes(logits.shape[1])
+        rows = torch.arange(len(clips))
+        if target.decisive:
+            rows = rows[target.decision.cpu() == labels.cpu()]
+        looks = self.confirm if target.stochastic else 1
+        best = clips.clone()
+        mistakes = torch.full((len(clips),), -1, dtype=torch.int64, device=clips.device)
+        ahead = torch.full((len(clips),), float("-inf"), dtype=torch.float64, device=clips.device)
+        for name, attack in zip(self.names, self._attacks, strict=True):
+            if not len(rows):
+                break
+            if name == "fab" and not target.decisive:
+                continue
+            part = _Part(target, rows)
+            found = attack(part, clips[rows], labels[rows], budget.select(rows), rng.select(rows)).clips
+            wrong, by = _confirm(target, found, rows, labels[rows], looks)
+            better = (wrong > mistakes[rows]) | ((wrong == mistakes[rows]) & (by > ahead[rows]))
+            chosen = rows[better.cpu()]
+            best[chosen], mistakes[chosen], ahead[chosen] = found[better], wrong[better], by[better]
+            if target.decisive or target.stochastic:
+                rows = rows[(mistakes[rows] < looks).cpu()]
+        return AttackResult(best)  # no trace: the parts climb different losses
+
+    def _check_classes(self, classes: int) -> None:
+        fit = [name for name in self.names if _CLASSES.get(name, 2) <= classes]
+        unfit = next((name for name in self.names if name not in fit), None)
+        if unfit is not None:
+            raise BenchError(
+                f"AutoAttack's part {unfit} compares the {_CLASSES[unfit]} largest logits, but the classifier has "
+                f"{classes} classes: leave it out, with parts='{', '.join(fit) or 'apgd-ce'}'."
+            )
+
+
+@torch.no_grad()
+def _confirm(target: Target, clips: Tensor, rows: Tensor, labels: Tensor, looks: int) -> tuple[Tensor, Tensor]:
+    """How many of several answers are wrong, ``int64 (b,)``, and the mean margin of the best wrong class, ``(b,)``."""
+    wrong, ahead = torch.zeros_like(labels, dtype=torch.int64), torch.zeros_like(labels, dtype=torch.float64)
+    for _ in range(looks):
+        logits = target(clips, rows)
+        wrong += target.decision.to(labels.device) != labels
+        ahead += margin(logits.double(), labels)
+    return wrong, ahead / looks
+
+
+class _Part(Target):
+    """Some clips of a batch as a batch of their own; passes are counted, and streams drawn from, in the whole one.
+
+    Args:
+        whole: the target of the whole batch.
+        rows: which of its clips these are, ``(b,)``.
+    """
+
+    def __init__(self, whole: Target, rows: Tensor) -> None:
+        self._whole, self._rows = whole, rows
+        self.stochastic, self.decisive = whole.stochastic, whole.decisive
+        self._look_up()
+
+    def _look_up(self) -> None:
+        self.decision = self._whole.decision
+        self.forwards, self.backwards = self._whole.forwards[self._rows], self._whole.backwards[self._rows]
+
+    def _of_whole(self, rows: Tensor | None) -> Tensor:
+        return self._rows if rows is None else self._rows[rows.cpu()]
+
+    def ask(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Answer:
+        answer = self._whole.ask(clips, self._of_whole(rows), then)
+        self._look_up()
+        return answer
+
+    def gradient(
+        self,
+        clips: Tensor,
+        rows: Tensor | None,
+        labels: Tensor,
+        objective: Objective,
+        then: Transform | None = None,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        found = self._whole.gradient(clips, self._of_whole(rows), labels, objective, then, weights)
+        self._look_up()
+        return found
