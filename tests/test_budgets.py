@@ -172,10 +172,172 @@ def test_distance_is_the_norm_of_the_difference(norm: str, shape: tuple[int, ...
     np.testing.assert_allclose(norm_of(norm).distance(points, clips).numpy(), expected, rtol=1e-12)
 
 
+# --- one frame ------------------------------------------------------------------------------------------------
+
+
+def dearest(points: np.ndarray, clip: np.ndarray, size: float) -> np.ndarray:
+    """The nearest clip that differs in one frame by up to ``size``, found by trying every frame."""
+    best, least = clip, np.inf
+    for t in range(clip.shape[1]):
+        tried = clip.copy()
+        tried[:, t] = np.clip(points[:, t], np.maximum(clip[:, t] - size, 0), np.minimum(clip[:, t] + size, 1))
+        if ((tried - points) ** 2).sum() < least:
+            best, least = tried, ((tried - points) ** 2).sum()
+    return best
+
+
+@few
+@given(shapes, sizes, seeds)
+def test_one_frame_projection_is_the_nearest_of_all_frames(shape: tuple[int, ...], size: float, seed: int) -> None:
+    clips, points = draw(shape, seed), draw(shape, seed + 1, -2, 3)
+    found = norm_of("one-frame").project(points, clips, size)
+    expected = [dearest(p, x, size) for p, x in zip(points.double().numpy(), clips.double().numpy(), strict=True)]
+    np.testing.assert_allclose(found.numpy(), np.stack(expected), rtol=0, atol=1e-6)
+    assert torch.equal(norm_of("one-frame").project(found, clips, size), found)  # a point of the ball stays
+
+
+@few
+@given(shapes, st.floats(0.01, 1.0), seeds)
+def test_one_frame_start_changes_one_frame(shape: tuple[int, ...], size: float, seed: int) -> None:
+    clips = draw(shape, seed)
+    found = norm_of("one-frame").random_start(clips, size, ClipRandom(range(seed, seed + shape[0])))
+    for clip, start in zip(clips, found, strict=True):
+        differing = [t for t in range(shape[2]) if not torch.equal(clip[:, t], start[:, t])]
+        assert len(differing) == 1
+        assert float((clip - start).abs().max()) <= size + 1e-6
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def test_one_frame_start_draws_the_frame_and_fills_it_uniformly() -> None:
+    clips = torch.full((400, 3, 4, 3, 3), 0.5)
+    change = norm_of("one-frame").random_start(clips, 0.1, ClipRandom(range(400))) - clips
+    frames = change.abs().amax((1, 3, 4)).argmax(1)
+    assert stats.chisquare(torch.bincount(frames, minlength=4).numpy()).pvalue > 0.01
+    values = change[torch.arange(400), :, frames].flatten().double().numpy()
+    assert stats.kstest(values, stats.uniform(-0.1, 0.2).cdf).pvalue > 0.01
+
+
+@few
+@given(shapes, seeds)
+def test_one_frame_step_is_the_steepest(shape: tuple[int, ...], seed: int) -> None:
+    """Over the union of the balls on single frames, the largest ``g . d`` is the largest 1-norm of a frame of ``g``."""
+    gradient = draw(shape, seed, -1, 1)
+    step = norm_of("one-frame").direction(gradient).double().numpy()
+    g = gradient.double().numpy()
+    for b in range(shape[0]):
+        dual = max(np.abs(g[b, :, t]).sum() for t in range(shape[2]))
+        assert (g[b] * step[b]).sum() == pytest.approx(dual, rel=1e-9)
+        assert np.abs(step[b]).max() == 1
+        assert sum(bool(step[b, :, t].any()) for t in range(shape[2])) == 1
+
+
+def test_one_frame_distance() -> None:
+    clips = draw((4, 3, 3, 2, 2), 0, 0.2, 0.8)
+    points = clips.clone()
+    points[1, 0, 2, 1, 1] += 0.1
+    points[1, 2, 2, 0, 1] -= 0.15
+    points[2, 0, 0, 0, 0] += 0.1
+    points[2, 0, 1, 0, 0] += 1e-6
+    points[3] += 0.05
+    found = norm_of("one-frame").distance(points, clips).tolist()
+    assert found == pytest.approx([0.0, 0.15, math.inf, math.inf], abs=1e-6)
+
+
+# --- flicker --------------------------------------------------------------------------------------------------
+
+
+@few
+@given(shapes, st.floats(0.0, 1.2), seeds, st.booleans())
+def test_flicker_projection_beats_every_offset_of_a_grid(
+    shape: tuple[int, ...], size: float, seed: int, extreme: bool
+) -> None:
+    """Brute force: for each colour and frame no offset in the budget comes nearer, saturation and all."""
+    clips, points = draw(shape, seed), draw(shape, seed + 1, -2, 3)
+    if extreme:  # many saturated pixels, and points of which several offsets explain a part each
+        clips, points = (2 * clips - 0.5).clamp(0, 1), (2 * points - 0.5).clamp(0, 1)
+    found = norm_of("flicker").project(points, clips, size).double().numpy()
+    x, p = clips.double().numpy(), points.double().numpy()
+    offsets = np.linspace(-size, size, 801)
+    tried = np.clip(x[..., None] + offsets, 0, 1)
+    grid = ((tried - p[..., None]) ** 2).sum((3, 4))  # (B, 3, T, offsets)
+    reached = ((found - p) ** 2).sum((3, 4))
+    assert (reached <= grid.min(-1) + 1e-5).all()
+    # And it is a point of the ball: some offset of the grid is as near to it as the spacing of the grid.
+    near = np.abs(tried - found[..., None]).max((3, 4)).min(-1)
+    assert (near <= size / 800 + 1e-6).all()
+
+
+@few
+@given(shapes, st.floats(0.0, 1.0), seeds)
+def test_flicker_balls_points_stay_and_are_measured(shape: tuple[int, ...], size: float, seed: int) -> None:
+    clips = (1.6 * draw(shape, seed) - 0.3).clamp(0, 1)
+    offset = draw((*shape[:3], 1, 1), seed + 1, -size, size)
+    points = (clips + offset).clamp(0, 1)
+    torch.testing.assert_close(norm_of("flicker").project(points, clips, size), points, rtol=0, atol=1e-6)
+    measured = norm_of("flicker").distance(points, clips)
+    assert (measured <= offset.abs().flatten(1).amax(1) + 1e-6).all()
+    started = norm_of("flicker").random_start(clips, size, ClipRandom(range(shape[0])))
+    assert (norm_of("flicker").distance(started, clips) <= size + 1e-6).all()
+
+
+def test_flicker_distance_has_known_values() -> None:
+    clips = torch.full((6, 3, 2, 2, 2), 0.5)
+    clips[3:, 1, 1] = torch.tensor([[0.9, 0.2], [0.6, 0.3]])
+    points = clips.clone()
+    points[1, 0] += 0.1  # one offset per colour and frame
+    points[1, 2, 1] -= 0.25
+    points[2, 0, 0, 0, 0] += 0.1  # one pixel of a frame
+    points[3, 1, 1] = torch.tensor([[1.0, 0.4], [0.8, 0.5]])  # 0.2, the brightest pixel saturated
+    points[4, 1, 1] = 1.0  # at least 0.8
+    points[5, 1, 1] = torch.tensor([[1.0, 0.25], [0.65, 0.35]])  # 0.05 does not bring 0.9 to 1
+    found = norm_of("flicker").distance(points, clips).tolist()
+    assert found == pytest.approx([0.0, 0.25, math.inf, 0.2, 0.8, math.inf], abs=1e-6)
+
+
+def test_flicker_start_is_uniform_and_one_offset_per_colour_and_frame() -> None:
+    clips = torch.full((100, 3, 4, 2, 3), 0.5)
+    change = norm_of("flicker").random_start(clips, 0.1, ClipRandom(range(100))) - clips
+    assert torch.equal(change, change[..., :1, :1].expand_as(change))
+    values = change[..., 0, 0].flatten().double().numpy()
+    assert stats.kstest(values, stats.uniform(-0.1, 0.2).cdf).pvalue > 0.01
+
+
+@few
+@given(shapes, seeds)
+def test_flicker_step_is_the_steepest(shape: tuple[int, ...], seed: int) -> None:
+    gradient = draw(shape, seed, -1, 1)
+    step = norm_of("flicker").direction(gradient).double().numpy()
+    g = gradient.double().numpy()
+    dual = np.abs(g.sum((3, 4))).sum((1, 2))
+    np.testing.assert_allclose((g * step).sum((1, 2, 3, 4)), dual, rtol=1e-9)
+    assert (np.abs(step) <= 1).all()
+    assert np.array_equal(step, np.broadcast_to(step[..., :1, :1], step.shape))
+
+
+@pytest.mark.parametrize("norm", ["one-frame", "flicker"])
+def test_the_balls_of_whole_frames_are_drawn_and_projected_clip_by_clip(norm: str) -> None:
+    clips, points = draw((3, 3, 4, 4, 4), 1), draw((3, 3, 4, 4, 4), 2, -1, 2)
+    sizes = torch.tensor([0.0, 0.05, 0.5])
+    geometry = norm_of(norm)
+    projected = geometry.project(points, clips, sizes)
+    started = geometry.random_start(clips, sizes, ClipRandom([0, 1, 2]))
+    for i, size in enumerate(sizes.tolist()):
+        one = slice(i, i + 1)
+        torch.testing.assert_close(projected[one], geometry.project(points[one], clips[one], size))
+        torch.testing.assert_close(started[one], geometry.random_start(clips[one], size, ClipRandom([i])))
+    assert torch.equal(projected[0], clips[0])
+    assert torch.equal(started[0], clips[0])
+    assert (projected[1:] - clips[1:]).flatten(1).abs().amax(1).tolist() == pytest.approx([0.05, 0.5], abs=1e-6)
+    assert geometry.direction(torch.zeros_like(clips)).count_nonzero() == 0
+
+
 def test_unknown_norm_names_the_nearest() -> None:
     with pytest.raises(BenchError, match=r"did you mean 'linf'"):
         norm_of("lin")
-    assert set(NORMS) == {"linf", "l2"}
+    with pytest.raises(BenchError, match=r"did you mean 'one-frame'"):
+        norm_of("oneframe")
+    assert set(NORMS) == {"linf", "l2", "one-frame", "flicker"}
 
 
 @pytest.mark.parametrize(
@@ -257,6 +419,10 @@ def test_counts_must_be_whole_numbers(key: str, value: object) -> None:
         (Budget("l2", 2.0), "l2 2, 10 steps"),
         (Budget("l2", 0.5, 7, 0.25, 3), "l2 0.5, 7 steps, step size 0.25, 3 restarts"),
         (Budget(size=torch.tensor([0.1, 0.2])), "linf per-clip"),
+        (Budget("one-frame", 16 / 255, 20), "one-frame 16/255, 20 steps"),
+        (Budget("flicker", 20 / 255, 300), "flicker 20/255, 300 steps"),
+        (Budget("flicker", 0.05, 300, 0.001), "flicker 0.05, 300 steps, step size 0.001"),
+        (Budget("l2", 1.0), "l2 1, 10 steps"),
     ],
 )
 def test_budget_prints_its_ball_and_effort(budget: Budget, text: str) -> None:
@@ -264,10 +430,10 @@ def test_budget_prints_its_ball_and_effort(budget: Budget, text: str) -> None:
 
 
 @few
-@given(st.integers(0, 255))
-def test_printed_size_reads_back(numerator: int) -> None:
-    norm, size = str(Budget(size=numerator / 255)).partition(",")[0].split(" ")
-    assert (norm, parse_size(size)) == ("linf", numerator / 255)
+@given(st.sampled_from(["linf", "one-frame", "flicker"]), st.integers(0, 255))
+def test_printed_size_reads_back(name: str, numerator: int) -> None:
+    norm, size = str(Budget(name, numerator / 255)).partition(",")[0].split(" ")
+    assert (norm, parse_size(size)) == (name, numerator / 255)
 
 
 def test_select_takes_the_sizes_of_the_rows() -> None:

@@ -180,10 +180,11 @@ def test_every_registered_component_documents_its_parameters() -> None:
 def test_dry_run_counts_passes_and_computes_nothing(bench: Bench, tmp_path: Path) -> None:
     answer = bench("run", "--dry-run", "--results", tmp_path / "r", "--clips", 10)
     assert answer.code == 0
-    # 10 clips x (gray-box, 3 x bpda, exact shuffle) x (10 steps + 1 check); judging: (13 + 5 x 10 draws of the shuffle)
-    # x 10 clips.
-    assert "1180 forward and 500 backward" in answer.out
-    assert "JPEG has no exact gradient" in answer.out
+    # 10 clips x (gray-box, 7 x bpda) x (10 steps + 1 check); judging: 4 columns of 5 deterministic rows and of 3 x 5
+    # draws.
+    assert "1680 forward and 800 backward" in answer.out
+    refused = bench("run", "--dry-run", "--results", tmp_path / "r", "--defense", "jpeg", "--attack", "PGD+exact")
+    assert "JPEG has no exact gradient" in refused.out
     assert not (tmp_path / "r").exists()
 
 

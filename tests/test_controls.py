@@ -177,3 +177,31 @@ def test_a_worst_of_attacks_that_are_not_there_is_refused(gray_grid: Write) -> N
         read_grid(gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", entry)))
     with pytest.raises(BenchError, match="takes labels of attacks and a label, not steps"):
         read_grid(gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[PGD, {worst: [PGD], steps: 3}]")))
+
+
+def test_what_an_attack_cannot_face_is_left_out_with_the_reason(gray_grid: Write) -> None:
+    path = gray_grid(
+        ('"helpers:Identity"', '"helpers:Identity", "helpers:Coin"'),
+        ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[FAB+BPDA, {attack: \"eot(attack='fab')\", label: EOT}]"),
+    )
+    plan = make_plan(read_grid(path))
+    assert [(c.defense.label, c.attack_label) for c in plan.cells if c.unit] == [("helpers:Identity", "FAB+BPDA")]
+    reasons = {(s.defense, s.attack): s.reason for s in plan.skipped}
+    assert "randomised defence" in reasons["helpers:Coin", "FAB+BPDA"]
+    # The undefended row shares the gray-box clips, which are meant for other pipelines.
+    assert "barely fool" in reasons["none", "FAB+BPDA"]
+    assert "barely fool" in reasons["none", "EOT"]
+
+
+def test_parts_of_an_attack_belong_to_its_identity(gray_grid: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.registry import ATTACKS, Entry
+
+    path = gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attack: \"eot(attack='mi_fgsm')\", label: E}]"))
+    before = make_plan(read_grid(path)).units[0]
+    assert before.attack.settings["parts"][0]["name"] == "mi_fgsm"
+    entry = ATTACKS.get("mi_fgsm")
+    edited = Entry(entry.name, entry.factory, entry.kind, entry.source, entry.origin)
+    edited.__dict__["code"] = "edited"
+    monkeypatch.setitem(ATTACKS._entries, "mi_fgsm", edited)
+    after = make_plan(read_grid(path)).units[0]
+    assert after.id != before.id
