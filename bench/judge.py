@@ -6,6 +6,7 @@ two clips, so an attack that leaves its budget is caught whatever its own arithm
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -68,4 +69,39 @@ def violation(clean: Tensor, adversarial: Tensor, budget: Budget | None) -> str 
         return f"linf distance {found.linf:.8g} exceeds the budget {size:.8g}"
     if budget.norm == "l2" and found.l2 > size * (1 + L2_RELATIVE_SLACK) + LINF_SLACK:
         return f"l2 distance {found.l2:.8g} exceeds the budget {size:.8g}"
+    if budget.norm == "one-frame":
+        return _one_frame(clean, adversarial, size, found.linf)
+    if budget.norm == "flicker":
+        return _flicker(clean, adversarial, size)
+    return None
+
+
+def _one_frame(clean: Tensor, adversarial: Tensor, size: float, linf: float) -> str | None:
+    """One frame may differ from the clean one, by up to ``size``; the others are the same to the last bit."""
+    before, after = clean.double(), adversarial.double()
+    differing = [t for t in range(clean.shape[1]) if not torch.equal(before[:, t], after[:, t])]
+    if len(differing) > 1:
+        return f"frames {', '.join(map(str, differing))} are changed where the budget allows one"
+    return f"linf distance {linf:.8g} exceeds the budget {size:.8g}" if linf > size + LINF_SLACK else None
+
+
+def _flicker(clean: Tensor, adversarial: Tensor, size: float) -> str | None:
+    """Each colour of each frame must be the clean one plus one offset of up to ``size``, clamped to ``[0, 1]``.
+
+    Every pixel says in which interval that offset lies: between the bounds it is the difference, up to rounding; a
+    pixel at 1 may have been pushed further, one at 0 lower. The intervals must have a point in common.
+    """
+    for t in range(clean.shape[1]):
+        for c in range(clean.shape[0]):
+            before, after = clean[c, t].double(), adversarial[c, t].double()
+            difference = after - before
+            at_least = difference[after > 0]  # a pixel at 0 gives no lower bound
+            at_most = difference[after < 1]
+            low = float(at_least.max()) - LINF_SLACK if len(at_least) else -math.inf
+            high = float(at_most.min()) + LINF_SLACK if len(at_most) else math.inf
+            if low > high:
+                return f"colour {c} of frame {t} is not the clean one plus one offset for all pixels"
+            if low > size or high < -size:
+                offset = low + LINF_SLACK if low > size else -high + LINF_SLACK
+                return f"the offset {offset:.8g} of colour {c} in frame {t} exceeds the budget {size:.8g}"
     return None

@@ -58,7 +58,7 @@ class Asked(Exception):
 def written_out(
     clip: np.ndarray, wrong: Callable[[np.ndarray], bool], queries: int, tolerance: float, size: float
 ) -> list[np.ndarray]:
-    """Every query of Algorithms 1 and 3 on one flattened clip, up to the first success within the budget."""
+    """Every query of the hierarchical search on one flattened clip, up to the first success within the budget."""
     asked: list[np.ndarray] = []
 
     def ask(signs: np.ndarray, radius: float) -> bool:

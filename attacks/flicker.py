@@ -1,0 +1,196 @@
+"""The flickering attack: the colours of whole frames are shifted, a little and smoothly in time."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
+
+_LEARNING_RATE = 5e-4
+# Of Adam (Kingma and Ba, ICLR 2015).
+_DECAY, _SQUARE_DECAY, _TINY = 0.9, 0.999, 1e-8
+
+
+def thickness(offsets: Tensor) -> Tensor:
+    """Mean size of the offsets ``(B, 3, T, 1, 1)`` in percent of the range of values, ``(B,)``."""
+    return 100 * offsets.abs().mean((1, 2, 3, 4))
+
+
+def roughness(offsets: Tensor) -> Tensor:
+    """Mean change of the offsets ``(B, 3, T, 1, 1)`` from frame to frame, the first following the last; in percent."""
+    return 100 * (offsets - offsets.roll(1, 2)).abs().mean((1, 2, 3, 4))
+
+
+def regulariser(offsets: Tensor, beta1: float, beta2: float) -> Tensor:
+    """How much and how abruptly the colours change (Pony et al., the thickness and roughness terms).
+
+    Args:
+        offsets: ``(B, 3, T, 1, 1)``.
+        beta1: weight of the mean square of the offsets.
+        beta2: weight of the mean squares of their first and second differences in time, which is circular.
+
+    Returns:
+        ``(B,)``.
+    """
+    before, after = offsets.roll(1, 2), offsets.roll(-1, 2)
+    terms = (
+        beta1 * offsets.square() + beta2 * (offsets - before).square() + beta2 * (after - 2 * offsets + before).square()
+    )
+    return terms.mean((1, 2, 3, 4))
+
+
+def adversarial_loss(logits: Tensor, labels: Tensor, kind: str, margin: float) -> Tensor:
+    """What is minimised beside the regulariser: ``(b, K)`` and ``(b,)`` to ``float64 (b,)``, see :class:`Flicker`."""
+    logits = logits.double()
+    probability = logits.softmax(1)
+    here = labels[:, None]
+    true = probability.gather(1, here)[:, 0]
+    if kind == "ce":
+        return -(1 - true + 1e-6).log()
+    scores, gap = probability, torch.full_like(true, margin)
+    if kind == "logit-margin":
+        # The gap between two logits at which their probabilities differ by the margin.
+        scores, gap = logits, (margin / (1e-5 + true.detach())).log1p()
+    lead = scores.gather(1, here)[:, 0] - scores.scatter(1, here, float("-inf")).amax(1) + gap
+    # Linear far from success, quadratic within the margin, flat beyond it.
+    return torch.minimum(lead.square() / gap, lead).clamp_min(0)
+
+
+@register("flicker", source="Pony, Naeh and Mannor, CVPR 2021, and the authors' released code")
+class Flicker(Attack):
+    """One colour offset per frame, found by Adam: the weakest and smoothest flicker that fools the classifier.
+
+    Minimised is ``adversarial + strength * regulariser``, over offsets that start at zero, are added to every pixel of
+    their frame, are kept within the budget (``norm: flicker``) and clamped with the clip to ``[0, 1]``. The settings
+    are those of the authors' code in our fact sheet (``motion_and_training.md``, section 9), which reads and
+    recommends: offsets in units of ``[0, 1]``, where a learning rate of 5e-4 equals that of the original in
+    ``[-1, 1]``; 300 steps, a hard bound where the released loop runs until it succeeds. Adam moves an offset by
+    about the learning rate in each step (the budget's ``step_size``, if it has one), so ten steps reach 1.3/255: give
+    this attack steps of its own.
+
+    The aim is the weakest flicker, so a first success is not the end. On a decisive target a clip takes all steps, and
+    of all misclassified iterates the one with the lowest regulariser is returned; with ``stop`` the clip leaves with
+    the first. One that is wrong without any flicker leaves in any case. Of clips made for transfer the iterate with the
+    lowest adversarial loss is returned, misclassified ones first and of equals the later one, since a defence would
+    undo the weakest flicker. On a stochastic target it is the last iterate: one draw proves nothing.
+
+    Against a very confident classifier the gradient of a probability is lost beside that of the regulariser, and the
+    attack stalls: ``logit-margin`` does not. The trace is the objective, with the sign that makes it rise.
+
+    Args:
+        loss: ``margin``, between probabilities: with the lead ``s`` of the true class over the best wrong one, plus
+            ``margin``, it is ``s``, or ``s^2 / margin`` where that is less, or 0 for ``s < 0``. ``logit-margin``: the
+            same between logits, whose margin ``log(1 + margin / p)`` is held constant in the gradient. ``ce``:
+            ``-log(1 - p)``, with ``p`` the probability of the true class.
+        margin: by how much the wrong class shall lead.
+        strength: weight of the regulariser (lambda). The original's offsets, in units of ``[-1, 1]``, are numbers twice
+            as large as ours, so that its 1 is our 4.
+        beta1: share of thickness, the mean square of the offsets.
+        beta2: share of roughness, the mean squares of their first and second circular differences in time.
+        stop: let a clip leave with its first success.
+    """
+
+    norms = ("flicker",)
+
+    def __init__(
+        self,
+        loss: Literal["margin", "logit-margin", "ce"] = "margin",
+        margin: float = 0.05,
+        strength: float = 1.0,
+        beta1: float = 0.5,
+        beta2: float = 0.5,
+        stop: bool = False,
+    ) -> None:
+        if loss not in ("margin", "logit-margin", "ce"):
+            raise ValueError(f"loss must be margin, logit-margin or ce, not {loss!r}")
+        if not margin > 0:
+            raise ValueError(f"margin must be positive, not {margin!r}")
+        if not (strength >= 0 and beta1 >= 0 and beta2 >= 0):
+            raise ValueError(f"strength, beta1 and beta2 must not be negative, not {strength}, {beta1}, {beta2}")
+        self.loss, self.margin, self.stop = loss, margin, stop
+        self.strength, self.beta1, self.beta2 = strength, beta1, beta2
+
+    def check(self, budget: Budget) -> None:
+        super().check(budget)
+        if budget.restarts > 1:
+            raise BenchError(
+                f"Nothing about the flickering attack is random: it takes 1 restart, not {budget.restarts}."
+            )
+
+    def passes(self, budget: Budget) -> tuple[int, int]:
+        return budget.steps + 1, budget.steps
+
+    def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
+        trace = torch.full((budget.steps, len(clips)), float("nan"))
+        rate = _LEARNING_RATE if budget.step_size is None else budget.step_size
+        rows = torch.arange(len(clips))
+        most = torch.as_tensor(budget.size, dtype=clips.dtype, device=clips.device).expand(len(clips))
+        most = most[:, None, None, None, None]
+        offsets, mean, square = clips.new_zeros(3, *clips.shape[:3], 1, 1)  # the last two are Adam's
+        best = _Best(clips, weakest=target.decisive)
+
+        def objective(logits: Tensor, classes: Tensor) -> Tensor:
+            return -adversarial_loss(logits, classes, self.loss, self.margin)
+
+        for step in range(budget.steps):
+            shifted = clips[rows] + offsets[rows]
+            value, gradient = target.gradient(shifted.clamp(0, 1), rows, labels[rows], objective)
+            penalty, slope = self._penalty(offsets[rows])
+            trace[step, rows] = (value.double() - penalty).float().cpu()
+            wrong = target.decision.to(labels.device) != labels[rows]
+            if not target.stochastic:
+                best.offer(rows, shifted.clamp(0, 1), wrong, penalty, value)
+            # A saturated pixel does not move with its frame. One exactly at an end does: else black would stay black.
+            slope = slope - (gradient * ((shifted >= 0) & (shifted <= 1))).sum((3, 4), keepdim=True)
+            mean[rows] = _DECAY * mean[rows] + (1 - _DECAY) * slope
+            square[rows] = _SQUARE_DECAY * square[rows] + (1 - _SQUARE_DECAY) * slope.square()
+            # Both averages start at zero, and are too small at first.
+            unbiased = mean[rows] / (1 - _DECAY ** (step + 1))
+            spread = (square[rows] / (1 - _SQUARE_DECAY ** (step + 1))).sqrt()
+            offsets[rows] = (offsets[rows] - rate * unbiased / (spread + _TINY)).clamp(-most[rows], most[rows])
+            if target.decisive:
+                rows = rows[~(wrong & (self.stop | (penalty == 0))).cpu()]
+                if not len(rows):
+                    return AttackResult(best.clips, trace)
+        moved = (clips[rows] + offsets[rows]).clamp(0, 1)
+        if target.stochastic:
+            return AttackResult(moved, trace)
+        with torch.no_grad():
+            value = objective(target(moved, rows), labels[rows])
+        wrong = target.decision.to(labels.device) != labels[rows]
+        best.offer(rows, moved, wrong, self._penalty(offsets[rows])[0], value)
+        return AttackResult(best.clips, trace)
+
+    def _penalty(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted regulariser, ``float64 (b,)``, and its gradient, the shape of the offsets."""
+        with torch.enable_grad():
+            x = offsets.double().requires_grad_(True)
+            penalty = self.strength * regulariser(x, self.beta1, self.beta2)
+            (slope,) = torch.autograd.grad(penalty.sum(), x)
+        return penalty.detach(), slope.to(offsets.dtype)
+
+
+class _Best:
+    """The best iterate so far of each clip, misclassified before not misclassified.
+
+    Args:
+        weakest: of several misclassified ones that with the lowest penalty is the best, and of others the last;
+            otherwise that with the highest objective.
+    """
+
+    def __init__(self, clips: Tensor, weakest: bool) -> None:
+        self.clips, self._weakest = clips.clone(), weakest
+        self._cost = torch.full((len(clips),), float("inf"), dtype=torch.float64, device=clips.device)
+        self._wrong = torch.zeros(len(clips), dtype=torch.bool, device=clips.device)
+
+    def offer(self, rows: Tensor, moved: Tensor, wrong: Tensor, penalty: Tensor, value: Tensor) -> None:
+        """One iterate of each of the clips ``rows``."""
+        cost = penalty.where(wrong, 0.0) if self._weakest else -value.double()
+        was = self._wrong[rows]
+        better = (wrong & ~was) | ((wrong == was) & (cost <= self._cost[rows]))
+        taken = rows[better.cpu()]
+        self.clips[taken], self._cost[taken] = moved[better], cost[better]
+        self._wrong[rows] |= wrong
