@@ -11,6 +11,9 @@ import pandas as pd
 from bench.errors import BenchError, nearest
 from bench.grid import ReportedSection
 
+# Columns that hold per cents: tables of conditions and columns call theirs a value.
+_FIGURES = ("accuracy", "value")
+
 
 def shipped_folder() -> Path:
     """The CSV files inside the package (``results/reported/`` of the repository)."""
@@ -53,11 +56,12 @@ class Reported:
                 raise BenchError(
                     f"Reported table {section.file} has no column {column!r}{nearest(column, table.columns)}."
                 )
-        if "accuracy" not in table:
+        figures = next((column for column in _FIGURES if column in table), None)
+        if figures is None:
             raise BenchError(
                 f"Reported table {section.file} has no accuracies: choose a table of defences and attacks."
             )
-        self._table = _select(table, section.where)
+        self._table, self._figures = _select(table, section.where), figures
 
     def row(self, defense: str, columns: Iterable[str], budget: str = "") -> dict[str, float]:
         """Reported percentages of a defence under a budget, by this grid's column labels.
@@ -72,7 +76,7 @@ class Reported:
             if label not in self._attacks:
                 continue
             chosen = {**self.section.budgets.get(budget, {}), **self._attacks[label], **self._defenses[defense]}
-            values = [v for v in _select(self._table, chosen)["accuracy"].tolist() if v]
+            values = [v for v in _select(self._table, chosen)[self._figures].tolist() if v]
             if len(values) > 1:
                 raise BenchError(
                     f"{len(values)} rows of the reported table {self.section.file} fit {defense} under {label}: choose "

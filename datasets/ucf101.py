@@ -6,12 +6,14 @@ import hashlib
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from bench import BenchError, ClipRef, Dataset, register
 from bench.dataset import Missing, MissingClip, listing
 from bench.errors import at_least
-from bench.media.frames import decode, fit, number_of, numbered, read_image, to_clip
+from bench.media.frames import Frame, decode, fit, number_of, numbered, read_image, to_clip
 from bench.seeds import seed_of
 
 # Order of the official classInd.txt, from 0. It is alphabetical without regard to case: Python's sorted()
@@ -60,8 +62,9 @@ class UCF101(Dataset):
     their numbers, from the first one, since they are cut out already; a shorter folder is looped. All clips
     are used: ``split``, ``fold``, ``clips_per_class`` and ``seed`` do not apply.
 
-    Every frame is resized (bilinear, antialiased) so that its short side is ``size``, and cropped at the
-    centre.
+    Every frame is resized (bilinear, antialiased) so that its short side is ``size``, or to ``width`` and
+    ``height`` whatever its shape, and cropped at the centre. The clips of the motion-consistency paper are
+    ``frames=64, width=400, height=300, start='random'``.
 
     Args:
         root: folder of the files; never part of a result's identity.
@@ -71,7 +74,10 @@ class UCF101(Dataset):
         size: side of the square frames in pixels.
         clips_per_class: how many videos of each class of the list, or None for all (videos only). The
             choice for a class depends on ``seed`` and on that class's videos, not on other classes.
-        seed: seed of that choice (videos only).
+        seed: seed of that choice, and of the start (videos only).
+        width, height: to which frames are resized before their centre is cropped; 0 to keep their shape.
+        start: first frame of the clip: the ``second``, or a ``random`` one, drawn by ``seed`` and the video's name
+            (videos only; a video that is too short starts with its first then).
     """
 
     classes = CLASSES
@@ -85,6 +91,9 @@ class UCF101(Dataset):
         size: int = 224,
         clips_per_class: int | None = 1,
         seed: int = 0,
+        width: int = 0,
+        height: int = 0,
+        start: Literal["second", "random"] = "second",
     ) -> None:
         if split not in ("test", "train"):
             raise BenchError(f"Unknown split {split!r}: choose test or train.")
@@ -94,6 +103,12 @@ class UCF101(Dataset):
         at_least("size", size, 16)
         if clips_per_class is not None:
             at_least("clips_per_class", clips_per_class, 1, " or None for all")
+        if start not in ("second", "random"):
+            raise BenchError(f"Unknown start {start!r}: choose second or random.")
+        if width or height:
+            for name, side in (("width", width), ("height", height)):
+                at_least(name, side, size, ", the size of the crop, or 0 for both")
+        self.width, self.height, self.start = width, height, start
         self.root = None if root is None else Path(root).expanduser()
         self.split, self.fold, self.frames, self.size = split, fold, frames, size
         self.clips_per_class, self.seed = clips_per_class, seed
@@ -129,7 +144,7 @@ class UCF101(Dataset):
                 raise MissingClip(f"The video {ref.id} is not there; it was looked for at {tried}.")
             # TT starts a short video again from its second frame, this from its first. Only 2 of the 3783
             # videos of testlist01 are that short for 32 frames, and none of TT's 101 clips.
-            frames = decode(path, range(1, self.frames + 1))
+            frames = decode(path, lambda length: self._frames(ref.id, length))
         else:
             folder = self.root / ref.id
             files = numbered(folder) if folder.is_dir() else []
@@ -137,7 +152,21 @@ class UCF101(Dataset):
                 raise MissingClip(f"The frame folder {folder} does not exist or holds no <number>.png or .jpg.")
             images = [read_image(file) for file in files[: self.frames]]
             frames = [images[i % len(images)] for i in range(self.frames)]
-        return to_clip([fit(frame, self.size) for frame in frames])
+        return to_clip([self._fit(frame) for frame in frames])
+
+    def _frames(self, name: str, length: int) -> range:
+        first = 1
+        if self.start == "random":
+            first = seed_of("ucf101 start", self.seed, name) % max(length - self.frames + 1, 1)
+        return range(first, first + self.frames)
+
+    def _fit(self, frame: Frame) -> Frame:
+        """The centre of the frame, resized."""
+        if not self.width:
+            return fit(frame, self.size)
+        resized = np.asarray(Image.fromarray(frame).resize((self.width, self.height), Image.Resampling.BILINEAR))
+        top, left = (self.height - self.size) // 2, (self.width - self.size) // 2
+        return resized[top : top + self.size, left : left + self.size]
 
     def fingerprint(self) -> str:
         """Names and sizes of all frames of a folder of frames, whose ids (``17``) say nothing of the clip; empty

@@ -34,16 +34,19 @@ EXPECTED: dict[str, Figures] = {
         ("none", "noise"): 79.9,
         ("none", "PGD 4/255"): 14.7,
         ("none", "PGD 8/255"): 10.5,
+        ("none", "PGD 8/255 as published"): 10.5,
         ("none", "PGD 16/255"): 6.2,
         ("none", "AutoAttack"): 2.4,
         ("Random", "PGD 4/255"): 15.3,
         ("Random", "PGD 8/255"): 10.9,
+        ("Random", "PGD 8/255 as published"): 10.9,
         ("Random", "PGD 16/255"): 6.7,
         ("Random", "AutoAttack"): 6.9,
         ("Defended", "clean"): 84.0,
         ("Defended", "noise"): 82.2,
         ("Defended", "PGD 4/255"): 78.5,
         ("Defended", "PGD 8/255"): 73.9,
+        ("Defended", "PGD 8/255 as published"): 73.9,
         ("Defended", "PGD 16/255"): 54.5,
         ("Defended", "AutoAttack"): 75.3,
     },
@@ -52,16 +55,19 @@ EXPECTED: dict[str, Figures] = {
         ("none", "noise"): 62.7,
         ("none", "PGD 4/255"): 8.8,
         ("none", "PGD 8/255"): 7.9,
+        ("none", "PGD 8/255 as published"): 7.9,
         ("none", "PGD 16/255"): 5.2,
         ("none", "AutoAttack"): 1.3,
         ("Random", "PGD 4/255"): 8.8,
         ("Random", "PGD 8/255"): 7.7,
+        ("Random", "PGD 8/255 as published"): 7.7,
         ("Random", "PGD 16/255"): 6.6,
         ("Random", "AutoAttack"): 5.6,
         ("Defended", "clean"): 66.9,
         ("Defended", "noise"): 63.9,
         ("Defended", "PGD 4/255"): 59.5,
         ("Defended", "PGD 8/255"): 53.9,
+        ("Defended", "PGD 8/255 as published"): 53.9,
         ("Defended", "PGD 16/255"): 40.8,
         ("Defended", "AutoAttack"): 57.9,
     },
@@ -181,7 +187,7 @@ def test_tables_show_these_figures(name: str) -> None:
 def test_names_and_parameters_exist(name: str) -> None:
     grid = find_grid(name)
     DATASETS.get(grid.dataset.name).check(grid.dataset.spec.params)
-    for spec in grid.model_specs:
+    for spec in (*grid.model_specs, *(s.source for s in grid.attack_sections if s.source is not None)):
         MODELS.get(spec.name).check(spec.params)
     for spec in grid.defense_specs:
         DEFENSES.get(spec.name).check(spec.params)
@@ -210,6 +216,9 @@ def test_the_papers_settings() -> None:
         assert budgets["noise"].size == budgets["AutoAttack"].size == pytest.approx(8 / 255)
         assert (budgets["AutoAttack"].steps, budgets["AutoAttack"].step_size) == (10, None)
         assert defenses["Random"] == {"bound": "12/255"}
+        source = next(s.source for s in find_grid(name).attack_sections if s.source is not None)
+        assert (source.name, source.params) == ("i3d_flow", {"updates": 2})
+        assert budgets["PGD 8/255 as published"] == budgets["PGD 8/255"]
     one = parts("motion_table2")[0]["One-frame"]
     assert (one.norm, one.steps, one.size, one.step_size) == (
         "one-frame",
@@ -252,7 +261,8 @@ def test_the_grid_can_be_planned(name: str, tmp_path: Path) -> None:
     """With the shipped networks and clips in place of those that must be fetched, nothing else changed."""
     text = shipped_grids()[name].read_text(encoding="utf-8")
     text = re.sub(r"dataset: \{name.*", "dataset: {name: motion12, clips: 2}", text, count=1)
-    text = text.replace("[i3d_flow]", "[flow_stream_tiny]").replace("raft_large", "flow_tiny")
+    text = text.replace("{name: i3d_flow, updates: 2}", "nl_tiny").replace("i3d_flow", "flow_stream_tiny")
+    text = text.replace("raft_large", "flow_tiny")
     path = tmp_path / f"tiny_{name}.yaml"
     path.write_text(text, encoding="utf-8")
     plan = make_plan(read_grid(path))

