@@ -109,9 +109,10 @@ def _row(
 
 
 def _together(verdicts: Mapping[str, Mapping[str, Sequence[bool]]]) -> Score:
-    """The clips that are right under all of some attacks."""
+    """The clips that are right under all of some attacks: never more than under one of them alone."""
     survived = union(verdicts)
-    total = round(sum(survived.values()), 9)
+    each = (sum(sum(v[clip]) / len(v[clip]) for clip in survived) for v in verdicts.values())
+    total = round(min(sum(survived.values()), *each), 9)
     return Score(correct=int(total) if total == int(total) else total, clips=len(survived))
 
 

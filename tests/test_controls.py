@@ -171,6 +171,16 @@ def test_the_worst_of_some_attacks_is_computed_from_their_outcomes(gray_grid: Wr
         assert row.scores["noise"].correct == 6
 
 
+def test_a_union_of_draws_is_never_above_a_column() -> None:
+    """Chosen by draws, the worst attack of a clip may be the wrong one; all of them together bound the union."""
+    from bench.tables import _together
+
+    weak, strong = [True, True, False, True, True], [False, True, False, True, False]
+    found = _together({"weak": {"c": weak}, "strong": {"c": strong}})
+    assert found.correct == pytest.approx(0.4)
+    assert _together({"weak": {"c": weak}}).correct == pytest.approx(0.8)
+
+
 def test_a_worst_of_attacks_that_are_not_there_is_refused(gray_grid: Write) -> None:
     entry = "[PGD, {worst: [PDG], label: Both}]"
     with pytest.raises(BenchError, match=r"Column 'Both' is the worst of 'PDG' .*did you mean 'PGD'"):
