@@ -217,30 +217,23 @@ def attacks_work_undefended(row: Evidence) -> Finding | None:
 
 
 def losses_rise(row: Evidence) -> Finding | None:
-    """An attack whose loss does not rise on the clips it leaves was not climbing (VideoPure's figures 4 and 5)."""
-    flat: dict[str, list[str]] = {}
-    for label, cell in row.known("adaptive").items():
-        stuck, looked = [], 0
+    """Where no adaptive attack's loss rises on a clip that survives them all, none was climbing (VideoPure's figures 4
+    and 5)."""
+    adaptive = row.known("adaptive")
+    survivors = _right(adaptive.values())
+    rose: dict[str, bool] = {}
+    for cell in adaptive.values():
         for o in cell.outcomes:
             seen = [v for v in o.trace if v is not None]
-            if o.attacked and o.chance >= 0.5 and len(seen) >= 4:
-                looked += 1
+            if o.clip in survivors and o.attacked and len(seen) >= 4:
                 quarter = len(seen) // 4
                 rise = sum(seen[-quarter:]) / quarter - sum(seen[:quarter]) / quarter
-                if rise <= 1e-3 * max(1.0, abs(seen[0])):
-                    stuck.append(o.clip)
-        if looked and 2 * len(stuck) > looked:
-            flat[label] = stuck
-    if not flat:
+                rose[o.clip] = rose.get(o.clip, False) or rise > 1e-3 * max(1.0, abs(seen[0]))
+    stuck = [clip for clip, risen in rose.items() if not risen]
+    if 2 * len(stuck) <= len(rose):
         return None
-    said = "; ".join(f"{label}: {len(clips)} clips" for label, clips in flat.items())
-    return Finding(
-        check="loss",
-        severity="warning",
-        said=f"The attack's loss does not rise on most of the clips it leaves ({said}).",
-        cells=list(flat),
-        clips=list(dict.fromkeys(clip for clips in flat.values() for clip in clips)),
-    )
+    said = f"On {len(stuck)} of the {len(rose)} clips that all adaptive attacks leave, none of their losses rises."
+    return Finding(check="loss", severity="warning", said=said, cells=list(adaptive), clips=stuck)
 
 
 def larger_budgets_break_more(row: Evidence) -> Finding | None:

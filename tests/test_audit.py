@@ -186,6 +186,8 @@ def test_losses_that_do_not_rise() -> None:
     assert found(stuck)["loss"].clips == ["a", "b"]
     climbing = cell("PGD+BPDA", "abc", control=PASSED, traces={"a": rising, "b": rising, "c": flat})
     assert "loss" not in found(climbing)
+    # Another gradient that climbs is enough.
+    assert "loss" not in found(stuck, cell("PGD+exact", "abc", control=PASSED, traces=dict.fromkeys("abc", rising)))
 
 
 def test_a_larger_budget_that_breaks_fewer_clips() -> None:
