@@ -83,7 +83,8 @@ def test_it_mends_what_was_damaged() -> None:
 
 def test_it_stays_in_its_ball_and_in_the_range() -> None:
     clips = damaged(moving(2))
-    for settings in ({}, {"step_size": "9/255", "bound": "12/255", "step": "tanh"}):
+    larger: dict[str, Any] = {"step_size": "9/255", "bound": "12/255", "step": "tanh"}
+    for settings in ({}, larger):
         found = purify(MotionConsistency(steps=7, **settings), clips)
         moved = (found - clips).abs()
         assert float(moved.max()) == pytest.approx(BOUND, abs=1e-6)
@@ -101,7 +102,7 @@ def test_no_step_is_the_identity() -> None:
 
 
 @pytest.mark.parametrize("step", ["sign", "tanh"])
-def test_a_clip_is_purified_alike_in_any_batch_and_every_time(step: str) -> None:
+def test_a_clip_is_purified_alike_in_any_batch_and_every_time(step: Any) -> None:
     clips = damaged(moving(3))
     defense = MotionConsistency(steps=2, step=step, constraints=["forward", "long"])
     together = purify(defense, clips)
@@ -126,7 +127,7 @@ def test_it_works_whatever_the_grad_mode_and_leaves_no_trace() -> None:
 def test_every_setting_counts() -> None:
     clips = damaged(moving(1))
     base = purify(MotionConsistency(steps=2), clips)
-    for settings in (
+    changes: list[dict[str, Any]] = [
         {"steps": 3},
         {"step_size": 0.02},
         {"bound": 0.01},
@@ -137,7 +138,8 @@ def test_every_setting_counts() -> None:
         {"similarity": "ssim"},
         {"smoothness": 50.0},
         {"step": "tanh"},
-    ):
+    ]
+    for settings in changes:
         assert not torch.equal(purify(MotionConsistency(**{"steps": 2, **settings}), clips), base), settings
 
 
