@@ -35,8 +35,37 @@ def heading(table: Table) -> Text:
     return Text(f"{table.title} · {table.clips} clips", style="italic")
 
 
+# Attacks that fit side by side into 120 columns.
+_WIDE = 10
+
+
 def render(table: Table) -> RichTable:
-    """A table for the terminal; its :func:`heading` is printed above it."""
+    """A table for the terminal; its :func:`heading` is printed above it. Many attacks stand below one another."""
+    return _tall(table) if len(table.columns) > _WIDE else _broad(table)
+
+
+def _tall(table: Table) -> RichTable:
+    """One line per attack, one column per defence."""
+    out = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    out.add_column("Attack", overflow="fold")
+    for row in table.rows:
+        out.add_column(row.defense, justify="right", overflow="fold")
+    for label, heading in table.columns.items():
+        cells = [_cell(row.scores.get(label), row.blank(label)) for row in table.rows]
+        for cell, row in zip(cells, table.rows, strict=True):
+            if label in row.reported:
+                cell.append(f"\nreported {percent(row.reported[label])}", style="dim italic")
+        out.add_row(heading if label in ("clean", "noise", heading) else f"{label}\n{heading}", *cells)
+    if any(row.union is not None for row in table.rows):
+        bounds = ["<= " if row.not_run else "" for row in table.rows]
+        unions = [_cell(row.union, row.blank(""), bound) for row, bound in zip(table.rows, bounds, strict=True)]
+        out.add_row("Union", *unions)
+        out.add_row("Mean", *(percent(row.mean) for row in table.rows))
+    return out
+
+
+def _broad(table: Table) -> RichTable:
+    """One line per defence, one column per attack."""
     # Narrow columns: seven of them fit a terminal of 80, and long names fold instead of being cut.
     out = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     out.add_column("Defence", overflow="fold")

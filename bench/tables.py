@@ -95,13 +95,16 @@ def _row(
     attacked = {label: r for label, r in cells.items() if r.knowledge != "clean"}
     verdicts = {label: {o.clip: o.verdicts for o in r.outcomes} for label, r in attacked.items()}
     scores = {label: r.score for label, r in cells.items()}
+    total = _together(verdicts) if verdicts else None
     for column, parts in worst.items():
         if parts and all(part in verdicts for part in parts):
             scores[column] = _together({part: verdicts[part] for part in parts})
+            if total is not None and scores[column].correct < total.correct:
+                total = scores[column]  # draws choose the worst of few attacks better than that of many
     return Row(
         defense,
         scores,
-        _together(verdicts) if verdicts else None,
+        total,
         math.nan if not_run else mean([r.score.accuracy for r in attacked.values()]),
         frozenset(absent) - cells.keys(),
         not_run,

@@ -215,3 +215,31 @@ def test_parts_of_an_attack_belong_to_its_identity(gray_grid: Write, monkeypatch
     monkeypatch.setitem(ATTACKS._entries, "mi_fgsm", edited)
     after = make_plan(read_grid(path)).units[0]
     assert after.id != before.id
+
+
+def test_many_attacks_stand_below_one_another() -> None:
+    from rich.console import Console
+
+    from bench.render import render
+    from bench.tables import Row, Table
+
+    columns = {"clean": "Standard"} | {f"attack-{i}+BPDA": "Robust" for i in range(12)} | {"W": "Worst"}
+    scores = {label: Score(correct=i, clips=20) for i, label in enumerate(columns)}
+    rows = [
+        Row("jpeg", scores, Score(correct=1, clips=20), 12.5, reported={"attack-3+BPDA": 61.4}),
+        Row("mine", {"clean": scores["clean"]}, None, float("nan"), void={"attack-1+BPDA": "2 of 4 changed"}),
+    ]
+    console = Console(width=80)
+    with console.capture() as seen:
+        console.print(render(Table("set", "net", "linf", columns, rows, 20)))
+    lines = seen.get().splitlines()
+    (heading,) = [line for line in lines if line.lstrip().startswith("Attack ")]
+    assert heading.split() == ["Attack", "jpeg", "mine"]
+    (line,) = [line for line in lines if "attack-3+BPDA" in line]
+    assert line.split() == ["attack-3+BPDA", "20.0", "void"]
+    assert "reported 61.4" in seen.get()
+    assert [line.split() for line in lines if line.lstrip().startswith(("Union", "Mean"))] == [
+        ["Union", "5.0", "void"],
+        ["Mean", "12.5", "-"],
+    ]
+    assert "…" not in seen.get()
