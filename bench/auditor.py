@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from bench.audit import AuditedRow, Evidence, examine, rows_of
+from bench.audit import AuditedRow, Evidence, Finding, examine, rows_of
 from bench.budgets import Budget
 from bench.defended import DefendedClassifier, why_not
+from bench.defense import Purifier
 from bench.plan import Plan
 from bench.probes import Suspect, probe
 from bench.results import CellResult
@@ -49,6 +50,21 @@ def _suspect(plan: Plan, row: Evidence, clips: int, gradient: str, device: torch
     )
 
 
+def exact_gradient_was_taken(plan: Plan, row: Evidence) -> Finding | None:
+    """Where the exact gradient exists, approximations of it prove nothing: identity BPDA has overstated purifiers by tens
+    of points."""
+    cell = next((c for c in plan.cells if (c.model.label, c.defense.label) == (row.model, row.defense)), None)
+    adaptive = row.known("adaptive")
+    if cell is None or not adaptive or why_not(cell.defense.made, "exact") is not None:
+        return None
+    if isinstance(cell.defense.made, Purifier) and cell.defense.made.identity:
+        return None
+    if any(c.gradient in ("exact", "diffattack") for c in adaptive.values()):
+        return None
+    said = "This defence has an exact gradient and no attack takes it: add PGD+exact."
+    return Finding(check="exact gradient", severity="warning", said=said, cells=list(adaptive))
+
+
 def audit(
     plan: Plan,
     results: Sequence[CellResult],
@@ -78,5 +94,7 @@ def audit(
         working_on(row)
         suspect = _suspect(plan, row, clips, gradient, torch.device(device)) if clips else None
         found = probe(suspect) if suspect is not None else []
+        untaken = exact_gradient_was_taken(plan, row)
+        found = [*found, *([untaken] if untaken is not None else [])]
         audited.append(examine(row, found, len(suspect.ids) if suspect is not None else 0))
     return audited

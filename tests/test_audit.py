@@ -94,6 +94,15 @@ def test_honest_defences_are_not_accused(gray_grid: Write, tmp_path: Path, hones
         assert row.probed == 6
 
 
+def test_an_exact_gradient_that_nobody_took_is_a_warning(gray_grid: Write, tmp_path: Path) -> None:
+    rows = audited(with_defense(gray_grid, "helpers:Identity", "[PGD, PGD+BPDA]"), tmp_path / "a", clips=0)
+    assert named(rows["helpers:Identity"], "warning") == {"exact gradient"}
+    assert rows["helpers:Identity"].grade == "B"
+    assert rows["none"].grade == "A"
+    jpeg = audited(with_defense(gray_grid, "jpeg", "[PGD, PGD+BPDA]"), tmp_path / "b", clips=0)["jpeg"]
+    assert "exact gradient" not in named(jpeg, "warning")  # it has none
+
+
 def outcome(clip: str, right: bool, **more: Any) -> Outcome:
     return Outcome(clip=clip, label=1, prediction=int(right), correct=right, attacked=True, **more)
 
