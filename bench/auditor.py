@@ -51,8 +51,8 @@ def _suspect(plan: Plan, row: Evidence, clips: int, gradient: str, device: torch
 
 
 def exact_gradient_was_taken(plan: Plan, row: Evidence) -> Finding | None:
-    """Where the exact gradient exists, approximations of it prove nothing: identity BPDA has overstated purifiers by tens
-    of points."""
+    """Where the exact gradient exists, approximations of it prove nothing: identity BPDA has overstated purifiers by
+    tens of points."""
     cell = next((c for c in plan.cells if (c.model.label, c.defense.label) == (row.model, row.defense)), None)
     adaptive = row.known("adaptive")
     if cell is None or not adaptive or why_not(cell.defense.made, "exact") is not None:
