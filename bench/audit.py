@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from bench.errors import BenchError
+from bench.files import replacing
 from bench.results import CellResult
 
 AUDIT_FILE = "_audit.json"
@@ -122,6 +123,11 @@ def _broken(cell: CellResult) -> list[str]:
     return [o.clip for o in cell.outcomes if o.chance < 0.5]
 
 
+def _once(lists: Iterable[list[str]]) -> list[str]:
+    """The clips of several lists, each once."""
+    return list(dict.fromkeys(clip for clips in lists for clip in clips))
+
+
 def _right(cells: Iterable[CellResult]) -> set[str]:
     """Clips that are right more often than wrong in all of some cells."""
     sets = [{o.clip for o in c.outcomes if o.chance >= 0.5} for c in cells]
@@ -161,7 +167,7 @@ def outcomes_are_valid(row: Evidence) -> Finding | None:
         severity="fault",
         said=f"{total} outcomes are not valid; the first, {first.status}: {first.error}.",
         cells=list(flawed),
-        clips=list(dict.fromkeys(clip for clips in flawed.values() for clip in clips)),
+        clips=_once(flawed.values()),
     )
 
 
@@ -173,7 +179,7 @@ def knowing_more_helps(row: Evidence) -> Finding | None:
     if not adaptive or not blind:
         return None
     survivors = _right(adaptive.values())
-    lost = [clip for clip in dict.fromkeys(c for cell in blind.values() for c in _broken(cell)) if clip in survivors]
+    lost = [clip for clip in _once(_broken(cell) for cell in blind.values()) if clip in survivors]
     if not lost:
         return None
     gained = [clip for cell in adaptive.values() for clip in _broken(cell) if clip in _right(blind.values())]
@@ -251,7 +257,7 @@ def larger_budgets_break_more(row: Evidence) -> Finding | None:
                 lost[label] = back
     if not lost:
         return None
-    clips = list(dict.fromkeys(clip for broken in lost.values() for clip in broken))
+    clips = _once(lost.values())
     said = f"Under a larger budget {', '.join(lost)} breaks fewer clips; {len(clips)} are right again."
     return Finding(check="budget", severity="fault", said=said, cells=list(lost), clips=clips)
 
@@ -273,7 +279,7 @@ def single_steps_are_weaker(row: Evidence) -> Finding | None:
             lost[label] = back
     if not lost:
         return None
-    clips = list(dict.fromkeys(clip for broken in lost.values() for clip in broken))
+    clips = _once(lost.values())
     said = f"{len(clips)} clips fall to a single step ({', '.join(lost)}) and survive every iterative attack."
     return Finding(check="single step", severity="warning", said=said, cells=list(lost), clips=clips)
 
@@ -341,7 +347,8 @@ def write_audit(folder: Path, rows: Sequence[AuditedRow]) -> Path:
     mine = {(r.model, r.defense, r.budget) for r in rows}
     kept = [r for r in read_audit(folder) if (r.model, r.defense, r.budget) not in mine]
     text = json.dumps([r.model_dump() for r in (*kept, *rows)], indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
     return path
 
 

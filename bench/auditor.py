@@ -10,8 +10,8 @@ import torch
 from bench.audit import AuditedRow, Evidence, Finding, examine, rows_of
 from bench.budgets import Budget
 from bench.defended import DefendedClassifier, why_not
-from bench.defense import Purifier
-from bench.plan import Plan
+from bench.defense import changes_nothing
+from bench.plan import Cell, Plan
 from bench.probes import Suspect, probe
 from bench.results import CellResult
 
@@ -27,9 +27,14 @@ def _maker(defended: DefendedClassifier, device: torch.device) -> Callable[[], D
     return make
 
 
+def _cell_of(plan: Plan, row: Evidence) -> Cell | None:
+    """One of the row's cells, if the plan has the row."""
+    return next((c for c in plan.cells if (c.model.label, c.defense.label) == (row.model, row.defense)), None)
+
+
 def _suspect(plan: Plan, row: Evidence, clips: int, gradient: str, device: torch.device) -> Suspect | None:
     """What of a row is asked again: its first clips that are right without an attack."""
-    cell = next((c for c in plan.cells if (c.model.label, c.defense.label) == (row.model, row.defense)), None)
+    cell = _cell_of(plan, row)
     clean = row.known("clean").get("clean")
     budgets = {str(b): b for b in map(Budget.parse, plan.grid.budgets)}
     if cell is None or clean is None or row.budget not in budgets:
@@ -53,13 +58,11 @@ def _suspect(plan: Plan, row: Evidence, clips: int, gradient: str, device: torch
 def exact_gradient_was_taken(plan: Plan, row: Evidence) -> Finding | None:
     """Where the exact gradient exists, approximations of it prove nothing: identity BPDA has overstated purifiers by
     tens of points."""
-    cell = next((c for c in plan.cells if (c.model.label, c.defense.label) == (row.model, row.defense)), None)
+    cell = _cell_of(plan, row)
     adaptive = row.known("adaptive")
     if cell is None or not adaptive or why_not(cell.defense.made, "exact") is not None:
         return None
-    if isinstance(cell.defense.made, Purifier) and cell.defense.made.identity:
-        return None
-    if any(c.gradient in ("exact", "diffattack") for c in adaptive.values()):
+    if changes_nothing(cell.defense.made) or any(c.gradient in ("exact", "diffattack") for c in adaptive.values()):
         return None
     said = "This defence has an exact gradient and no attack takes it: add PGD+exact."
     return Finding(check="exact gradient", severity="warning", said=said, cells=list(adaptive))
@@ -86,10 +89,9 @@ def audit(
     Raises:
         BenchError: the gradient does not exist for a defence.
     """
-    wanted = {(c.model.label, c.defense.label) for c in plan.cells}
     audited = []
     for row in rows_of(results):
-        if (row.model, row.defense) not in wanted:
+        if _cell_of(plan, row) is None:
             continue
         working_on(row)
         suspect = _suspect(plan, row, clips, gradient, torch.device(device)) if clips else None

@@ -90,3 +90,8 @@ class RobustModel(ABC):
 
 
 Defense = Purifier | RobustModel
+
+
+def changes_nothing(defense: Defense) -> bool:
+    """Whether this is the undefended baseline, see :attr:`Purifier.identity`."""
+    return isinstance(defense, Purifier) and defense.identity

@@ -17,7 +17,7 @@ from bench.attack import Attack
 from bench.budgets import Budget
 from bench.dataset import ClipRef, Dataset, Missing, listing
 from bench.defended import GRADIENTS, DefendedClassifier, why_not
-from bench.defense import Defense, Purifier, RobustModel
+from bench.defense import Defense, RobustModel, changes_nothing
 from bench.errors import BenchError, nearest
 from bench.grid import AttackSection, Grid
 from bench.models.checkpoints import build_classifier, find_weights, fingerprint
@@ -299,8 +299,9 @@ def make_plan(grid: Grid, *, data_root: Path | None = None, checkpoint: Path | N
     _check_attacks(grid, attacks)
     wanted = {str(s.source): s.source for s in grid.attack_sections if s.source is not None}
     models = _models(grid, grid.model_specs, dataset.made, checkpoint, data_root)
-    sources = {m.label: m for m in _models(grid, list(wanted.values()), dataset.made, None, data_root)}
-    return expand(grid, dataset, models, defenses, attacks, sources)
+    # Only if there are any: the data set's files would be looked for a second time.
+    sources = _models(grid, list(wanted.values()), dataset.made, None, data_root) if wanted else []
+    return expand(grid, dataset, models, defenses, attacks, {m.label: m for m in sources})
 
 
 def _check_attacks(grid: Grid, attacks: Mapping[str, Component]) -> None:
@@ -324,7 +325,7 @@ def expand(
 ) -> Plan:
     """Crosses made components into cells; ``attacks`` and ``sources``, classifiers to transfer from, by label."""
     _check_attacks(grid, attacks)
-    if not any(isinstance(d.made, Purifier) and d.made.identity for d in defenses):
+    if not any(changes_nothing(d.made) for d in defenses):
         defenses = [*_components([Spec("none")], DEFENSES), *defenses]
     refs = dataset.made.refs()[: grid.dataset.clips]
     if not refs:
@@ -335,7 +336,7 @@ def expand(
     }
     for model in models:
         pairs = [_defend(model, d) for d in defenses]
-        bare = next(d for c, d in pairs if isinstance(c.made, Purifier) and c.made.identity)
+        bare = next(d for c, d in pairs if changes_nothing(c.made))
         plan.cells += [
             Cell(dataset, model, c, "clean", "clean", "none", grid.seed, d, queries=_queries(grid, d)) for c, d in pairs
         ]
@@ -369,17 +370,21 @@ def _queries(grid: Grid, defended: DefendedClassifier) -> int:
     return grid.queries if defended.stochastic else 1
 
 
+def _skip(plan: Plan, cell: Cell, reason: str) -> None:
+    plan.skipped.append(Skipped(cell.model.label, cell.defense.label, cell.attack_label, reason))
+
+
 def _add_transfer(
     plan: Plan, cell: Cell, source: Component, stranger: DefendedClassifier, attack: Component, budget: Budget
 ) -> None:
     """Adds a black-box cell: clips made on another classifier, once for all defences and classifiers."""
     if source.settings == cell.model.settings:
         reason = f"{source.label} is the classifier that is evaluated: its own clips are the gray-box attack."
-        plan.skipped.append(Skipped(cell.model.label, cell.defense.label, cell.attack_label, reason))
+        _skip(plan, cell, reason)
         return
     refused = attack.made.refuses(stochastic=False, transfer=True)
     if refused:
-        plan.skipped.append(Skipped(cell.model.label, cell.defense.label, cell.attack_label, refused))
+        _skip(plan, cell, refused)
         return
     unit = ClipsUnit(cell.dataset, source, attack, budget, cell.seed, victim=stranger.with_gradient("exact"))
     plan.cells.append(replace(cell, knowledge="black-box", unit=unit))
@@ -394,9 +399,9 @@ def _add_cell(
     adaptive = gradient != "none" and uses_model
     reason = why_not(made, gradient) if adaptive else None
     if reason:
-        plan.skipped.append(Skipped(cell.model.label, cell.defense.label, cell.attack_label, reason))
+        _skip(plan, cell, reason)
         return
-    through = adaptive and not (isinstance(made, Purifier) and made.identity)
+    through = adaptive and not changes_nothing(made)
     victim = cell.defended.with_gradient(gradient) if through else bare.with_gradient("exact")
     unit = ClipsUnit(
         cell.dataset,
@@ -410,7 +415,7 @@ def _add_cell(
     )
     refused = attack.made.refuses(stochastic=victim.stochastic and through, transfer=unit.shared)
     if refused:
-        plan.skipped.append(Skipped(cell.model.label, cell.defense.label, cell.attack_label, refused))
+        _skip(plan, cell, refused)
         return
     knowledge = "adaptive" if adaptive else "gray-box" if uses_model else "noise"
     plan.cells.append(replace(cell, knowledge=knowledge, gradient=gradient if adaptive else "none", unit=unit))
