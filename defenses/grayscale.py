@@ -1,0 +1,20 @@
+"""Grayscale."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bench import ClipRandom, Purifier, register
+
+
+@register("grayscale", source="Raff et al., Barrage of Random Transforms, CVPR 2019, with the weights of ITU-R BT.601")
+class Grayscale(Purifier):
+    """Gives all three channels the luma ``0.299 R + 0.587 G + 0.114 B``.
+
+    The barrage draws the weights; those of BT.601, for every frame, are this benchmark's choice. It is linear, so its
+    exact gradient exists.
+    """
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        luma = 0.299 * clips[:, 0] + 0.587 * clips[:, 1] + 0.114 * clips[:, 2]
+        return luma.unsqueeze(1).expand_as(clips).clamp(0, 1)
