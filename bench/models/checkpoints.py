@@ -71,6 +71,44 @@ PUBLISHED: dict[tuple[str, str], Missing] = {
         "your own; derived from weights under Apache-2.0",
         "checkpoints/i3d_flow_hmdb51.pt",
     ),
+    ("resnext3d101", "ucf101"): Missing(
+        "3D ResNeXt-101 fine-tuned on UCF-101 with colours from 0 to 1 (Lo and Patel publish none)",
+        "nowhere: fine-tune resnext-101-kinetics.pth of https://github.com/kenshohara/3D-ResNets-PyTorch; or give its "
+        "resnext-101-64f-kinetics-ucf101_split1.pth with --checkpoint, and inputs='mean_subtracted'",
+        "your own; derived from weights of a repository under the MIT licence",
+        "checkpoints/resnext3d101_ucf101.pth",
+    ),
+    ("resnext3d101", "hmdb51"): Missing(
+        "3D ResNeXt-101 fine-tuned on HMDB-51 with colours from 0 to 1 (Lo and Patel publish none)",
+        "nowhere: fine-tune resnext-101-kinetics.pth of https://github.com/kenshohara/3D-ResNets-PyTorch; or give its "
+        "resnext-101-64f-kinetics-hmdb51_split1.pth with --checkpoint, and inputs='mean_subtracted'",
+        "your own; derived from weights of a repository under the MIT licence",
+        "checkpoints/resnext3d101_hmdb51.pth",
+    ),
+    ("wrn3d50", "ucf101"): Missing(
+        "wide 3D ResNet-50 fine-tuned on UCF-101 with colours from 0 to 1 (Lo and Patel publish none)",
+        "nowhere: fine-tune wideresnet-50-kinetics.pth of https://github.com/kenshohara/3D-ResNets-PyTorch",
+        "your own; derived from weights of a repository under the MIT licence",
+        "checkpoints/wrn3d50_ucf101.pth",
+    ),
+    ("wrn3d50", "hmdb51"): Missing(
+        "wide 3D ResNet-50 fine-tuned on HMDB-51 with colours from 0 to 1 (Lo and Patel publish none)",
+        "nowhere: fine-tune wideresnet-50-kinetics.pth of https://github.com/kenshohara/3D-ResNets-PyTorch",
+        "your own; derived from weights of a repository under the MIT licence",
+        "checkpoints/wrn3d50_hmdb51.pth",
+    ),
+    ("r3d18_hara", "ucf101"): Missing(
+        "3D ResNet-18 fine-tuned on UCF-101 with colours from 0 to 1 (Lo and Patel publish none)",
+        "nowhere: fine-tune resnet-18-kinetics.pth of https://github.com/kenshohara/3D-ResNets-PyTorch",
+        "your own; derived from weights of a repository under the MIT licence",
+        "checkpoints/r3d18_hara_ucf101.pth",
+    ),
+    ("r3d18_hara", "hmdb51"): Missing(
+        "3D ResNet-18 fine-tuned on HMDB-51 with colours from 0 to 1 (Lo and Patel publish none)",
+        "nowhere: fine-tune resnet-18-kinetics.pth of https://github.com/kenshohara/3D-ResNets-PyTorch",
+        "your own; derived from weights of a repository under the MIT licence",
+        "checkpoints/r3d18_hara_hmdb51.pth",
+    ),
 }
 
 
@@ -103,6 +141,11 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         BenchError: the file is absent, unreadable, unsafe, or holds no state dict.
     """
+    return load_with_arch(path)[0]
+
+
+def load_with_arch(path: Path) -> tuple[dict[str, Tensor], str]:
+    """As :func:`load_checkpoint`, with the ``arch`` that stands beside ``state_dict``: the network's name, or empty."""
     if not path.is_file():
         raise BenchError(f"There is no checkpoint at {path}; check the path given with --checkpoint.")
     try:
@@ -116,11 +159,12 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
             f"Cannot read the checkpoint {path}: {reason} (only safetensors files and PyTorch files of "
             "plain tensors are loaded)."
         ) from error
+    arch = ""
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+        arch, content = str(content.get("arch") or ""), content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise BenchError(f"The checkpoint {path} holds no state dict: expected parameter names and tensors.")
-    return {str(k).removeprefix("module."): v for k, v in content.items()}
+    return {str(k).removeprefix("module."): v for k, v in content.items()}, arch
 
 
 def _some(keys: Iterable[str], limit: int = 5) -> str:
@@ -174,6 +218,10 @@ def figures_in_words(entry: Mapping[str, Any]) -> str:
             f"{clean['accuracy']} % of {clean['clips']} clips, {figures['random_order']['accuracy']} % with frames in "
             f"random order; PGD-10 leaves {attacked['accuracy']} % of {attacked['clips']} at linf 4/255{narrowed}"
         )
+    if entry["kind"] == "robust":
+        clean = figures["clean"]
+        attacked = ", ".join(f"{name} {f['accuracy']} %" for name, f in figures.items() if name != "clean")
+        return f"{clean['accuracy']} % of {clean['clips']} clips; of {figures['union']['clips']} attacked: {attacked}"
     if entry["kind"] == "flow":
         return "; ".join(
             f"{dataset}: end-point error {f['epe_moving_px']} px on the sprite (zero flow {f['zero_flow_moving_px']}), "
