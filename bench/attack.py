@@ -300,6 +300,10 @@ class GradientAttack(Attack):
         """The first iterate; the clean clip by default."""
         return clips.clone()
 
+    def start_rows(self, clips: Tensor, rows: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
+        """:meth:`start`, for an attack that must know which clips of the batch they are: those still unbroken."""
+        return self.start(clips[rows], budget, rng)
+
     def ascent(
         self, target: Target, clips: Tensor, rows: Tensor, aim: Tensor, objective: Objective, rng: ClipRandom
     ) -> tuple[Tensor, Tensor]:
@@ -316,6 +320,13 @@ class GradientAttack(Attack):
     def direct(self, gradient: Tensor, budget: Budget) -> Tensor:
         """Turns gradients ``(b, 3, T, H, W)`` into unit steps; steepest ascent by default."""
         return budget.geometry.direction(gradient)
+
+    def advance(self, clips: Tensor, direction: Tensor, budget: Budget) -> Tensor:
+        """Iterates after one step along unit steps, before they are projected: added, by default."""
+        length = self.step_size(budget)
+        if isinstance(length, Tensor):
+            length = length.to(clips).reshape(-1, *([1] * (clips.ndim - 1)))
+        return clips + length * direction
 
     def step_size(self, budget: Budget) -> float | Tensor:
         """Length of one step: the budget's, or :attr:`reach` radii over all steps."""
@@ -353,7 +364,7 @@ class GradientAttack(Attack):
 
         for restart in range(budget.restarts):
             share = budget.select(rows)
-            x = self.start(clips[rows], share, rng.select(rows))
+            x = self.start_rows(clips, rows, share, rng.select(rows))
             if velocity is not None:
                 velocity.zero_()
             losses: list[Tensor] = []
@@ -373,10 +384,8 @@ class GradientAttack(Attack):
                 losses.append(loss)
                 if velocity is not None:
                     velocity[rows] = gradient = self.momentum * velocity[rows] + self.normalise(gradient)
-                length = self.step_size(share)
-                if isinstance(length, Tensor):
-                    length = length.to(x).reshape(-1, *([1] * (x.ndim - 1)))
-                x = share.geometry.project(x + length * self.direct(gradient, share), clips[rows], share.size)
+                x = self.advance(x, self.direct(gradient, share), share)
+                x = share.geometry.project(x, clips[rows], share.size)
             if climb:
                 with torch.no_grad():
                     loss = sign * self._loss(target(x, rows), aim[rows]).double()

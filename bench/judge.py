@@ -73,6 +73,10 @@ def violation(clean: Tensor, adversarial: Tensor, budget: Budget | None) -> str 
         return _one_frame(clean, adversarial, size, found.linf)
     if budget.norm == "flicker":
         return _flicker(clean, adversarial, size)
+    if budget.norm in _REGIONS:
+        return _REGIONS[budget.norm](clean, adversarial, size)
+    if budget.norm in ("mult-linf", "mult-l2"):
+        return _ratios(clean, adversarial, budget.norm, size)
     return None
 
 
@@ -105,3 +109,55 @@ def _flicker(clean: Tensor, adversarial: Tensor, size: float) -> str | None:
                 offset = low + LINF_SLACK if low > size else -high + LINF_SLACK
                 return f"the offset {offset:.8g} of colour {c} in frame {t} exceeds the budget {size:.8g}"
     return None
+
+
+def _changed(clean: Tensor, adversarial: Tensor) -> list[tuple[int, Tensor]]:
+    """Of every frame that differs: its number and the pixels that do, ``int64 (N, 2)``, row and column."""
+    differs = (clean.double() != adversarial.double()).any(0)
+    return [(t, frame.nonzero()) for t, frame in enumerate(differs) if frame.any()]
+
+
+def _rectangle(clean: Tensor, adversarial: Tensor, size: float) -> str | None:
+    for t, pixels in _changed(clean, adversarial):
+        height, width = (pixels.amax(0) - pixels.amin(0) + 1).tolist()
+        if max(height, width) > size:
+            return f"the changes of frame {t} span {height} x {width} pixels, more than {size:g} x {size:g}"
+    return None
+
+
+def _border(clean: Tensor, adversarial: Tensor, size: float) -> str | None:
+    height, width = clean.shape[2:]
+    for t, pixels in _changed(clean, adversarial):
+        for row, column in pixels.tolist():
+            inside = min(row, column, height - 1 - row, width - 1 - column)
+            if inside >= size:
+                return f"pixel {row}, {column} of frame {t} is changed, outside the border of {size:g}"
+    return None
+
+
+def _pixels(clean: Tensor, adversarial: Tensor, size: float) -> str | None:
+    for t, pixels in _changed(clean, adversarial):
+        if len(pixels) > size:
+            return f"{len(pixels)} pixels of frame {t} are changed, more than the budget's {size:g}"
+    return None
+
+
+_REGIONS = {"rectangle": _rectangle, "border": _border, "pixels": _pixels}
+
+
+def _ratios(clean: Tensor, adversarial: Tensor, norm: str, size: float) -> str | None:
+    """Black stays black; elsewhere the ratio to the clean value is bounded, one by one or all logarithms together."""
+    before, after = clean.double(), adversarial.double()
+    black = before == 0
+    if bool((after[black] != 0).any()) or bool((after[~black] == 0).any()):
+        return "a black value was changed, or one was made black, which no factor can do"
+    ratio = after[~black] / before[~black]
+    if norm == "mult-linf":
+        largest = max(float(ratio.max()), float(1 / ratio.min())) if len(ratio) else 1.0
+        # Rounding of a product is relative, and so is the slack.
+        over = largest > (1 + size) * (1 + LINF_SLACK)
+        return f"a value is changed by the factor {largest:.8g}, more than {1 + size:.8g}" if over else None
+    length = float(ratio.log().square().sum().sqrt())
+    # Each logarithm is off by the rounding of its product.
+    allowed = size * (1 + L2_RELATIVE_SLACK) + LINF_SLACK * len(ratio) ** 0.5
+    return f"the l2 length {length:.8g} of the log ratios exceeds the budget {size:.8g}" if length > allowed else None

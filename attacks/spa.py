@@ -1,0 +1,56 @@
+"""Salt-and-pepper attack: a few pixels of every frame are repainted."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bench import Budget, ClipRandom, Target, register
+from bench.masked import MaskedAttack, region_of
+
+
+@register("spa", source="Lo and Patel, MultiBN, IEEE T-IP 2022, attack SPA")
+class SaltAndPepper(MaskedAttack):
+    """Iterative FGSM on a number of pixels in every frame, black before the first step.
+
+    Lo and Patel take 100 pixels in frames of 112 x 112, at places drawn with replacement for each frame anew, and 5
+    steps of 70/255, which from black reach 1.
+
+    Args:
+        location: ``random``, another draw for each of the budget's restarts, or ``gradient``: the pixels whose gradient
+            at the clean clip has the largest squares, summed over the colours, which the paper does not have.
+        loss: ``ce``, ``margin`` or ``dlr``.
+        keep: ``worst`` iterate, or the ``last`` one, as in the published code.
+    """
+
+    norms = ("pixels",)
+
+    def __init__(
+        self,
+        location: Literal["random", "gradient"] = "random",
+        loss: str = "ce",
+        keep: Literal["worst", "last"] = "worst",
+    ) -> None:
+        super().__init__(loss, keep)
+        if location not in ("random", "gradient"):
+            raise ValueError(f"location must be random or gradient, not {location!r}")
+        self.location = location
+
+    def passes(self, budget: Budget) -> tuple[int, int]:
+        forwards, backwards = super().passes(budget)
+        search = self.location == "gradient"
+        return forwards + search, backwards + search
+
+    def choose(
+        self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom, count: int
+    ) -> list[Tensor]:
+        region = region_of(budget)
+        if self.location == "random":
+            return [region.random_masks(clips, budget.size, rng) for _ in range(count)]
+        _, gradient = target.gradient(clips, None, labels, self._loss)
+        return [region.masks(gradient.double().square().sum(1), budget.size, clips)] * count
+
+    def fill(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return torch.zeros_like(clips)
