@@ -508,6 +508,7 @@ def train(
         "runs/zoo"
     ),
     curves: Annotated[Path, typer.Option(help="Folder of the picture of the learning curve.")] = Path("runs/curves"),
+    start: Annotated[Path | None, typer.Option(help="File of weights to start from, in place of the recipe's.")] = None,
     measure_only: Annotated[bool, typer.Option(help="Measure exported weights again; train nothing.")] = False,
 ) -> None:
     """Train a network and export its weights with a manifest entry; a stopped training resumes.
@@ -550,7 +551,7 @@ def train(
                 figures = " ".join(f"{k} {v:.3f}" for k, v in {"loss": state.loss, **state.figures}.items())
                 bar.update(task, completed=state.step, figures=figures)
 
-            fitted = fit(model, dataset, chosen, seed=seed, work=folder, device=where, report=report)
+            fitted = fit(model, dataset, chosen, seed=seed, work=folder, device=where, report=report, start=start)
     except KeyboardInterrupt:
         err.print(f"Stopped. The same command continues from the last state in {folder}.")
         raise typer.Exit(130) from None
@@ -566,6 +567,7 @@ def train(
             device=where,
             work=folder,
             curves=curves,
+            start=start,
         )
     out.print_json(json.dumps(entry))
 

@@ -74,6 +74,9 @@ class Region(Norm):
     def project(self, points: Tensor, clips: Tensor, size: Tensor | float) -> Tensor:
         """The nearest point of ball and cube: in every frame the region is kept that is dearest to give up."""
         within = points.clamp(0, 1)
+        sizes = torch.tensor(self.sizes(size, clips), dtype=torch.float64, device=clips.device)
+        if bool((self.distance(within, clips) <= sizes).all()):  # nothing to choose, as in every step of an attack
+            return within
         dropped, kept = ((points - other).double().square().sum(1) for other in (clips, within))
         # A clip outside the cube, if there were one, would make giving up a pixel a gain.
         return torch.where(self.masks((dropped - kept).clamp_min(0), size, clips), within, clips)

@@ -40,10 +40,15 @@ class Curve:
         if not self.rows:
             return
         with replacing(self.file) as partial, partial.open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.DictWriter(lines, list(self.rows[-1]), lineterminator="\n", restval="nan")
+            writer = csv.DictWriter(lines, self._columns(), lineterminator="\n", restval="nan")
             writer.writeheader()
             for row in self.rows:
                 writer.writerow({k: f"{v:.6g}" if k != "step" else int(v) for k, v in row.items()})
+
+    def _columns(self) -> list[str]:
+        """Of all rows, those that not every step has last but the rate and the time."""
+        every = dict.fromkeys(name for row in self.rows for name in row)
+        return [*(k for k in every if k not in _LAST), *_LAST]
 
     def draw(self, picture: Path, title: str) -> None:
         """Draws loss and figures over the steps: every step faintly, and their running means."""
@@ -53,7 +58,7 @@ class Curve:
 
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         FigureCanvasAgg(figure)
-        names = [k for k in self.rows[-1] if k not in _FIRST + _LAST]
+        names = [k for k in self._columns() if k not in _FIRST + _LAST]
         steps = np.array([r["step"] for r in self.rows])
         left = figure.add_subplot(title=title, xlabel="step", ylabel="loss")
         right = left.twinx() if names else left
@@ -61,6 +66,10 @@ class Curve:
         for axis, name in [(left, "loss"), *((right, n) for n in names)]:
             colour = next(colours)
             values = np.array([r.get(name, np.nan) for r in self.rows])
+            there = ~np.isnan(values)
+            if not there.all():  # looked at now and then
+                axis.plot(steps[there], values[there], "o--", color=colour, markersize=3, label=name)
+                continue
             axis.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
             axis.plot(steps, _running_mean(values), color=colour, label=name)
         right.set_ylabel(", ".join(names) or "loss")

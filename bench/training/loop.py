@@ -22,7 +22,8 @@ from bench.dataset import Dataset
 from bench.errors import BenchError
 from bench.files import replacing
 from bench.models.base import build_seeded
-from bench.models.checkpoints import load_strictly, sha256_of, zoo_file
+from bench.models.checkpoints import load_checkpoint, load_strictly, sha256_of, zoo_file
+from bench.models.robust import entry_name
 from bench.registry import DATASETS, MODELS, Spec
 from bench.seeds import seed_of
 from bench.training.curve import Curve
@@ -73,23 +74,33 @@ class _Average:
 def _rate(recipe: Recipe, step: int) -> float:
     """Factor of the learning rate at a step."""
     part = step / recipe.steps
-    decay = {"linear": 1 - part, "cosine": 0.5 * (1 + math.cos(math.pi * part)), "none": 1.0}[recipe.decay]
+    decay = {
+        "linear": 1 - part,
+        "cosine": 0.5 * (1 + math.cos(math.pi * part)),
+        "step": 1.0 if part < 7 / 15 else 0.1,
+        "none": 1.0,
+    }[recipe.decay]
     return min(1.0, (step + 1) / max(1, recipe.warmup)) * decay
 
 
-def _start_file(model: str, recipe: Recipe) -> Path | None:
+def _start_file(model: str, dataset: str, recipe: Recipe) -> Path | None:
     """The shipped weights that a recipe starts from; ``None`` if it starts afresh.
 
     Raises:
         BenchError: no such weights are shipped.
     """
-    if recipe.start is None:
+    if recipe.start is None and recipe.start_recipe is None:
         return None
-    file = zoo_file(model, recipe.start)
+    name, where = model, recipe.start or dataset
+    if recipe.start_recipe not in (None, "plain"):
+        name = entry_name(model, str(recipe.start_recipe))
+    file = zoo_file(name, where)
     if file is None:
+        how = f" by recipe {recipe.start_recipe}" if name != model else ""
         raise BenchError(
-            f"Recipe {recipe.name!r} starts from weights of {model!r} trained on {recipe.start}, and none are shipped: "
-            f"train {model!r} on {recipe.start} first, with --out bench/zoo (docs/zoo.md has the recipes)."
+            f"Recipe {recipe.name!r} starts from weights of {model!r} trained on {where}{how}, and none are shipped: "
+            f"train {model!r} on {where} first{how}, with --out bench/zoo (docs/zoo.md has the recipes), or "
+            "give a file with --start."
         )
     return file
 
@@ -142,6 +153,7 @@ def train(
     device: torch.device,
     report: Callable[[TrainingState], None],
     save_every: int = 50,
+    start: Path | None = None,
 ) -> nn.Module:
     """Trains a network on the ``train`` split of a data set, resuming where it stopped.
 
@@ -151,30 +163,33 @@ def train(
     Args:
         work: folder of the training state; a state of the same settings found there is continued.
         report: called after each step.
+        start: file of weights to start from, in place of those that the recipe names.
 
     Returns:
-        The network in evaluation mode, with the averaged weights if the recipe asks for them.
+        The network in evaluation mode, with the averaged weights if the recipe asks for them, or those that were best
+        on the validation split.
 
     Raises:
         BenchError: a name is unknown, or the state in ``work`` belongs to other settings.
     """
     objective = objective_of(recipe)
     network = build_seeded(lambda: objective.build(model_name, dataset_name, seed), seed_of("weights", seed)).to(device)
-    start = _start_file(model_name, recipe)
+    start = start or _start_file(model_name, dataset_name, recipe)
     if start is not None:
-        load_strictly(network, load_file(start), start)
+        objective.adopt(network, load_checkpoint(start), start, model_name, dataset_name)
     data = _training_clips(dataset_name, recipe)
     trained = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimiser = _optimiser(recipe, trained)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(recipe, step))
     average = _Average(network, recipe.ema) if recipe.ema is not None else None
     settings = {"model": model_name, "dataset": dataset_name, "seed": seed, **asdict(recipe)}
     if start is not None:
-        settings["start"] = f"{recipe.start} {sha256_of(start)}"
+        settings["start"] = f"{recipe.start or recipe.start_recipe} {sha256_of(start)}"
     if model_name in MODELS.names():
         settings["code"] = MODELS.get(model_name).code
     state_file, first, earlier = work / "state.pt", 0, 0.0
     shown: dict[str, float] = {}
+    best: dict[str, Any] = {}
     if state_file.is_file():
         try:
             state = torch.load(state_file, map_location=device, weights_only=True)
@@ -189,7 +204,7 @@ def train(
         schedule.load_state_dict(state["schedule"])
         if average is not None:
             average.state, average.updates = state["average"], state["step"]
-        first, shown, earlier = state["step"], state["figures"], state["seconds"]
+        first, shown, earlier, best = state["step"], state["figures"], state["seconds"], state["best"]
         report(TrainingState(first, recipe.steps, math.nan, shown, earlier))
     work.mkdir(parents=True, exist_ok=True)
     curve = Curve(work / "curve.csv", first)
@@ -199,7 +214,8 @@ def train(
         for step, batch in enumerate(_batches(data, objective, recipe, seed, first), start=first):
             torch.manual_seed(seed_of("dropout", seed, step))
             generator = torch.Generator().manual_seed(seed_of("step", seed, step))
-            loss, figures = objective.loss(network, tuple(part.to(device) for part in batch), generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.mixed and device.type == "cuda"):
+                loss, figures = objective.loss(network, tuple(part.to(device) for part in batch), generator)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
@@ -209,8 +225,14 @@ def train(
             if average is not None:
                 average.update(network)
             shown = {k: v if k not in shown else 0.95 * shown[k] + 0.05 * v for k, v in figures.items()}
+            looked: dict[str, float] = {}
+            if recipe.validate and ((step + 1) % recipe.validate == 0 or step + 1 == recipe.steps):
+                looked = objective.validate(network, dataset_name, device)
+                if "val_union" in looked and looked["val_union"] >= best.get("union", -1.0):
+                    weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
+                    best = {"union": looked["val_union"], "step": step + 1, "weights": weights}
             value, seconds = float(loss.detach()), earlier + time.monotonic() - begun
-            curve.add(step + 1, value, figures, rate, seconds)
+            curve.add(step + 1, value, {**figures, **looked}, rate, seconds)
             report(TrainingState(step + 1, recipe.steps, value, shown, seconds))
             if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
                 curve.save()
@@ -221,6 +243,7 @@ def train(
                             "step": step + 1,
                             "figures": shown,
                             "seconds": seconds,
+                            "best": best,
                             "model": network.state_dict(),
                             "optimiser": optimiser.state_dict(),
                             "schedule": schedule.state_dict(),
@@ -232,7 +255,15 @@ def train(
         curve.draw(work / "curve.png", f"{model_name} on {dataset_name}, recipe {recipe.name}")
     if average is not None:
         network.load_state_dict(average.state)
+    if best:
+        network.load_state_dict(best["weights"])
     return network.eval().requires_grad_(False)
+
+
+def _optimiser(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(parameters, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
 def _hardware(device: torch.device) -> str:
@@ -269,6 +300,7 @@ def export(
     device: torch.device,
     work: Path | None = None,
     curves: Path | None = None,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Writes the weights as half-precision safetensors, measures *that file* on test clips, and adds its
     entry to ``manifest.json`` in ``out``.
@@ -276,12 +308,15 @@ def export(
     Args:
         work, curves: where the training left ``curve.png``, and the folder it is copied to as
             ``<model>-<dataset>.png``.
+        start: file of weights that the training was told to start from.
 
     Returns:
         The manifest entry.
     """
     out.mkdir(parents=True, exist_ok=True)
-    stem = f"{model_name}-{dataset_name}"
+    objective = objective_of(recipe)
+    named = objective.entry(model_name, recipe.name)
+    stem = f"{named['model']}-{dataset_name}"
     name = f"{stem}.safetensors"
     weights = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     with replacing(out / name) as partial:  # whoever uses the old weights keeps them until the new ones are measured
@@ -291,10 +326,10 @@ def export(
         if work is not None and curves is not None and (work / "curve.png").is_file():
             curves.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(work / "curve.png", curves / f"{stem}.png")
-        objective, start = objective_of(recipe), _start_file(model_name, recipe)
+        start = start or _start_file(model_name, dataset_name, recipe)
         entry = {
             "kind": objective.kind,
-            "model": model_name,
+            **named,
             "dataset": dataset_name,
             "sha256": sha256_of(partial),
             "recipe": asdict(recipe),
@@ -327,14 +362,15 @@ def remeasure(model_name: str, dataset_name: str, *, out: Path, device: torch.de
     Raises:
         BenchError: there is no such entry, or the file does not match its checksum.
     """
-    name = f"{model_name}-{dataset_name}.safetensors"
     entries = _read_manifest(out)
+    name = f"{model_name}-{dataset_name}.safetensors"
     if name not in entries:
         raise BenchError(f"{out / 'manifest.json'} has no entry {name}: train it first, without --measure-only.")
     if not (out / name).is_file() or sha256_of(out / name) != entries[name]["sha256"]:
         raise BenchError(f"{out / name} is absent or does not match its checksum in the manifest: train it again.")
     objective = objective_of(Recipe(**entries[name]["recipe"]))
-    network = objective.build(model_name, dataset_name, entries[name]["seed"]).to(device)
+    base = entries[name].get("base", model_name)
+    network = objective.build(base, dataset_name, entries[name]["seed"]).to(device)
     load_strictly(network, load_file(out / name), out / name)
     figures = objective.measure(network.eval().requires_grad_(False), dataset_name, device)
     entries = _read_manifest(out)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from bench.dataset import ClipRef, Dataset
+from bench.models.checkpoints import load_strictly
 
 
 class Objective(ABC):
@@ -34,6 +36,26 @@ class Objective(ABC):
         Raises:
             BenchError: a name is unknown or the network is not of this kind.
         """
+
+    def adopt(self, network: nn.Module, state: Mapping[str, Tensor], path: Path, model: str, dataset: str) -> None:
+        """Puts weights that the training starts from into the network that :meth:`build` made.
+
+        Args:
+            state, path: the weights, and the file they are from.
+
+        Raises:
+            BenchError: they do not fit.
+        """
+        load_strictly(network, state, path)
+
+    def entry(self, model: str, recipe: str) -> dict[str, Any]:
+        """What the manifest says of the exported network besides its file: at least ``model``, its registered name."""
+        return {"model": model}
+
+    def validate(self, network: nn.Module, dataset: str, device: torch.device) -> dict[str, float]:
+        """Figures on clips of the split ``val``, for the learning curve; by ``val_union``, if it is there, the best
+        weights are kept. The network is to be left as it was."""
+        return {}
 
     @abstractmethod
     def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from bench.errors import BenchError, nearest
 from bench.training.objective import Objective
@@ -13,34 +13,45 @@ from bench.training.objective import Objective
 
 @dataclass(frozen=True)
 class Recipe:
-    """An objective and the settings of the loop: AdamW, linear warm-up, decay over all steps.
+    """An objective and the settings of the loop: linear warm-up, decay over all steps.
 
     Attributes:
         objective: a name of :data:`OBJECTIVES`.
         options: arguments of the objective.
         steps, batch: optimiser steps and clips per step.
-        lr, weight_decay, warmup: of AdamW; warm-up in steps.
-        decay: of the learning rate after the warm-up: ``linear`` or ``cosine`` to zero, or ``none``.
+        lr, weight_decay, warmup: of the optimiser; warm-up in steps.
+        decay: of the learning rate after the warm-up: ``linear`` or ``cosine`` to zero, ``step`` (a tenth after 7/15 of
+            the steps), or ``none``.
         clip_norm: largest gradient norm.
         ema: decay of an exponential moving average of the weights, exported in their place; ``None`` for none.
         clips: different training clips; ``None`` for as many as the training can use, where clips are rendered
             on demand.
         start: data set whose shipped weights of the same model the training starts from; ``None`` for fresh ones.
+        start_recipe: in its place, the recipe whose shipped weights for the same data set it starts from; ``plain``
+            for those of the classifier itself.
+        optimiser: ``adamw``, or ``sgd`` with momentum 0.9.
+        validate: steps between looks at the split ``val``, whose best weights are exported in place of the last ones;
+            ``None`` for no look.
+        mixed: whether a GPU computes in bfloat16 where autocast thinks it safe.
     """
 
     name: str
     objective: str = "classifier"
-    options: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     steps: int = 400
     batch: int = 24
     lr: float = 2e-3
     weight_decay: float = 0.02
     warmup: int = 20
-    decay: Literal["linear", "cosine", "none"] = "linear"
+    decay: Literal["linear", "cosine", "step", "none"] = "linear"
     clip_norm: float = 5.0
     ema: float | None = None
     clips: int | None = None
     start: str | None = None
+    start_recipe: str | None = None
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    validate: int | None = None
+    mixed: bool = False
 
 
 # Imported on first use: a recipe costs nothing until somebody trains by it.
@@ -52,6 +63,11 @@ OBJECTIVES: dict[str, str] = {
     "reconstruction": "bench.training.objectives.generative:Reconstruction",
     "denoising": "bench.training.objectives.generative:Denoising",
     "latent denoising": "bench.training.objectives.generative:LatentDenoising",
+    "adversarial": "bench.training.objectives.robust:AdversarialTraining",
+    "trades": "bench.training.objectives.robust:Trades",
+    "msd": "bench.training.objectives.robust:SteepestDescent",
+    "multibn branches": "bench.training.objectives.robust:BranchTraining",
+    "multibn selection": "bench.training.objectives.robust:SelectionTraining",
 }
 
 _LOOKS = Recipe("looks", "looks classifier", {"mixed": 0.4, "gray": 0.3}, steps=600, lr=1e-3, start="motion12")
@@ -91,7 +107,69 @@ GENERATIVE: tuple[Recipe, ...] = (
     replace(_LATENT, name="denoise-latent-gpu", steps=20000, batch=64, lr=1e-3, warmup=500, ema=0.999, clips=12000),
 )
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*CLASSIFIERS, *GENERATIVE)}
+_ROBUST = Recipe(
+    "at_pgd",
+    "adversarial",
+    {},
+    steps=100,
+    batch=12,
+    lr=1e-3,
+    warmup=10,
+    start_recipe="plain",
+    validate=50,
+)
+# At these sizes, each of the four attacks breaks nearly every clip of the tiny networks, and can be trained against.
+_SIZES = {"roa": 12, "af": 2, "spa": 100}
+_BOTH: dict[str, Any] = {"attacks": ["pgd", "roa"], "clean": True}
+
+
+def _robust(name: str, objective: str = "adversarial", **options: Any) -> Recipe:
+    """A recipe of the training family for a CPU: a short fine-tuning with three steps for each attack."""
+    return replace(_ROBUST, name=name, objective=objective, options={"steps": 3, "sizes": _SIZES, **options})
+
+
+# Of every one but the single attacks, the training sees clean clips, PGD and ROA, as MultiBN does. Framing and salt and
+# pepper are unforeseen.
+ROBUST: tuple[Recipe, ...] = (
+    *(_robust(f"at_{attack}", attacks=[attack]) for attack in ("pgd", "roa", "af", "spa")),
+    _robust("trades", "trades"),
+    _robust("avg", **_BOTH),
+    _robust("max", **_BOTH, combine="max"),
+    _robust("avg_all4", **{**_BOTH, "attacks": ["pgd", "roa", "af", "spa"]}),
+    _robust("msd", "msd"),
+    _robust("multibn_branches", "multibn branches"),
+    replace(_robust("multibn", "multibn selection"), start_recipe="multibn_branches"),
+    _robust("oudefend", **_BOTH, architecture="oudefend", architecture_options={"base_width": 4}),
+    *(
+        _robust(f"denoise_{v}", **_BOTH, architecture="feature_denoising", architecture_options={"variant": v})
+        for v in ("a", "b")
+    ),
+)
+
+
+def _published(recipe: Recipe) -> Recipe:
+    """The same with Lo and Patel's settings for UCF-101: five steps for each attack, SGD, batches of 4, 15 epochs of
+    2384 steps, a tenth of the rate after 7 of them, from weights of Kinetics that must be given."""
+    return replace(
+        recipe,
+        name=f"{recipe.name}-published",
+        options={**recipe.options, "steps": 5, "sizes": {}},
+        steps=15 * 2384,
+        batch=4,
+        lr=5e-4,
+        weight_decay=1e-5,
+        warmup=1,
+        decay="step",
+        optimiser="sgd",
+        validate=2384,
+        mixed=True,
+        start_recipe=f"{recipe.start_recipe}-published" if recipe.start_recipe != "plain" else "plain",
+    )
+
+
+ROBUST += tuple(_published(recipe) for recipe in ROBUST)
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*CLASSIFIERS, *GENERATIVE, *ROBUST)}
 
 
 def recipe_of(name: str, steps: int | None = None) -> Recipe:

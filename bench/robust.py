@@ -1,0 +1,57 @@
+"""Defences whose weights were trained: where their weights are, and how they get into the network."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+
+from torch import nn
+
+from bench.defense import RobustModel
+from bench.errors import BenchError
+from bench.models.checkpoints import load_checkpoint, load_strictly, zoo_file
+from bench.models.robust import entry_name
+
+
+class TrainedDefense(RobustModel):
+    """A robust network whose weights are shipped for some classifiers, or given as a file.
+
+    Args:
+        recipe: by which it was trained; names the shipped weights.
+        weights: a file of ``bench train``, or of another training with the same parameters; shipped ones if not given.
+    """
+
+    def __init__(self, recipe: str, weights: str = "") -> None:
+        self.recipe, self.weights = recipe, weights
+
+    @abstractmethod
+    def network(self, classifier: nn.Module) -> nn.Module:
+        """The robust network, with whatever weights; ``classifier`` may be changed in place."""
+
+    def wrap(self, classifier: nn.Module) -> nn.Module:
+        """Builds the robust network and loads its weights.
+
+        Raises:
+            BenchError: no weights are known, or they do not fit.
+        """
+        file = Path(self.weights) if self.weights else self._shipped(classifier)
+        network = self.network(classifier)
+        load_strictly(network, load_checkpoint(file), file)
+        return network
+
+    def _shipped(self, classifier: nn.Module) -> Path:
+        origin = getattr(classifier, "origin", None)
+        if origin is None:
+            raise BenchError(
+                f"Weights of recipe {self.recipe!r} are shipped for registered classifiers, and this "
+                f"{type(classifier).__name__} is none: give a file with weights=."
+            )
+        model, dataset = origin
+        file = zoo_file(entry_name(model, self.recipe), dataset)
+        if file is None:
+            raise BenchError(
+                f"No weights of {model} on {dataset} by recipe {self.recipe!r} are shipped: train them with "
+                f"bench train --model {model} --dataset {dataset} --recipe {self.recipe}, "
+                "and give the file with weights=."
+            )
+        return file

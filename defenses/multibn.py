@@ -1,0 +1,39 @@
+"""MultiBN: a branch of batch normalisations for every kind of perturbation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from bench import register
+from bench.models.robust import multibn
+from bench.robust import TrainedDefense
+
+
+@register("multibn", source="Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, T-IP 2022")
+class MultiBNDefense(TrainedDefense):
+    """Shared convolutions, a clean, an Lp and a physical branch, and a module that weighs them for each clip.
+
+    Args:
+        select: ``soft``, by the selection module; or the one branch that every clip gets, ``clean``, ``lp`` or
+            ``physical``. Told the true attack, the branches make the paper's oracle "MultiBN-manual".
+        selector: registered model of the selection module; the paper's is a 3D ResNet-18 (``r3d18_hara``).
+        shortcuts: whether normalisations in shortcuts have branches too; not so in the published code.
+        recipe: by which it was trained.
+        weights: a file, in place of the shipped weights.
+    """
+
+    def __init__(
+        self,
+        select: Literal["soft", "clean", "lp", "physical"] = "soft",
+        selector: str = "resnet3d_tiny",
+        shortcuts: bool = False,
+        recipe: str = "multibn",
+        weights: str = "",
+    ) -> None:
+        super().__init__(recipe, weights)
+        self.select, self.selector, self.shortcuts = select, selector, shortcuts
+
+    def network(self, classifier: nn.Module) -> nn.Module:
+        return multibn(classifier, 0, self.selector, self.shortcuts, self.select)
