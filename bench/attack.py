@@ -66,6 +66,8 @@ class Target:
         stochastic: whether two calls on the same clip may differ.
         transfer: whether the clips are meant for another pipeline than this one (gray-box, black-box), so
             that fooling this one is not the end.
+        selection: of a network that chooses between branches of its own, how: clips to one logit per branch. Such calls
+            are not counted.
 
     Attributes:
         decision: ``int64 (b,)``, the hard decision of the last call. It is what the judge goes by, and with
@@ -81,8 +83,10 @@ class Target:
         *,
         stochastic: bool = False,
         transfer: bool = False,
+        selection: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._function = function
+        self.selection = selection
         self.stochastic = stochastic
         self.decisive = not (stochastic or transfer)
         self.decision = torch.zeros(0, dtype=torch.int64)
@@ -353,7 +357,7 @@ class GradientAttack(Attack):
         velocity = torch.zeros_like(clips) if self.momentum else None
         trace = torch.full((budget.steps * budget.restarts, len(clips)), float("nan"))
         rows = torch.arange(len(clips))
-        best = _Best(clips)
+        best = Best(clips)
 
         def objective(logits: Tensor, classes: Tensor) -> Tensor:
             return sign * self._loss(logits, classes)
@@ -404,7 +408,7 @@ class GradientAttack(Attack):
         return AttackResult(best.clips, trace)
 
 
-class _Best:
+class Best:
     """The strongest candidate seen so far of each clip: broken before unbroken, then by score."""
 
     def __init__(self, clips: Tensor) -> None:
@@ -413,9 +417,15 @@ class _Best:
         self._score = torch.full((len(clips),), float("nan"), dtype=torch.float64, device=clips.device)
         self._broken = torch.zeros(len(clips), dtype=torch.bool, device=clips.device)
 
-    def keep(self, candidates: Tensor, score: Tensor, broken: Tensor) -> None:
-        """Offers one candidate per clip: ``(B, 3, T, H, W)``, scores ``(B,)``, whether broken ``(B,)``."""
-        higher = (score >= self._score) | self._score.isnan()  # where the loss is flat, the later one
-        better = (broken & ~self._broken) | ((broken == self._broken) & higher)
-        self.clips[better], self._score[better] = candidates[better], score[better]
-        self._broken |= broken
+    def keep(self, candidates: Tensor, score: Tensor, broken: Tensor, rows: Tensor | None = None) -> None:
+        """Offers one candidate per clip: ``(b, 3, T, H, W)``, scores ``(b,)``, whether broken ``(b,)``.
+
+        Args:
+            rows: ``(b,)``, which clips of the batch they belong to; all, if not given.
+        """
+        rows = torch.arange(len(self.clips), device=score.device) if rows is None else rows.to(score.device)
+        known, was_broken = self._score[rows], self._broken[rows]
+        higher = (score >= known) | known.isnan()  # where the loss is flat, the later one
+        better = (broken & ~was_broken) | ((broken == was_broken) & higher)
+        self.clips[rows[better]], self._score[rows[better]] = candidates[better], score[better]
+        self._broken[rows] = was_broken | broken

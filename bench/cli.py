@@ -155,7 +155,7 @@ def run(
 
     if chosen.title:
         out.print(f"\n[bold]{chosen.title}[/bold]")
-    tables = make_tables(cells, reported, plan.skipped, chosen.worst)
+    tables = make_tables(cells, reported, plan.skipped, chosen.worst, chosen.oracles, chosen.counts_clean)
     for table in tables:
         out.print(heading(table), soft_wrap=True)
         out.print(render(table))

@@ -207,7 +207,8 @@ class DefendedClassifier(nn.Module):
             votes = self._classify(candidates)
             return Answer(self.pool(votes), self.verdict(votes.detach()), deviation)
 
-        return Target(look, len(rng), stochastic=self.stochastic, transfer=transfer)
+        selection = getattr(self.classifier, "selection", None) if getattr(self.classifier, "selects", False) else None
+        return Target(look, len(rng), stochastic=self.stochastic, transfer=transfer, selection=selection)
 
 
 def _purify(purifier: Purifier, clips: Tensor, rng: ClipRandom) -> Tensor:

@@ -157,6 +157,9 @@ class Grid(_Section):
         dataset, models, defenses, budgets, attacks: what is crossed.
         seed: of every random choice.
         queries: how often a randomised defence is asked about each clip; its accuracy is the average.
+        oracles: rows composed of others, ``{label: {attack: defence}}``: what a defence would do that was told the
+            attack. None of them is a defence.
+        counts_clean: whether Union and Mean count the clean clips as one of the attacks, as Lo and Patel do.
         reported: published figures shown beside the measured ones.
     """
 
@@ -170,6 +173,8 @@ class Grid(_Section):
     attacks: list[Any] = Field(min_length=1)
     seed: int = 0
     queries: int = Field(default=10, ge=1)
+    oracles: dict[str, dict[str, str]] = {}
+    counts_clean: bool = False
     reported: ReportedSection | None = None
 
     @field_validator("name")
@@ -201,7 +206,18 @@ class Grid(_Section):
             twice = [label for label in labels if labels.count(label) > 1]
             if twice:
                 raise BenchError(f"Grid {self.name!r} lists {what} {twice[0]} twice: remove one.")
-        _ = self.attack_sections
+        attacks = [s.label for s in self.attack_sections]
+        defenses = [str(s) for s in self.defense_specs]
+        for label, parts in self.oracles.items():
+            if label in defenses:
+                raise BenchError(f"Grid {self.name!r} has a defence and an oracle called {label!r}: rename one.")
+            for what, known, used in (("attack", attacks, list(parts)), ("defence", defenses, list(parts.values()))):
+                for name in used:
+                    if name not in known:
+                        raise BenchError(
+                            f"Oracle {label!r} of grid {self.name!r} needs the {what} {name!r}, which the grid does not "
+                            f"have{nearest(name, known)}; it has: {', '.join(known)}."
+                        )
 
     @property
     def model_specs(self) -> list[Spec]:

@@ -62,7 +62,7 @@ def _measured(table: Table, audits: Mapping[tuple[str, str, str], str]) -> list[
         header.append(
             heading if label in ("clean", "noise", heading) else f"{heading.replace('*', chr(92) + '*')} {label}"
         )
-    header += ["Union", "Mean", *(["Audit"] if audits else [])]
+    header += [*table.together, *(["Audit"] if audits else [])]
     rows = []
     for row in sorted(table.rows, key=_order):
         cells = [_cell(row.scores.get(label), row.blank(label)) for label in table.columns]
@@ -152,7 +152,8 @@ def make_leaderboard(results: Path) -> str:
         }
         if described.summary:
             lines += [described.summary, ""]
-        for table in make_tables(cells, reported, described.skipped, described.worst):
+        computed = (described.worst, described.oracles, described.counts_clean)
+        for table in make_tables(cells, reported, described.skipped, *computed):
             lines += _measured(table, audits)
     if not any_measured:
         lines += ["Nothing has been measured yet.", ""]

@@ -59,8 +59,9 @@ def _tall(table: Table) -> RichTable:
     if any(row.union is not None for row in table.rows):
         bounds = ["<= " if row.not_run else "" for row in table.rows]
         unions = [_cell(row.union, row.blank(""), bound) for row, bound in zip(table.rows, bounds, strict=True)]
-        out.add_row("Union", *unions)
-        out.add_row("Mean", *(percent(row.mean) for row in table.rows))
+        union, average = table.together
+        out.add_row(union, *unions)
+        out.add_row(average, *(percent(row.mean) for row in table.rows))
     return out
 
 
@@ -74,8 +75,8 @@ def _broad(table: Table) -> RichTable:
         out.add_column(title, justify="right")
     attacked = any(row.union is not None for row in table.rows)
     if attacked:
-        out.add_column("Union", justify="right")
-        out.add_column("Mean", justify="right")
+        for title in table.together:
+            out.add_column(title, justify="right")
     for row in table.rows:
         cells = [_cell(row.scores.get(label), row.blank(label)) for label in table.columns]
         if attacked:

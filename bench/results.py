@@ -131,6 +131,7 @@ class GridFile(BaseModel):
         order: file names in the order of the rows.
         skipped: combinations that do not exist.
         worst: columns that are the worst of others.
+        oracles, counts_clean: of the grid's tables, see :class:`~bench.grid.Grid`.
         reported: which published figures stand beside the measured ones.
     """
 
@@ -142,6 +143,8 @@ class GridFile(BaseModel):
     order: list[str]
     skipped: list[Skipped]
     worst: dict[str, list[str]] = {}
+    oracles: dict[str, dict[str, str]] = {}
+    counts_clean: bool = False
     reported: ReportedSection | None = None
 
 
@@ -273,6 +276,8 @@ def _describe(plan: Plan, target: Path, order: list[str]) -> None:
         order=order,
         skipped=skipped,
         worst=plan.grid.worst,
+        oracles=plan.grid.oracles,
+        counts_clean=plan.grid.counts_clean,
         reported=plan.grid.reported,
     )
     (target / _GRID_FILE).write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")

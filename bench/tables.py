@@ -60,6 +60,7 @@ class Table:
     Attributes:
         columns: attack label to heading (Standard, Noise, Robust*, Robust), in order.
         clips: clips in every cell.
+        counts_clean: whether union and mean count the clean clips as an attack.
     """
 
     dataset: str
@@ -69,6 +70,12 @@ class Table:
     rows: list[Row]
     clips: int
     reported_from: str = ""
+    counts_clean: bool = False
+
+    @property
+    def together(self) -> tuple[str, str]:
+        """Headings of what all attacks say together."""
+        return ("Union with clean", "Mean with clean") if self.counts_clean else ("Union", "Mean")
 
     @property
     def title(self) -> str:
@@ -81,6 +88,7 @@ def _row(
     columns: Collection[str],
     absent: Collection[str],
     worst: Mapping[str, Sequence[str]],
+    counts_clean: bool,
 ) -> Row:
     void = {label: r.control.said for label, r in cells.items() if r.control is not None and not r.control.passed}
     if void:
@@ -93,6 +101,8 @@ def _row(
         )
     not_run = frozenset(columns) - cells.keys() - set(absent)
     attacked = {label: r for label, r in cells.items() if r.knowledge != "clean"}
+    if counts_clean and attacked:
+        attacked = dict(cells)
     verdicts = {label: {o.clip: o.verdicts for o in r.outcomes} for label, r in attacked.items()}
     scores = {label: r.score for label, r in cells.items()}
     total = _together(verdicts) if verdicts else None
@@ -124,6 +134,8 @@ def make_tables(
     reported: Reported | None = None,
     skipped: Iterable[Skipped] = (),
     worst: Mapping[str, Sequence[str]] | None = None,
+    oracles: Mapping[str, Mapping[str, str]] | None = None,
+    counts_clean: bool = False,
 ) -> list[Table]:
     """Groups cells into tables, one per data set, classifier and budget; clean cells belong to every budget.
 
@@ -131,6 +143,7 @@ def make_tables(
         reported: published figures; they stand beside the classifier they belong to and no other.
         skipped: cells that do not exist.
         worst: columns that are the worst of others, per clip. A part that does not exist for a defence is left out.
+        oracles, counts_clean: see :class:`~bench.grid.Grid`.
     """
     results = list(results)
     absent: dict[tuple[str, str], set[str]] = {}
@@ -150,14 +163,19 @@ def make_tables(
             by_defense: dict[str, dict[str, CellResult]] = {}
             for cell in chosen:
                 by_defense.setdefault(cell.defense, {})[cell.attack] = cell
+            for label, parts in (oracles or {}).items():
+                of_oracle = {a: by_defense[d][a] for a, d in parts.items() if a in by_defense.get(d, {})}
+                if of_oracle:
+                    by_defense[label] = of_oracle
             computed = {label: [p for p in parts if p in columns] for label, parts in (worst or {}).items()}
             rows = []
             for d, of_row in by_defense.items():
                 missing = absent.get((model, d), set())
                 parts_of = {label: [p for p in parts if p not in missing] for label, parts in computed.items()}
-                rows.append(_row(d, of_row, columns, missing, parts_of))
+                rows.append(_row(d, of_row, columns, missing, parts_of, counts_clean))
             columns |= {label: HEADINGS["worst"] for label, parts in computed.items() if parts}
-            table = Table(dataset, model, budget, columns, rows, max(len(c.outcomes) for c in chosen))
+            clips = max(len(c.outcomes) for c in chosen)
+            table = Table(dataset, model, budget, columns, rows, clips, counts_clean=counts_clean)
             if reported is not None and reported.section.model == model:
                 table.reported_from = reported.source
                 for row in table.rows:

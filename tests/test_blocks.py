@@ -13,6 +13,8 @@ from bench.models.blocks import FeatureDenoising, OUDefend, insert
 from bench.models.resnet3d import ResNet3D
 from bench.models.robust import feature_denoising, oudefend
 
+Place = tuple[int, int, int]  # frame, row, column
+
 
 def features(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -72,7 +74,7 @@ def attended(
 ) -> Tensor:
     """The mixture ``y`` at one position, by the formula."""
 
-    def embed(layers: nn.ModuleList, p: tuple[int, int, int]) -> Tensor:
+    def embed(layers: nn.ModuleList, p: Place) -> Tensor:
         layer = layers[p[0]] if len(layers) > 1 else layers[0]
         assert isinstance(layer, nn.Conv2d)
         assert layer.bias is not None

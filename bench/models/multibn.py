@@ -150,6 +150,11 @@ class MultiBN(nn.Module):
         self.selector = selector
         self.select = select
 
+    @property
+    def selects(self) -> bool:
+        """Whether :meth:`selection` decides."""
+        return self.select == "soft"
+
     @contextmanager
     def routed(
         self, *, weights: Tensor | None = None, branch: Tensor | None = None, learning: int | None = None

@@ -1,0 +1,106 @@
+"""An attack on MultiBN's selection module and its classifier together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
+from bench.attack import Answer, Best, Transform
+from bench.losses import cross_entropy
+from bench.models.multibn import BRANCHES
+from bench.registry import ATTACKS, Spec
+
+# Which branch is right for what a budget lets an attacker do (Lo and Patel): whoever leads the selection elsewhere
+# wins.
+_BRANCH = {"linf": "lp", "l2": "lp", "pixels": "lp", "rectangle": "physical", "border": "physical"}
+
+
+@register("joint_selection", source="Lo and Patel, MultiBN, IEEE T-IP 2022, joint adaptive attack")
+class JointSelection(Attack):
+    """Maximises ``loss + weight * CE(selection, right branch)``, once for each weight, and keeps the worst clip.
+
+    The selection module is to send the clip through the wrong branch. The paper gives no weight; it is swept, as our
+    fact sheet recommends (``motion_and_training.md``, section 10). With a weight of 0 it is the paper's canonical
+    attack, whose gradient passes through the selection module too, and which the slides call the stronger one. A clip
+    that one weight has broken takes no part in the next.
+
+    Args:
+        attack: the attack that climbs, a gradient attack as grids name it.
+        weights: of the selection's loss.
+    """
+
+    norms = tuple(_BRANCH)
+
+    def __init__(
+        self, attack: str | Mapping[str, Any] = "pgd", weights: Sequence[float] = (0.0, 0.1, 1.0, 10.0)
+    ) -> None:
+        if not isinstance(weights, list | tuple) or not weights:
+            raise ValueError(f"weights must be a list of numbers, not {weights!r}")
+        for weight in weights:
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                raise ValueError(f"weights must be numbers that are not negative, not {weight!r}")
+        self._inner: Attack = ATTACKS.create(Spec.parse(attack))
+        self.parts = (attack,)
+        self.weights = tuple(weights)
+
+    def check(self, budget: Budget) -> None:
+        super().check(budget)
+        self._inner.check(budget)
+
+    def refuses(self, *, stochastic: bool, transfer: bool) -> str | None:
+        if transfer:
+            return "joint_selection attacks the selection module of MultiBN, which the bare classifier does not have."
+        if stochastic:
+            return "joint_selection compares its weights by one look, which a randomised defence makes worthless."
+        return self._inner.refuses(stochastic=stochastic, transfer=transfer)
+
+    def passes(self, budget: Budget) -> tuple[int, int]:
+        forwards, backwards = self._inner.passes(budget)
+        return (forwards + 1) * len(self.weights), backwards * len(self.weights)
+
+    def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
+        if target.selection is None:
+            raise BenchError(
+                "joint_selection attacks a network with a selection module, such as multibn, and this one has none: take "
+                f"{self.parts[0]} for it."
+            )
+        rows, best = torch.arange(len(clips)), Best(clips)
+        traces = []
+        for weight in self.weights:
+            share = budget.select(rows)
+            joint = self._joint(target, rows, _BRANCH[budget.norm], weight)
+            result = self._inner.run(joint, clips[rows], labels[rows], share, rng.select(rows))
+            if result.trace is not None:
+                whole = torch.full((len(result.trace), len(clips)), float("nan"))
+                whole[:, rows] = result.trace
+                traces.append(whole)
+            with torch.no_grad():
+                answer = target.ask(result.clips, rows)
+            broken = answer.decision.to(labels.device) != labels[rows]
+            best.keep(result.clips, cross_entropy(answer.logits, labels[rows]), broken, rows)
+            rows = rows[~broken.cpu()]
+            if not len(rows):
+                break
+        return AttackResult(best.clips, torch.cat(traces) if traces else None)
+
+    @staticmethod
+    def _joint(target: Target, rows: Tensor, branch: str, weight: float) -> Target:
+        """The target, with the selection's loss as a second objective, for some clips of its batch."""
+        right = BRANCHES.index(branch)
+
+        def look(clips: Tensor, of: Tensor, then: Transform | None = None) -> Answer:
+            answer = target.ask(clips, rows[of], then)
+            if not weight or not torch.is_grad_enabled():
+                return answer
+            assert target.selection is not None
+            said = target.selection(clips)
+            away = F.cross_entropy(said, torch.full((len(said),), right, device=said.device), reduction="none")
+            return Answer(answer.logits, answer.decision, weight * away)
+
+        return Target(look, len(rows))
