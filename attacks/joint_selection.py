@@ -67,8 +67,8 @@ class JointSelection(Attack):
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
         if target.selection is None:
             raise BenchError(
-                "joint_selection attacks a network with a selection module, such as multibn, and this one has none: take "
-                f"{self.parts[0]} for it."
+                "joint_selection attacks a network with a selection module, such as multibn, and this one has none: "
+                f"take {self.parts[0]} for it."
             )
         rows, best = torch.arange(len(clips)), Best(clips)
         traces = []

@@ -28,7 +28,7 @@ CLASSES = (
 
 _LISTS = "testTrainMulti_7030_splits"
 _VIDEOS = "hmdb51_org"
-_FLAGS = {"train": "1", "test": "2"}  # 0 stands for a video of neither part
+_FLAGS = {"train": "1", "val": "1", "test": "2"}  # 0 stands for a video of neither part
 _PAGE = "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/"
 _LICENCE = "CC BY 4.0, by that page; the videos belong to others"
 
@@ -49,14 +49,16 @@ class HMDB51(Dataset):
 
     Args:
         root: folder of the files; never part of a result's identity.
-        split: ``test`` (30 videos of each class) or ``train`` (70).
+        split: ``test`` (30 videos of each class), ``train`` or ``val``; the last two share the official training list
+            (70 of each), of which about a tenth is held out for ``val``.
         fold: which of the three official splits, 1 to 3.
         frames: clip length.
         size: side of the square frames in pixels.
         width, height: to which frames are resized before their centre is cropped.
         clips_per_class: how many videos of each class of the list, or None for all. The choice for a class depends on
             ``seed`` and on that class's videos, and a smaller one is part of a larger one.
-        start: first frame of the clip: ``random``, drawn by ``seed`` and the video's name, or ``first``.
+        start: first frame of the clip: ``random``, drawn by ``seed`` and the video's name, or ``first``; or
+            ``strided``: from the first, as many frames apart as the whole video allows (Lo and Patel: 40 frames).
         seed: of both choices.
     """
 
@@ -65,22 +67,22 @@ class HMDB51(Dataset):
     def __init__(
         self,
         root: Path | str | None = None,
-        split: Literal["test", "train"] = "test",
+        split: Literal["test", "train", "val"] = "test",
         fold: int = 1,
         frames: int = 64,
         size: int = 224,
         width: int = 400,
         height: int = 300,
         clips_per_class: int | None = 1,
-        start: Literal["random", "first"] = "random",
+        start: Literal["random", "first", "strided"] = "random",
         seed: int = 0,
     ) -> None:
         if split not in _FLAGS:
-            raise BenchError(f"Unknown split {split!r}: choose test or train.")
+            raise BenchError(f"Unknown split {split!r}: choose test, train or val.")
         if fold not in (1, 2, 3):
             raise BenchError(f"Unknown fold {fold!r}: HMDB-51 has the folds 1, 2 and 3.")
-        if start not in ("random", "first"):
-            raise BenchError(f"Unknown start {start!r}: choose random or first.")
+        if start not in ("random", "first", "strided"):
+            raise BenchError(f"Unknown start {start!r}: choose random, first or strided.")
         at_least("frames", frames, 1)
         at_least("size", size, 16)
         for name, side in (("width", width), ("height", height)):
@@ -133,6 +135,9 @@ class HMDB51(Dataset):
             raise MissingClip(f"The video {ref.id} is not there; it was looked for at {tried}.")
 
         def chosen(length: int) -> range:
+            if self.start == "strided":
+                step = max(length // self.frames, 1)
+                return range(0, step * self.frames, step)
             first = 0
             if self.start == "random" and length > self.frames:
                 first = seed_of("hmdb51 start", self.seed, ref.id) % (length - self.frames + 1)
@@ -162,6 +167,10 @@ class HMDB51(Dataset):
         refs = []
         for label, name in enumerate(CLASSES):
             videos = [f"{name}/{video}" for video in _read_list(self._list(name), _FLAGS[self.split])]
+            if self.split != "test":
+                by_hash = sorted(videos, key=lambda video: seed_of("hmdb51 val", video))
+                held = set(by_hash[: round(len(videos) / 10)])
+                videos = [video for video in videos if (video in held) == (self.split == "val")]
             # Ranking by a hash of the name makes the choice blind to the order of the list.
             ranked = sorted(videos, key=lambda video: seed_of("hmdb51", self.seed, video))
             kept = set(ranked[: self.clips_per_class])

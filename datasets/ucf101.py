@@ -68,7 +68,8 @@ class UCF101(Dataset):
 
     Args:
         root: folder of the files; never part of a result's identity.
-        split: ``test`` or ``train`` (videos only).
+        split: ``test``, ``train`` or ``val`` (videos only). The last two share the official training list: about a
+            tenth of its groups of videos, each of one scene, is held out for ``val``.
         fold: which of the three official splits, 1 to 3 (videos only).
         frames: clip length.
         size: side of the square frames in pixels.
@@ -77,7 +78,8 @@ class UCF101(Dataset):
         seed: seed of that choice, and of the start (videos only).
         width, height: to which frames are resized before their centre is cropped; 0 to keep their shape.
         start: first frame of the clip: the ``second``, or a ``random`` one, drawn by ``seed`` and the video's name
-            (videos only; a video that is too short starts with its first then).
+            (videos only; a video that is too short starts with its first then). Or ``strided``: from the first, as many
+            frames apart as the whole video allows (Lo and Patel: 40 frames, size 112).
     """
 
     classes = CLASSES
@@ -85,7 +87,7 @@ class UCF101(Dataset):
     def __init__(
         self,
         root: Path | str | None = None,
-        split: Literal["test", "train"] = "test",
+        split: Literal["test", "train", "val"] = "test",
         fold: int = 1,
         frames: int = 32,
         size: int = 224,
@@ -93,18 +95,18 @@ class UCF101(Dataset):
         seed: int = 0,
         width: int = 0,
         height: int = 0,
-        start: Literal["second", "random"] = "second",
+        start: Literal["second", "random", "strided"] = "second",
     ) -> None:
-        if split not in ("test", "train"):
-            raise BenchError(f"Unknown split {split!r}: choose test or train.")
+        if split not in ("test", "train", "val"):
+            raise BenchError(f"Unknown split {split!r}: choose test, train or val.")
         if fold not in (1, 2, 3):
             raise BenchError(f"Unknown fold {fold!r}: UCF-101 has the folds 1, 2 and 3.")
         at_least("frames", frames, 1)
         at_least("size", size, 16)
         if clips_per_class is not None:
             at_least("clips_per_class", clips_per_class, 1, " or None for all")
-        if start not in ("second", "random"):
-            raise BenchError(f"Unknown start {start!r}: choose second or random.")
+        if start not in ("second", "random", "strided"):
+            raise BenchError(f"Unknown start {start!r}: choose second, random or strided.")
         if width or height:
             for name, side in (("width", width), ("height", height)):
                 at_least(name, side, size, ", the size of the crop, or 0 for both")
@@ -155,6 +157,9 @@ class UCF101(Dataset):
         return to_clip([self._fit(frame) for frame in frames])
 
     def _frames(self, name: str, length: int) -> range:
+        if self.start == "strided":
+            step = max(length // self.frames, 1)
+            return range(0, step * self.frames, step)
         first = 1
         if self.start == "random":
             first = seed_of("ucf101 start", self.seed, name) % max(length - self.frames + 1, 1)
@@ -223,7 +228,8 @@ class UCF101(Dataset):
 
     @property
     def _list(self) -> Path:
-        return self._base / _LISTS / f"{self.split}list{self.fold:02d}.txt"
+        official = "test" if self.split == "test" else "train"
+        return self._base / _LISTS / f"{official}list{self.fold:02d}.txt"
 
     def _places(self, name: str) -> tuple[Path, Path]:
         return self._base / _VIDEOS / name, self._base / name
@@ -234,6 +240,9 @@ class UCF101(Dataset):
     def _chosen(self) -> list[ClipRef]:
         _check_classes(self._base / _LISTS / "classInd.txt")
         refs = _read_list(self._list)
+        if self.split != "test":
+            held = _held_out(refs)
+            refs = [ref for ref in refs if (_group(ref.id) in held) == (self.split == "val")]
         if self.clips_per_class is None:
             return refs
         videos: dict[int, list[str]] = {}
@@ -284,6 +293,20 @@ def _check_classes(path: Path) -> None:
         raise BenchError(
             f"{path} lists {len(found)} classes, not {len(expected)}; use the official classInd.txt, or none."
         )
+
+
+def _group(name: str) -> str:
+    """Class and group of a video: ``<Class>/v_<Class>_g01``, one scene."""
+    return name.rpartition("_c")[0]
+
+
+def _held_out(refs: Sequence[ClipRef]) -> set[str]:
+    """The groups of training videos that make ``val``: a tenth of each class, chosen by name."""
+    groups: dict[int, set[str]] = {}
+    for ref in refs:
+        groups.setdefault(ref.label, set()).add(_group(ref.id))
+    ranked = (sorted(of_class, key=lambda group: seed_of("ucf101 val", group)) for of_class in groups.values())
+    return {group for names in ranked for group in names[: round(len(names) / 10)]}
 
 
 def _read_list(path: Path) -> list[ClipRef]:

@@ -107,7 +107,7 @@ def test_registered_with_help_for_every_parameter() -> None:
         ({"size": 15}, "size must be"),
         ({"width": 223}, "width must be a whole number of at least 224, the size of the crop, not 223"),
         ({"height": 223}, "height must be"),
-        ({"split": "val"}, "split 'val'"),
+        ({"split": "valid"}, "split 'valid'"),
         ({"fold": 4}, "fold 4"),
         ({"start": "middle"}, "start 'middle'"),
         ({"clips_per_class": 0}, "clips_per_class must be"),
@@ -216,6 +216,18 @@ def test_flags_and_folds_choose_the_videos(tmp_path: Path) -> None:
     assert of_clap(fold=3) == ["f.avi"]
     assert of_clap(split="train") == ["b c;(d)[e]&.avi"]
     assert of_clap(split="train", fold=3) == [ODD, "b c;(d)[e]&.avi"]
+
+
+def test_a_tenth_of_the_training_videos_of_each_class_is_held_out(tmp_path: Path) -> None:
+    names = [f"v{i}.avi" for i in range(70)]
+    write_lists(tmp_path, {"run": [f"{n} 1" for n in names]})
+    touch(tmp_path, [f"run/{n}" for n in names])
+    parts = [
+        {r.id for r in HMDB51(tmp_path, split=split, clips_per_class=None).refs() if r.id.startswith("run/")}
+        for split in ("train", "val")
+    ]
+    assert [len(part) for part in parts] == [63, 7]
+    assert parts[0] | parts[1] == {f"run/{n}" for n in names}
 
 
 def test_the_choice_follows_the_seed_and_grows_by_nesting(tmp_path: Path) -> None:

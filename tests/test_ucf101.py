@@ -133,7 +133,7 @@ def test_registered_with_help_for_every_parameter() -> None:
         ({"frames": 0}, "frames"),
         ({"frames": 2.5}, "frames"),
         ({"size": 15}, "size"),
-        ({"split": "val"}, "split 'val'"),
+        ({"split": "valid"}, "split 'valid'"),
         ({"fold": 0}, "fold 0"),
         ({"fold": 4}, "fold 4"),
         ({"clips_per_class": 0}, "clips_per_class"),
@@ -382,6 +382,29 @@ def test_frame_folders_are_read_in_numeric_order(tmp_path: Path) -> None:
     assert dataset.missing() == []
     assert dataset.refs() == [ClipRef("17", 17)]
     assert levels(dataset.load(dataset.refs()[0])) == [7 * i for i in range(12)]
+
+
+def test_a_tenth_of_the_groups_of_each_class_is_held_out_of_training(tmp_path: Path) -> None:
+    videos = [f"{c}/v_{c}_g{g:02d}_c{k:02d}.avi" for c in ("JumpRope", "YoYo") for g in range(8, 26) for k in (1, 2, 3)]
+    touch(tmp_path, videos)
+    write_list(tmp_path, [f"{v} {48 if 'Rope' in v else 101}" for v in videos], "trainlist01.txt")
+    train, val = (
+        [r.id for r in UCF101(tmp_path, split=split, clips_per_class=None).refs()] for split in ("train", "val")
+    )
+    assert sorted(train + val) == sorted(videos)
+    groups = [{v.rpartition("_c")[0] for v in part} for part in (train, val)]
+    assert not groups[0] & groups[1]
+    assert sorted(g.partition("/")[0] for g in groups[1]) == ["JumpRope"] * 2 + ["YoYo"] * 2
+
+
+def test_strided_frames_span_the_video() -> None:
+    made = UCF101(frames=4, size=16, start="strided")
+    assert [list(made._frames("x", length)) for length in (3, 4, 11, 12)] == [
+        [0, 1, 2, 3],
+        [0, 1, 2, 3],
+        [0, 2, 4, 6],
+        [0, 3, 6, 9],
+    ]
 
 
 def test_frame_folders_start_at_the_first_frame_and_loop(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from bench.models.robust import entry_name
 from bench.registry import DATASETS, MODELS, Spec
 from bench.seeds import seed_of
 from bench.training.curve import Curve
+from bench.training.data import split_of
 from bench.training.objective import Objective
 from bench.training.recipes import Recipe, objective_of
 
@@ -91,6 +92,7 @@ def _start_file(model: str, dataset: str, recipe: Recipe) -> Path | None:
     """
     if recipe.start is None and recipe.start_recipe is None:
         return None
+    model, dataset = Spec.parse(model).name, Spec.parse(dataset).name
     name, where = model, recipe.start or dataset
     if recipe.start_recipe not in (None, "plain"):
         name = entry_name(model, str(recipe.start_recipe))
@@ -107,10 +109,9 @@ def _start_file(model: str, dataset: str, recipe: Recipe) -> Path | None:
 
 def _training_clips(dataset: str, recipe: Recipe) -> Dataset:
     # A data set that is rendered on demand has as many training clips as the training can use.
-    rendered = any(p.name == "length" for p in DATASETS.get(dataset).parameters)
+    rendered = any(p.name == "length" for p in DATASETS.get(Spec.parse(dataset).name).parameters)
     length = {"length": recipe.clips or recipe.steps * recipe.batch} if rendered else {}
-    data: Dataset = DATASETS.create(Spec(dataset, {"split": "train", **length}))
-    return data
+    return split_of(dataset, "train", **length)
 
 
 def _batches(
@@ -178,6 +179,7 @@ def train(
     if start is not None:
         objective.adopt(network, load_checkpoint(start), start, model_name, dataset_name)
     data = _training_clips(dataset_name, recipe)
+    objective.inspect(data)
     trained = [p for p in network.parameters() if p.requires_grad]
     optimiser = _optimiser(recipe, trained)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(recipe, step))
@@ -185,8 +187,8 @@ def train(
     settings = {"model": model_name, "dataset": dataset_name, "seed": seed, **asdict(recipe)}
     if start is not None:
         settings["start"] = f"{recipe.start or recipe.start_recipe} {sha256_of(start)}"
-    if model_name in MODELS.names():
-        settings["code"] = MODELS.get(model_name).code
+    if Spec.parse(model_name).name in MODELS.names():
+        settings["code"] = MODELS.get(Spec.parse(model_name).name).code
     state_file, first, earlier = work / "state.pt", 0, 0.0
     shown: dict[str, float] = {}
     best: dict[str, Any] = {}
@@ -273,6 +275,11 @@ def _hardware(device: torch.device) -> str:
     return f"{torch.backends.cpu.get_cpu_capability()} {platform.machine()}, {threads} thread{'s' * (threads > 1)}"
 
 
+def _quoted(text: str) -> str:
+    """For a command line."""
+    return text if text.replace("_", "").replace(":", "").isalnum() else f'"{text}"'
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / "manifest.json"
     try:
@@ -315,8 +322,9 @@ def export(
     """
     out.mkdir(parents=True, exist_ok=True)
     objective = objective_of(recipe)
-    named = objective.entry(model_name, recipe.name)
-    stem = f"{named['model']}-{dataset_name}"
+    model, clips = Spec.parse(model_name).name, Spec.parse(dataset_name).name
+    named = objective.entry(model, recipe.name)
+    stem = f"{named['model']}-{clips}"
     name = f"{stem}.safetensors"
     weights = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     with replacing(out / name) as partial:  # whoever uses the old weights keeps them until the new ones are measured
@@ -330,7 +338,7 @@ def export(
         entry = {
             "kind": objective.kind,
             **named,
-            "dataset": dataset_name,
+            "dataset": clips,
             "sha256": sha256_of(partial),
             "recipe": asdict(recipe),
             "seed": seed,
@@ -340,7 +348,8 @@ def export(
             "hardware": _hardware(device),
             "minutes": round(seconds / 60, 1),
             "torch": torch.__version__.split("+")[0],
-            "command": f"bench train --model {model_name} --dataset {dataset_name} --recipe {recipe.name} "
+            "command": f"bench train --model {_quoted(model_name)} --dataset {_quoted(dataset_name)} "
+            f"--recipe {recipe.name} "
             f"--steps {recipe.steps} --seed {seed} --out bench/zoo",
             "figures": objective.measure(network, dataset_name, device),
         }
@@ -363,7 +372,7 @@ def remeasure(model_name: str, dataset_name: str, *, out: Path, device: torch.de
         BenchError: there is no such entry, or the file does not match its checksum.
     """
     entries = _read_manifest(out)
-    name = f"{model_name}-{dataset_name}.safetensors"
+    name = f"{Spec.parse(model_name).name}-{Spec.parse(dataset_name).name}.safetensors"
     if name not in entries:
         raise BenchError(f"{out / 'manifest.json'} has no entry {name}: train it first, without --measure-only.")
     if not (out / name).is_file() or sha256_of(out / name) != entries[name]["sha256"]:
@@ -382,4 +391,5 @@ def remeasure(model_name: str, dataset_name: str, *, out: Path, device: torch.de
 
 def default_work(model: str, dataset: str, recipe: Recipe, seed: int) -> Path:
     """Folder of a training's state when the user names none."""
-    return Path("runs") / "train" / f"{model}-{dataset}-{recipe.name}-{recipe.steps}-{seed}"
+    names = f"{Spec.parse(model).name}-{Spec.parse(dataset).name}"
+    return Path("runs") / "train" / f"{names}-{recipe.name}-{recipe.steps}-{seed}"

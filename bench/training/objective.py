@@ -48,6 +48,13 @@ class Objective(ABC):
         """
         load_strictly(network, state, path)
 
+    def inspect(self, data: Dataset) -> None:  # noqa: B027 - most have nothing to ask for
+        """Looks at the training split before the first step.
+
+        Raises:
+            BenchError: it cannot be trained on.
+        """
+
     def entry(self, model: str, recipe: str) -> dict[str, Any]:
         """What the manifest says of the exported network besides its file: at least ``model``, its registered name."""
         return {"model": model}

@@ -18,6 +18,7 @@ from bench.models.checkpoints import build_classifier
 from bench.models.flow_stream import FlowStream
 from bench.registry import ATTACKS, DATASETS, MODELS, Spec
 from bench.seeds import ClipRandom
+from bench.training.data import check_classes, split_of
 from bench.training.objective import Objective
 
 _CHUNK = 25
@@ -66,13 +67,18 @@ class Classification(Objective):
 
     def build(self, model: str, dataset: str, seed: int = 0) -> nn.Module:
         spec = Spec.parse(model)
-        if any(p.name == "seed" for p in MODELS.get(spec.name).parameters):
-            spec = Spec(spec.name, {"seed": seed, **spec.params})
+        takes = {p.name for p in MODELS.get(spec.name).parameters}
+        classes = getattr(DATASETS.get(Spec.parse(dataset).name).factory, "classes", ())
+        known = {"seed": seed, **({"num_classes": len(classes)} if classes else {})}
+        spec = Spec(spec.name, {**{k: v for k, v in known.items() if k in takes}, **spec.params})
         network = build_classifier(spec, None).train().requires_grad_(True)
         # Parts that bring weights of their own, such as the flow estimator of a flow-stream classifier.
         for name in getattr(network, "frozen", ()):
             network.get_submodule(name).eval().requires_grad_(False)
         return network
+
+    def inspect(self, data: Dataset) -> None:
+        check_classes(data)
 
     def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
         return labelled(data, refs)
@@ -85,7 +91,7 @@ class Classification(Objective):
     def measure(self, network: nn.Module, dataset: str, device: torch.device) -> dict[str, Any]:
         """Accuracy on clean clips, on the same with their frames in random order, under PGD-10 at linf 4/255, and the
         budget at which PGD-10 leaves 5 to 9 %."""
-        data: Dataset = DATASETS.create(Spec(dataset, {"split": "test"}))
+        data = split_of(dataset, "test")
         refs = data.refs()
         clean = refs[: self.clean_clips]
         right = shuffled = 0

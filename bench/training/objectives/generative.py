@@ -18,7 +18,7 @@ from bench.diffusion.schedule import add_noise, predict_clean, timesteps
 from bench.diffusion.tiny import LatentTiny, PixelSpace, Preconditioned, TinyAutoencoder
 from bench.errors import BenchError
 from bench.models.checkpoints import load_shipped
-from bench.registry import DATASETS, Spec
+from bench.training.data import split_of
 from bench.training.objective import Objective
 from bench.training.objectives.mixture import load_mixed
 
@@ -42,7 +42,7 @@ def psnr(mse: float, peak: float = 1.0) -> float:
 
 
 def _test_clips(dataset: str, count: int, device: torch.device) -> Tensor:
-    data: Dataset = DATASETS.create(Spec(dataset, {"split": "test"}))
+    data = split_of(dataset, "test")
     return torch.stack([data.load(r) for r in data.refs()[:count]]).to(device)
 
 
@@ -109,7 +109,7 @@ class Denoising(Objective):
         backbone = build_backbone(model)
         if not isinstance(backbone, PixelSpace):
             raise BenchError(f"This recipe trains models of pixels, which {model!r} is not: take another recipe.")
-        data: Dataset = DATASETS.create(Spec(dataset, {"split": "train"}))
+        data = split_of(dataset, "train")
         backbone.calibrate(load_mixed(data, data.refs()[:48]))
         return backbone.train()
 

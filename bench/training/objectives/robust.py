@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from bench.attack import Attack
 from bench.budgets import Budget
-from bench.dataset import Dataset
 from bench.errors import BenchError, nearest
 from bench.models.checkpoints import load_strictly
 from bench.models.multibn import BRANCHES, Branches, MultiBN
 from bench.models.robust import entry_name, rebuilt
 from bench.norms import Linf
 from bench.regions import Rectangle
-from bench.registry import ATTACKS, DATASETS, Spec
+from bench.registry import ATTACKS, Spec
 from bench.seeds import ClipRandom
+from bench.training.data import split_of
 from bench.training.objectives.classifier import Classification, labelled, proportion
 
 # Lo and Patel: side of the rectangle, width of the border and number of pixels in frames of 112 x 112.
@@ -165,7 +165,7 @@ class RobustClassification(Classification):
     def validate(self, network: nn.Module, dataset: str, device: torch.device) -> dict[str, float]:
         """Accuracy on clips of the split ``val``, clean and under the attacks of the training, and the clips that are
         right throughout."""
-        data: Dataset = DATASETS.create(Spec(dataset, {"split": "val"}))
+        data = split_of(dataset, "val")
         refs = data.refs()[: self.valid_clips]
         clips, labels = (t.to(device) for t in labelled(data, refs))
         generator = torch.Generator().manual_seed(0)
@@ -182,7 +182,7 @@ class RobustClassification(Classification):
     def measure(self, network: nn.Module, dataset: str, device: torch.device) -> dict[str, Any]:
         """Accuracy on clean clips and, on fewer, under the four attacks, with their union: the clips that are right
         clean and under all four."""
-        data: Dataset = DATASETS.create(Spec(dataset, {"split": "test"}))
+        data = split_of(dataset, "test")
         refs = data.refs()
         clean: list[Tensor] = []
         hits: dict[str, list[Tensor]] = {name: [] for name in ATTACKED}
