@@ -215,7 +215,7 @@ class Grid(_Section):
                 for name in used:
                     if name not in known:
                         raise BenchError(
-                            f"Oracle {label!r} of grid {self.name!r} needs the {what} {name!r}, which the grid does not "
+                            f"Oracle {label!r} of grid {self.name!r} needs the {what} {name!r}, which it does not "
                             f"have{nearest(name, known)}; it has: {', '.join(known)}."
                         )
 
