@@ -44,7 +44,8 @@ class ReportedSection(_Section):
         file: CSV in ``results/reported/``.
         model: this grid's label of the classifier they were measured on; its only one if not given.
         where: column values that all rows have, e.g. ``{dataset: UCF-101, model: NL}``.
-        defenses, attacks: this grid's labels to the file's rows.
+        defenses, attacks: this grid's labels, and those of its oracles, to the file's rows; among the attacks,
+            ``Union`` and ``Mean`` are what all of them say together.
         budgets: this grid's budgets, as tables print them, to the file's rows; all rows if empty.
     """
 

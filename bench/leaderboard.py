@@ -75,8 +75,7 @@ def _measured(table: Table, audits: Mapping[tuple[str, str, str], str]) -> list[
                 [
                     f"{row.defense}, *reported*",
                     *(f"*{f}*" if f else "" for f in figures),
-                    "",
-                    "",
+                    *(f"*{percent(row.reported[k])}*" if k in row.reported else "" for k in ("Union", "Mean")),
                     *([""] if audits else []),
                 ]
             )

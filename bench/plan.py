@@ -22,6 +22,7 @@ from bench.errors import BenchError, nearest
 from bench.grid import AttackSection, Grid
 from bench.models.checkpoints import build_classifier, find_weights, fingerprint
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Spec
+from bench.robust import know_origin
 
 # Part of every cell's identity. Bump it when the engine itself (loops, judge, seeds) changes results.
 ENGINE_VERSION = 2
@@ -257,6 +258,7 @@ def _models(
     for spec, weights in found:
         assert not isinstance(weights, Missing)
         model: nn.Module = build_classifier(spec, weights)
+        know_origin(model, spec.name, grid.dataset.name)
         entry = MODELS.get(spec.name)
         params = {k: v for k, v in entry.settings(spec.params).items() if k != "checkpoint"}
         digits = fingerprint(model)

@@ -7,7 +7,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.results import Score
-from bench.tables import Table, flaws, percent
+from bench.tables import Row, Table, flaws, percent
 
 LEGEND = (
     "Accuracy in percent over all clips, below it the 95 % Wilson interval. Standard: clean clips through the defence. "
@@ -52,17 +52,22 @@ def _tall(table: Table) -> RichTable:
         out.add_column(row.defense, justify="right", overflow="fold")
     for label, heading in table.columns.items():
         cells = [_cell(row.scores.get(label), row.blank(label)) for row in table.rows]
-        for cell, row in zip(cells, table.rows, strict=True):
-            if label in row.reported:
-                cell.append(f"\nreported {percent(row.reported[label])}", style="dim italic")
-        out.add_row(heading if label in ("clean", "noise", heading) else f"{label}\n{heading}", *cells)
+        both = (_with_reported(cell, row, label) for cell, row in zip(cells, table.rows, strict=True))
+        out.add_row(heading if label in ("clean", "noise", heading) else f"{label}\n{heading}", *both)
     if any(row.union is not None for row in table.rows):
         bounds = ["<= " if row.not_run else "" for row in table.rows]
         unions = [_cell(row.union, row.blank(""), bound) for row, bound in zip(table.rows, bounds, strict=True)]
         union, average = table.together
-        out.add_row(union, *unions)
-        out.add_row(average, *(percent(row.mean) for row in table.rows))
+        out.add_row(union, *(_with_reported(c, row, "Union") for c, row in zip(unions, table.rows, strict=True)))
+        out.add_row(average, *(_with_reported(Text(percent(row.mean)), row, "Mean") for row in table.rows))
     return out
+
+
+def _with_reported(cell: Text, row: Row, label: str) -> Text:
+    """A cell with the reported figure below it, if there is one."""
+    if label in row.reported:
+        cell.append(f"\nreported {percent(row.reported[label])}", style="dim italic")
+    return cell
 
 
 def _broad(table: Table) -> RichTable:
@@ -87,5 +92,6 @@ def _broad(table: Table) -> RichTable:
                 Text(percent(row.reported[label]) if label in row.reported else "", style="dim italic")
                 for label in table.columns
             ]
-            out.add_row(Text("  reported", style="dim italic"), *figures, *([""] * (2 if attacked else 0)))
+            together = [percent(row.reported[k]) if k in row.reported else "" for k in ("Union", "Mean")]
+            out.add_row(Text("  reported", style="dim italic"), *figures, *(together if attacked else ()))
     return out

@@ -13,6 +13,11 @@ from bench.models.checkpoints import load_checkpoint, load_strictly, zoo_file
 from bench.models.robust import entry_name
 
 
+def know_origin(classifier: nn.Module, model: str, dataset: str) -> None:
+    """Notes on a classifier by which registered names it goes: shipped robust weights are found by them."""
+    classifier.__dict__["origin"] = (model, dataset)
+
+
 class TrainedDefense(RobustModel):
     """A robust network whose weights are shipped for some classifiers, or given as a file.
 
@@ -40,7 +45,7 @@ class TrainedDefense(RobustModel):
         return network
 
     def _shipped(self, classifier: nn.Module) -> Path:
-        origin = getattr(classifier, "origin", None)
+        origin = classifier.__dict__.get("origin")
         if origin is None:
             raise BenchError(
                 f"Weights of recipe {self.recipe!r} are shipped for registered classifiers, and this "

@@ -179,7 +179,7 @@ def make_tables(
             if reported is not None and reported.section.model == model:
                 table.reported_from = reported.source
                 for row in table.rows:
-                    row.reported = reported.row(row.defense, columns, table.budget)
+                    row.reported = reported.row(row.defense, [*columns, "Union", "Mean"], table.budget)
             tables.append(table)
     return tables
 

@@ -110,6 +110,31 @@ def test_union_and_mean_have_known_values() -> None:
     assert row.mean == pytest.approx((75 + 75 + 25) / 3)
 
 
+def test_clean_clips_count_where_the_grid_says_so() -> None:
+    cells = [cell("a", "clean", "clean", "1011"), cell("a", "PGD", "adaptive", "1100")]
+    (plain,), (whole,) = make_tables(cells), make_tables(cells, counts_clean=True)
+    assert plain.rows[0].union is not None
+    assert whole.rows[0].union is not None
+    assert (plain.rows[0].union.correct, whole.rows[0].union.correct) == (2, 1)
+    assert (plain.rows[0].mean, whole.rows[0].mean) == (50.0, 62.5)
+    assert (plain.together, whole.together) == (("Union", "Mean"), ("Union with clean", "Mean with clean"))
+
+
+def test_oracles_pick_cells_of_other_rows_and_their_union_is_per_clip() -> None:
+    cells = [
+        cell("one", "clean", "clean", "110"),
+        cell("one", "PGD", "adaptive", "000"),
+        cell("other", "clean", "clean", "000"),
+        cell("other", "PGD", "adaptive", "101"),
+    ]
+    (table,) = make_tables(cells, oracles={"told": {"clean": "one", "PGD": "other"}}, counts_clean=True)
+    told = table.rows[-1]
+    assert told.defense == "told"
+    assert {k: s.correct for k, s in told.scores.items()} == {"clean": 2, "PGD": 2}
+    assert told.union is not None
+    assert told.union.correct == 1
+
+
 def test_every_budget_gets_its_own_table_with_the_clean_column() -> None:
     strong = cell("a", "PGD", "gray-box", "00")
     strong.budget = "linf 8/255"

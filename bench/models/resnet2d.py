@@ -1,0 +1,42 @@
+"""Image networks on every frame: for clips of one frame, such as those of CIFAR-10."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bench.models.base import VideoClassifier
+from bench.registry import register
+
+
+class FrameResNet(VideoClassifier):
+    """A 2-D ResNet-18 on each frame, logits averaged over time.
+
+    The stem is the one usual for frames of 32x32: a 3x3 convolution without stride, and no pooling. Modules are named
+    as in torchvision, below ``frames``.
+
+    Args:
+        num_classes: rows of the final layer.
+    """
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+        from torchvision.models import resnet18
+
+        self.frames = resnet18(num_classes=num_classes)
+        self.frames.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.frames.maxpool = nn.Identity()
+
+    def logits(self, normalised: Tensor) -> Tensor:
+        batch, _, frames = normalised.shape[:3]
+        found: Tensor = self.frames(normalised.transpose(1, 2).flatten(0, 1))
+        return found.unflatten(0, (batch, frames)).mean(1)
+
+
+@register("resnet18_frames", kind="model", source="He et al., CVPR 2016, with the stem usual for CIFAR-10")
+def resnet18_frames(num_classes: int = 10) -> FrameResNet:
+    """ResNet-18 on every frame, for ``cifar10``.
+
+    Args:
+        num_classes: rows of the final layer.
+    """
+    return FrameResNet(num_classes)
