@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from bench.errors import BenchError, nearest
+from bench.framing import Framing
 from bench.norms import L2, Flicker, Linf, Norm, OneFrame
 from bench.ratios import MultL2, MultLinf
 from bench.regions import Border, Pixels, Rectangle
 
 NORMS: dict[str, Norm] = {
     norm.name: norm
-    for norm in (Linf(), L2(), OneFrame(), Flicker(), Rectangle(), Border(), Pixels(), MultLinf(), MultL2())
+    for norm in (Linf(), L2(), OneFrame(), Flicker(), Rectangle(), Border(), Pixels(), MultLinf(), MultL2(), Framing())
 }
 
 
@@ -56,9 +57,10 @@ class Budget:
 
     Attributes:
         norm: one of :data:`NORMS`: ``linf``, ``l2``, ``one-frame``, ``flicker``, ``rectangle``, ``border``, ``pixels``,
-            ``mult-linf`` or ``mult-l2``.
+            ``framing``, ``mult-linf`` or ``mult-l2``.
         size: radius of the ball, a float or ``(B,)``, one per clip: intensities (clips are in ``[0, 1]``), pixels for
-            ``rectangle`` (the longer side), ``border`` (its width) and ``pixels`` (how many in a frame), or ratios.
+            ``rectangle`` (the longer side), ``border`` and ``framing`` (its width) and ``pixels`` (how many in a
+            frame), or ratios.
         steps: gradient steps of an iterative attack.
         step_size: length of one step, or ``None`` for the attack's own rule (``2.5 * size / steps`` for PGD).
         restarts: independent random starts.

@@ -75,6 +75,8 @@ def violation(clean: Tensor, adversarial: Tensor, budget: Budget | None) -> str 
         return _flicker(clean, adversarial, size)
     if budget.norm in _REGIONS:
         return _REGIONS[budget.norm](clean, adversarial, size)
+    if budget.norm == "framing":
+        return _framing(clean, adversarial, size)
     if budget.norm in ("mult-linf", "mult-l2"):
         return _ratios(clean, adversarial, budget.norm, size)
     return None
@@ -143,6 +145,24 @@ def _pixels(clean: Tensor, adversarial: Tensor, size: float) -> str | None:
 
 
 _REGIONS = {"rectangle": _rectangle, "border": _border, "pixels": _pixels}
+
+
+def _framing(clean: Tensor, adversarial: Tensor, size: float) -> str | None:
+    """Inside the border stands the clean clip, shrunk by bilinear interpolation between the centres of pixels."""
+    width = int(size)
+    if width == 0:
+        return None if torch.equal(clean.double(), adversarial.double()) else "changed although no framing is allowed"
+    inner = adversarial.double()[:, :, width:-width, width:-width]
+    weights = [_resampling(clean.shape[k], inner.shape[k]) for k in (2, 3)]
+    expected = torch.einsum("ij,ctjl,kl->ctik", weights[0], clean.double(), weights[1])
+    worst = float((inner - expected).abs().max()) if inner.numel() else math.inf
+    return f"inside the border the clip differs by {worst:.6g} from the shrunken one" if worst > 1e-5 else None
+
+
+def _resampling(old: int, new: int) -> Tensor:
+    """``float64 (new, old)``: how much of each old pixel is in each new one, along one axis."""
+    place = ((torch.arange(new, dtype=torch.float64) + 0.5) * old / new - 0.5).clamp(0, old - 1)
+    return (1 - (place[:, None] - torch.arange(old, dtype=torch.float64)).abs()).clamp_min(0)
 
 
 def _ratios(clean: Tensor, adversarial: Tensor, norm: str, size: float) -> str | None:

@@ -337,7 +337,7 @@ def test_unknown_norm_names_the_nearest() -> None:
         norm_of("lin")
     with pytest.raises(BenchError, match=r"did you mean 'one-frame'"):
         norm_of("oneframe")
-    regions, ratios = {"rectangle", "border", "pixels"}, {"mult-linf", "mult-l2"}
+    regions, ratios = {"rectangle", "border", "pixels", "framing"}, {"mult-linf", "mult-l2"}
     assert set(NORMS) == {"linf", "l2", "one-frame", "flicker"} | regions | ratios
 
 

@@ -26,6 +26,7 @@ FILES = {
     "oudefend_ucf101": "oudefend_ucf101.csv",
     "multav_ucf101": "multav_ucf101.csv",
     "halftone_cifar10": "halftone_cifar10.csv",
+    "adv_framing_ucf101": "adv_framing_ucf101.csv",
 }
 # Rows of adversarial training behind a transform, and averages in which clean clips count where ours leave them out.
 LEFT_OUT = {("halftone_cifar10", "Adversarial training", ""), ("halftone_cifar10", "", "Avg_all")}
@@ -50,8 +51,8 @@ def shown(grid: Grid) -> dict[tuple[str, str], float]:
 def test_every_figure_of_the_table_stands_beside_one_cell(name: str) -> None:
     grid = find_grid(name)
     assert grid.reported is not None
-    defenses = {v: k for k, v in grid.reported.defenses.items()}
-    attacks = {v: k for k, v in grid.reported.attacks.items()}
+    defenses = {str(v): k for k, v in grid.reported.defenses.items()}
+    attacks = {str(v): k for k, v in grid.reported.attacks.items()}
     expected = {}
     for row in rows(name):
         training = row.get("training", "")
@@ -59,7 +60,9 @@ def test_every_figure_of_the_table_stands_beside_one_cell(name: str) -> None:
             assert (name, training, "") in LEFT_OUT or (name, "", row["attack"]) in LEFT_OUT
             continue
         if row["accuracy"]:
-            expected[defenses[row["defense"]], attacks[row["attack"]]] = float(row["accuracy"])
+            chosen = {"attack": row["attack"], **({"width": row["width"]} if row.get("width") else {})}
+            column = attacks[str(chosen)] if "width" in row else attacks[row["attack"]]
+            expected[defenses[row["defense"]], column] = float(row["accuracy"])
     assert shown(grid) == expected
     assert len(expected) > 5
 

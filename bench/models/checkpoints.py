@@ -218,6 +218,8 @@ def figures_in_words(entry: Mapping[str, Any]) -> str:
             f"{clean['accuracy']} % of {clean['clips']} clips, {figures['random_order']['accuracy']} % with frames in "
             f"random order; PGD-10 leaves {attacked['accuracy']} % of {attacked['clips']} at linf 4/255{narrowed}"
         )
+    if entry["kind"] == "framing":
+        return ", ".join(f"{name} {f['accuracy']} %" for name, f in figures.items())
     if entry["kind"] == "robust":
         clean = figures["clean"]
         attacked = ", ".join(f"{name} {f['accuracy']} %" for name, f in figures.items() if name != "clean")

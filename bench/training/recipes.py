@@ -67,6 +67,7 @@ OBJECTIVES: dict[str, str] = {
     "trades": "bench.training.objectives.robust:Trades",
     "msd": "bench.training.objectives.robust:SteepestDescent",
     "multibn branches": "bench.training.objectives.robust:BranchTraining",
+    "framing": "bench.training.objectives.framing:FramingObjective",
     "multibn selection": "bench.training.objectives.robust:SelectionTraining",
 }
 
@@ -169,7 +170,23 @@ def _published(recipe: Recipe) -> Recipe:
 
 ROBUST += tuple(_published(recipe) for recipe in ROBUST)
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*CLASSIFIERS, *GENERATIVE, *ROBUST)}
+# A border of each width that the paper has, against the classifier whose weights are shipped.
+FRAMINGS: tuple[Recipe, ...] = tuple(
+    Recipe(
+        f"framing_{width}",
+        "framing",
+        {"width": width},
+        steps=150,
+        batch=12,
+        lr=0.1,
+        weight_decay=0.0,
+        warmup=1,
+        start_recipe="plain",
+    )
+    for width in (1, 2, 3, 4)
+)
+
+RECIPES: dict[str, Recipe] = {r.name: r for r in (*CLASSIFIERS, *GENERATIVE, *ROBUST, *FRAMINGS)}
 
 
 def recipe_of(name: str, steps: int | None = None) -> Recipe:

@@ -39,9 +39,14 @@ def labelled(data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, Tensor]:
     return torch.stack([data.load(r) for r in refs]), torch.tensor([r.label for r in refs])
 
 
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of right answers."""
+    return float((logits.detach().argmax(1) == labels).float().mean())
+
+
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
     """Loss and share of right answers."""
-    return F.cross_entropy(logits, labels), {"accuracy": float((logits.detach().argmax(1) == labels).float().mean())}
+    return F.cross_entropy(logits, labels), {"accuracy": accuracy(logits, labels)}
 
 
 @torch.no_grad()

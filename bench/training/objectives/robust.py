@@ -22,7 +22,7 @@ from bench.regions import Rectangle
 from bench.registry import ATTACKS, Spec
 from bench.seeds import ClipRandom
 from bench.training.data import split_of
-from bench.training.objectives.classifier import Classification, labelled, proportion
+from bench.training.objectives.classifier import Classification, accuracy, labelled, proportion
 
 # Lo and Patel: side of the rectangle, width of the border and number of pixels in frames of 112 x 112.
 _SIDE, _WIDTH, _PIXELS, _FRAME = 30, 10, 100, 112
@@ -81,10 +81,6 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    return float((logits.detach().argmax(1) == labels).float().mean())
 
 
 class RobustClassification(Classification):
