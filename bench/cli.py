@@ -509,6 +509,7 @@ def train(
     ),
     curves: Annotated[Path, typer.Option(help="Folder of the picture of the learning curve.")] = Path("runs/curves"),
     start: Annotated[Path | None, typer.Option(help="File of weights to start from, in place of the recipe's.")] = None,
+    new_head: Annotated[bool, typer.Option(help="Start the final layer afresh if --start has other classes.")] = False,
     measure_only: Annotated[bool, typer.Option(help="Measure exported weights again; train nothing.")] = False,
 ) -> None:
     """Train a network and export its weights with a manifest entry; a stopped training resumes.
@@ -551,7 +552,17 @@ def train(
                 figures = " ".join(f"{k} {v:.3f}" for k, v in {"loss": state.loss, **state.figures}.items())
                 bar.update(task, completed=state.step, figures=figures)
 
-            fitted = fit(model, dataset, chosen, seed=seed, work=folder, device=where, report=report, start=start)
+            fitted = fit(
+                model,
+                dataset,
+                chosen,
+                seed=seed,
+                work=folder,
+                device=where,
+                report=report,
+                start=start,
+                new_head=new_head,
+            )
     except KeyboardInterrupt:
         err.print(f"Stopped. The same command continues from the last state in {folder}.")
         raise typer.Exit(130) from None

@@ -234,7 +234,9 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe("try", "adversarial", **{**small, **changes})
 
 
-def run(work: Path, what: Recipe, stop: int | None = None, start: Path | None = None) -> nn.Module:
+def run(
+    work: Path, what: Recipe, stop: int | None = None, start: Path | None = None, new_head: bool = False
+) -> nn.Module:
     class Stop(Exception):
         pass
 
@@ -253,6 +255,7 @@ def run(work: Path, what: Recipe, stop: int | None = None, start: Path | None = 
             report=report,
             save_every=2,
             start=start,
+            new_head=new_head,
         )
     except Stop:
         return nn.Module()
@@ -321,6 +324,22 @@ def test_a_robust_network_starts_from_weights_of_the_plain_one(tmp_path: Path, m
     for k in range(len(BRANCHES)):
         torch.testing.assert_close(found[f"classifier.stem.1.branches.{k}.weight"], known["stem.1.weight"].float())
     torch.testing.assert_close(found["classifier.fc.weight"], known["fc.weight"].float(), rtol=0, atol=1e-6)
+
+
+def test_a_head_for_other_classes_starts_afresh_and_nothing_else(tmp_path: Path) -> None:
+    """As from weights of Kinetics, in the published layout."""
+    other = network(400, seed=3)
+    wrapped = {"arch": "tiny", "state_dict": {f"module.{k}": v for k, v in other.state_dict().items()}}
+    torch.save(wrapped, tmp_path / "kinetics.pth")
+    what = recipe(steps=1, lr=1e-12, validate=None)
+    found = run(tmp_path / "run", what, start=tmp_path / "kinetics.pth", new_head=True).state_dict()
+    assert found["fc.weight"].shape == (12, 4)
+    torch.testing.assert_close(found["stem.0.weight"], other.state_dict()["stem.0.weight"], rtol=0, atol=1e-6)
+    with pytest.raises(BenchError, match="other shapes"):
+        run(tmp_path / "again", what, start=tmp_path / "kinetics.pth")
+    torch.save(ResNet3D(400, **{**TINY, "width": 8}).state_dict(), tmp_path / "wide.pth")
+    with pytest.raises(BenchError, match=r"differs from .* in more than its final layer"):
+        run(tmp_path / "wide", what, start=tmp_path / "wide.pth", new_head=True)
 
 
 def test_a_recipe_that_needs_normalisation_says_so(tmp_path: Path) -> None:

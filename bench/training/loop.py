@@ -29,6 +29,7 @@ from bench.seeds import seed_of
 from bench.training.curve import Curve
 from bench.training.data import split_of
 from bench.training.objective import Objective
+from bench.training.objectives.classifier import Classification
 from bench.training.recipes import Recipe, objective_of
 
 
@@ -107,6 +108,23 @@ def _start_file(model: str, dataset: str, recipe: Recipe) -> Path | None:
     return file
 
 
+def _with_new_head(state: Mapping[str, Tensor], model: str, dataset: str, seed: int, path: Path) -> dict[str, Tensor]:
+    """Weights of a classifier whose final layer is replaced by a fresh one, for another number of classes.
+
+    Raises:
+        BenchError: more than one layer has another shape.
+    """
+    own = build_seeded(lambda: Classification().build(model, dataset, seed), seed_of("head", seed)).state_dict()
+    other = {k: own[k] for k, v in state.items() if k in own and own[k].shape != v.shape}
+    layers = {k.rpartition(".")[0] for k in other}
+    if len(layers) > 1:
+        raise BenchError(
+            f"{path} differs from {model} in more than its final layer ({', '.join(sorted(layers))}): give weights of "
+            "the same architecture."
+        )
+    return {**state, **other}
+
+
 def _training_clips(dataset: str, recipe: Recipe) -> Dataset:
     # A data set that is rendered on demand has as many training clips as the training can use.
     rendered = any(p.name == "length" for p in DATASETS.get(Spec.parse(dataset).name).parameters)
@@ -155,6 +173,7 @@ def train(
     report: Callable[[TrainingState], None],
     save_every: int = 50,
     start: Path | None = None,
+    new_head: bool = False,
 ) -> nn.Module:
     """Trains a network on the ``train`` split of a data set, resuming where it stopped.
 
@@ -165,6 +184,7 @@ def train(
         work: folder of the training state; a state of the same settings found there is continued.
         report: called after each step.
         start: file of weights to start from, in place of those that the recipe names.
+        new_head: whether the final layer starts afresh where those weights are for another number of classes.
 
     Returns:
         The network in evaluation mode, with the averaged weights if the recipe asks for them, or those that were best
@@ -177,7 +197,10 @@ def train(
     network = build_seeded(lambda: objective.build(model_name, dataset_name, seed), seed_of("weights", seed)).to(device)
     start = start or _start_file(model_name, dataset_name, recipe)
     if start is not None:
-        objective.adopt(network, load_checkpoint(start), start, model_name, dataset_name)
+        state = load_checkpoint(start)
+        if new_head:
+            state = _with_new_head(state, model_name, dataset_name, seed, start)
+        objective.adopt(network, state, start, model_name, dataset_name)
     data = _training_clips(dataset_name, recipe)
     objective.inspect(data)
     trained = [p for p in network.parameters() if p.requires_grad]
@@ -186,6 +209,7 @@ def train(
     average = _Average(network, recipe.ema) if recipe.ema is not None else None
     settings = {"model": model_name, "dataset": dataset_name, "seed": seed, **asdict(recipe)}
     if start is not None:
+        settings["new_head"] = new_head
         settings["start"] = f"{recipe.start or recipe.start_recipe} {sha256_of(start)}"
     if Spec.parse(model_name).name in MODELS.names():
         settings["code"] = MODELS.get(Spec.parse(model_name).name).code
