@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from bench import BenchError, ClipRef, Dataset, register
 from bench.dataset import Missing, MissingClip, listing
 from bench.errors import at_least
-from bench.media.frames import Frame, decode, to_clip
+from bench.media.frames import decode, squeeze, strided, to_clip
 from bench.seeds import seed_of
 
 # Alphabetical order, which is that of everybody's labels.
@@ -136,15 +134,14 @@ class HMDB51(Dataset):
 
         def chosen(length: int) -> range:
             if self.start == "strided":
-                step = max(length // self.frames, 1)
-                return range(0, step * self.frames, step)
+                return strided(length, self.frames)
             first = 0
             if self.start == "random" and length > self.frames:
                 first = seed_of("hmdb51 start", self.seed, ref.id) % (length - self.frames + 1)
             return range(first, first + self.frames)
 
         # Not scaled by the decoder, which makes grays one or two levels of 255 darker then.
-        return to_clip([self._fit(frame) for frame in decode(path, chosen)])
+        return to_clip([squeeze(f, self.width, self.height, self.size) for f in decode(path, chosen)])
 
     @property
     def _base(self) -> Path:
@@ -176,12 +173,6 @@ class HMDB51(Dataset):
             kept = set(ranked[: self.clips_per_class])
             refs += [ClipRef(video, label) for video in videos if video in kept]
         return refs
-
-    def _fit(self, frame: Frame) -> Frame:
-        """The centre of the frame, resized."""
-        resized = np.asarray(Image.fromarray(frame).resize((self.width, self.height), Image.Resampling.BILINEAR))
-        top, left = (self.height - self.size) // 2, (self.width - self.size) // 2
-        return resized[top : top + self.size, left : left + self.size]
 
 
 def _read_list(path: Path, flag: str) -> list[str]:

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from bench import BenchError, ClipRef, Dataset, register
 from bench.dataset import Missing, MissingClip, listing
 from bench.errors import at_least
-from bench.media.frames import Frame, decode, fit, number_of, numbered, read_image, to_clip
+from bench.media.frames import Frame, decode, fit, number_of, numbered, read_image, squeeze, strided, to_clip
 from bench.seeds import seed_of
 
 # Order of the official classInd.txt, from 0. It is alphabetical without regard to case: Python's sorted()
@@ -159,8 +157,7 @@ class UCF101(Dataset):
 
     def _frames(self, name: str, length: int) -> range:
         if self.start == "strided":
-            step = max(length // self.frames, 1)
-            return range(0, step * self.frames, step)
+            return strided(length, self.frames)
         first = 1
         if self.start == "random":
             first = seed_of("ucf101 start", self.seed, name) % max(length - self.frames + 1, 1)
@@ -170,9 +167,7 @@ class UCF101(Dataset):
         """The centre of the frame, resized."""
         if not self.width:
             return fit(frame, self.size)
-        resized = np.asarray(Image.fromarray(frame).resize((self.width, self.height), Image.Resampling.BILINEAR))
-        top, left = (self.height - self.size) // 2, (self.width - self.size) // 2
-        return resized[top : top + self.size, left : left + self.size]
+        return squeeze(frame, self.width, self.height, self.size)
 
     def fingerprint(self) -> str:
         """Names and sizes of all frames of a folder of frames, whose ids (``17``) say nothing of the clip; empty

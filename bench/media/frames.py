@@ -110,6 +110,19 @@ def fit(frame: Frame, size: int) -> Frame:
     return frame[top : top + size, left : left + size]
 
 
+def squeeze(frame: Frame, width: int, height: int, size: int) -> Frame:
+    """To ``width`` and ``height`` whatever the shape, then the central square."""
+    resized = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
+    top, left = (height - size) // 2, (width - size) // 2
+    return resized[top : top + size, left : left + size]
+
+
+def strided(length: int, frames: int) -> range:
+    """So many frames of a video of ``length``, from the first on, as far apart as the video allows."""
+    step = max(length // frames, 1)
+    return range(0, step * frames, step)
+
+
 def to_clip(frames: Sequence[Frame]) -> Tensor:
     """Frames of one size to a clip ``float32 (3, T, H, W)`` in ``[0, 1]``."""
     clip = torch.from_numpy(np.stack(frames))
