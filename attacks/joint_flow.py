@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from bench import AttackResult, BenchError, Budget, ClipRandom, GradientAttack, Target, register
-from bench.attack import Objective
-from bench.flow.base import FlowEstimator, endpoint_error
+from bench import BenchError, register
+from bench.flow.base import endpoint_error
 from bench.flow.estimators import load_flow
+from bench.priced import PricedAttack, Slope
 
 
 @register("joint_flow", source="Jiang et al., IEEE TCSVT 2025, Table VI (the idea; loss, weights and steps are ours)")
-class JointFlow(GradientAttack):
+class JointFlow(PricedAttack):
     """PGD on ``cross-entropy + mu * end-point error``: the clip is to be misread, and its motion too.
 
     Meant for defences that purify along the optical flow. The paper reports such an attack without its loss, weights or
@@ -45,53 +43,23 @@ class JointFlow(GradientAttack):
         flow_weights: str = "",
         loss: str = "ce",
     ) -> None:
-        super().__init__(loss)
-        if not isinstance(mus, list | tuple) or not mus:
-            raise ValueError(f"mus must be a list of weights, not {mus!r}")
-        for mu in mus:
-            if isinstance(mu, bool) or not isinstance(mu, int | float) or not 0 <= mu < math.inf:
-                raise ValueError(f"mus must be numbers that are not negative, not {mu!r}")
-        self.mus, self._loss_name = tuple(mus), loss
-        self._flow = load_flow(flow, flow_weights or None) if any(self.mus) else None
+        super().__init__(mus, loss, name="mus")
+        self._flow = load_flow(flow, flow_weights or None) if any(self.lambdas) else None
 
-    def passes(self, budget: Budget) -> tuple[int, int]:
-        return super().passes(self._all_runs(budget))
-
-    def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
-        if self._flow is not None and clips.shape[2] < 2:
+    def slope(self, clips: Tensor) -> Slope:
+        if clips.shape[2] < 2:
             raise BenchError("A clip of one frame has no flow to attack: say mus=[0.0], or take pgd.")
-        weights = [mu for mu in self.mus for _ in range(budget.restarts)]
-        climb = _Climb(weights, self._flow, clips, self._loss_name)
-        return climb.run(target, clips, labels, self._all_runs(budget), rng)
+        assert self._flow is not None  # without a weight there is no price
+        flow = self._flow.to(clips.device)
+        with torch.no_grad():
+            clean = flow.clip_flow(clips.float())
 
-    def _all_runs(self, budget: Budget) -> Budget:
-        return replace(budget, restarts=budget.restarts * len(self.mus))
+        def nearer(x: Tensor, rows: Tensor) -> Tensor:
+            """The error is to grow: the price is its negative."""
+            with torch.enable_grad():
+                leaf = x.detach().requires_grad_(True)
+                error = endpoint_error(flow.clip_flow(leaf.float()), clean[rows]).mean((1, 2, 3))
+                (pull,) = torch.autograd.grad(error.sum(), leaf)
+            return -pull
 
-
-class _Climb(GradientAttack):
-    """One run through all weights: knows the clean flow, and the weight of each start."""
-
-    def __init__(self, weights: Sequence[float], flow: FlowEstimator | None, clips: Tensor, loss: str) -> None:
-        super().__init__(loss)
-        self._weights, self._mu = iter(weights), 0.0
-        self._flow = flow
-        if flow is not None:
-            flow.to(clips.device)
-            with torch.no_grad():
-                self._clean = flow.clip_flow(clips.float())
-
-    def start(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
-        self._mu = next(self._weights)
-        return budget.geometry.random_start(clips, budget.size, rng)
-
-    def ascent(
-        self, target: Target, clips: Tensor, rows: Tensor, aim: Tensor, objective: Objective, rng: ClipRandom
-    ) -> tuple[Tensor, Tensor]:
-        value, gradient = super().ascent(target, clips, rows, aim, objective, rng)
-        if self._flow is None or self._mu == 0:
-            return value, gradient
-        with torch.enable_grad():
-            x = clips.detach().requires_grad_(True)
-            error = endpoint_error(self._flow.clip_flow(x.float()), self._clean[rows]).mean((1, 2, 3))
-            (pull,) = torch.autograd.grad(error.sum(), x)
-        return value, gradient + self._mu * pull
+        return nearer
