@@ -179,11 +179,11 @@ class RobustClassification(Classification):
         """Accuracy on clean clips and, on fewer, under the four attacks, with their union: the clips that are right
         clean and under all four."""
         data = split_of(dataset, "test")
-        refs = data.refs()
+        refs = data.refs()[: self.clean_clips]
         clean: list[Tensor] = []
         hits: dict[str, list[Tensor]] = {name: [] for name in ATTACKED}
-        for start in range(0, self.clean_clips, _CHUNK):
-            chunk = refs[start : min(start + _CHUNK, self.clean_clips)]
+        for start in range(0, len(refs), _CHUNK):
+            chunk = refs[start : start + _CHUNK]
             clips, labels = (t.to(device) for t in labelled(data, chunk))
             with torch.no_grad():
                 clean.append(network(clips).argmax(1) == labels)
@@ -197,7 +197,7 @@ class RobustClassification(Classification):
                     hits[name].append(network(found).argmax(1) == labels)
         right = {name: torch.cat(parts) for name, parts in hits.items()}
         standard = torch.cat(clean)
-        union = torch.stack([standard[: self.test_clips], *right.values()]).all(0)
+        union = torch.stack([standard[: len(right["pgd"])], *right.values()]).all(0)
         return {
             "clean": proportion(int(standard.sum()), len(standard)),
             **{name: proportion(int(r.sum()), len(r)) for name, r in right.items()},
