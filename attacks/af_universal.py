@@ -12,6 +12,8 @@ from bench.framing import UniversalFraming, framed
 from bench.models.checkpoints import load_checkpoint, load_strictly, zoo_file
 from bench.models.robust import entry_name
 
+_WIDEST = 4  # for which there are recipes
+
 
 @register("af_universal", source="Zajac et al., Adversarial Framing for Image and Video Classification, AAAI 2019")
 class UniversalFramingAttack(Attack):
@@ -32,6 +34,8 @@ class UniversalFramingAttack(Attack):
 
     def __init__(self, framing: str = "resnet3d_tiny", dataset: str = "actions12") -> None:
         self.framing, self.dataset = framing, dataset
+        widths = () if framing in ("black", "random") else range(1, _WIDEST + 1)
+        self.files = tuple(file for width in widths if (file := self._file(width)) is not None)
 
     def passes(self, budget: Budget) -> tuple[int, int]:
         return 0, 0
@@ -48,11 +52,15 @@ class UniversalFramingAttack(Attack):
             return AttackResult(framed(clips, rng.uniform(3, 1, *clips.shape[3:], device=clips.device), width))
         return AttackResult(self._learned(width, *clips.shape[3:]).to(clips.device).frame(clips))
 
+    def _file(self, width: int) -> Path | None:
+        """The learned border: the file that was given, or a shipped one."""
+        if not self.framing.replace("_", "").isalnum():
+            return Path(self.framing)
+        return zoo_file(entry_name(self.framing, f"framing_{width}"), self.dataset)
+
     @torch.no_grad()
     def _learned(self, width: int, height: int, breadth: int) -> UniversalFraming:
-        file: Path | None = Path(self.framing)
-        if self.framing.replace("_", "").isalnum():
-            file = zoo_file(entry_name(self.framing, f"framing_{width}"), self.dataset)
+        file = self._file(width)
         if file is None:
             raise BenchError(
                 f"No framing {width} pixels wide is shipped for {self.framing} on {self.dataset}: train it with bench "

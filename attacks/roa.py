@@ -155,7 +155,7 @@ class RectangularOcclusion(MaskedAttack):
 def _window_sums(worth: Tensor, height: int, width: int) -> Tensor:
     """Sums of ``worth (T, H, W)`` over all boxes, ``(T, H - height + 1, W - width + 1)``."""
     if not height * width:
-        return torch.zeros(len(worth), worth.shape[1] - height + 1, worth.shape[2] - width + 1, dtype=worth.dtype)
+        return worth.new_zeros(len(worth), worth.shape[1] - height + 1, worth.shape[2] - width + 1)
     pooled = F.avg_pool2d(F.avg_pool2d(worth[:, None], (height, 1), stride=1), (1, width), stride=1)
     return pooled[:, 0] * height * width
 

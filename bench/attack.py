@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -182,12 +183,14 @@ class Attack(ABC):
         norms: budgets the attack can take.
         uses_model: whether it looks at the classifier at all.
         parts: other attacks that it runs, as grids name them; their code belongs to what identifies its results.
+        files: files that it reads; their content belongs to it, too.
     """
 
     kind: ClassVar[str] = "attack"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     uses_model: ClassVar[bool] = True
     parts: Sequence[str | Mapping[str, Any]] = ()
+    files: Sequence[Path] = ()
 
     @abstractmethod
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:

@@ -530,7 +530,7 @@ def train(
             keep_freed_memory()
     if measure_only:
         with err.status("Measuring ..."):
-            entry = remeasure(model, dataset, out=out_folder, device=where)
+            entry = remeasure(model, dataset, out=out_folder, device=where, start=start)
         out.print_json(json.dumps(entry))
         return
     folder = work or default_work(model, dataset, chosen, seed)
@@ -579,6 +579,7 @@ def train(
             work=folder,
             curves=curves,
             start=start,
+            new_head=new_head,
         )
     out.print_json(json.dumps(entry))
 

@@ -20,7 +20,7 @@ from bench.defended import GRADIENTS, DefendedClassifier, why_not
 from bench.defense import Defense, RobustModel, changes_nothing
 from bench.errors import BenchError, nearest
 from bench.grid import AttackSection, Grid
-from bench.models.checkpoints import build_classifier, find_weights, fingerprint
+from bench.models.checkpoints import build_classifier, find_weights, fingerprint, sha256_of
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Spec
 from bench.robust import know_origin
 
@@ -209,6 +209,8 @@ def _identity(spec: Spec, entry: Entry, made: Any) -> dict[str, Any]:
     if isinstance(made, Attack) and made.parts:
         inner = [(part, ATTACKS.get(part.name)) for part in map(Spec.parse, made.parts)]
         settings["parts"] = [_identity(part, e, e.create(part.params)) for part, e in inner]
+    if isinstance(made, Attack) and made.files:
+        settings["files"] = [sha256_of(file) if file.is_file() else "absent" for file in made.files]
     return settings
 
 

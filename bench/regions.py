@@ -134,7 +134,7 @@ class Border(Region):
         return (_depth(changed) * changed).flatten(1).amax(1).double()
 
     def check(self, size: int, height: int, width: int) -> None:
-        if 2 * size > min(height, width):
+        if 2 * size >= min(height, width):
             raise BenchError(f"A border of {size} pixels on every side covers the whole frame of {height} x {width}.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from bench.defense import RobustModel
 from bench.errors import BenchError
@@ -41,8 +41,12 @@ class TrainedDefense(RobustModel):
         """
         file = Path(self.weights) if self.weights else self._shipped(classifier)
         network = self.network(classifier)
-        load_strictly(network, load_checkpoint(file), file)
+        load_strictly(network, self.translated(load_checkpoint(file)), file)
         return network
+
+    def translated(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of another layout in that of :meth:`network`; as it is by default."""
+        return state
 
     def _shipped(self, classifier: nn.Module) -> Path:
         origin = classifier.__dict__.get("origin")

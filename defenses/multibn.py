@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from bench import register
+from bench.models.multibn import from_published
 from bench.models.robust import multibn
 from bench.robust import TrainedDefense
 
@@ -14,6 +15,8 @@ from bench.robust import TrainedDefense
 @register("multibn", source="Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, T-IP 2022")
 class MultiBNDefense(TrainedDefense):
     """Shared convolutions, a clean, an Lp and a physical branch, and a module that weighs them for each clip.
+
+    Files in the published layout (``bn1``, ``bn1_b``, ``bn1_c``) are read for ``selector: none``.
 
     Args:
         select: ``soft``, by the selection module; or the one branch that every clip gets, ``clean``, ``lp`` or
@@ -34,6 +37,12 @@ class MultiBNDefense(TrainedDefense):
     ) -> None:
         super().__init__(recipe, weights)
         self.select, self.selector, self.shortcuts = select, selector, shortcuts
+
+    def translated(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The published layout of a classifier with branches is known by its ``bn1_b``; it has no selection module."""
+        if not any("_b.running_mean" in name for name in state):
+            return state
+        return {f"classifier.{name}": value for name, value in from_published(state).items()}
 
     def network(self, classifier: nn.Module) -> nn.Module:
         return multibn(classifier, 0, self.selector, self.shortcuts, self.select)

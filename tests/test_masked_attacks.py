@@ -253,7 +253,7 @@ def test_regional_multav_multiplies_in_the_region_alone(norm: str) -> None:
 @few
 @given(
     st.sampled_from(["roa", "af", "spa", "multav-rectangle", "multav-border", "multav-pixels", "multav-mult-linf"]),
-    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(4, 9), st.integers(4, 9)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(5, 9), st.integers(5, 9)),
     st.integers(0, 2),
     st.sampled_from([torch.float32, torch.float64]),
     st.integers(1, 2),

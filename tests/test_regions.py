@@ -17,7 +17,7 @@ from bench.budgets import norm_of
 from bench.judge import violation
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
-shapes = st.tuples(st.integers(1, 2), st.just(3), st.integers(1, 3), st.integers(4, 7), st.integers(4, 7))
+shapes = st.tuples(st.integers(1, 2), st.just(3), st.integers(1, 3), st.integers(5, 7), st.integers(5, 7))
 seeds = st.integers(0, 10_000)
 regions = st.sampled_from(["rectangle", "border", "pixels"])
 ratios = st.sampled_from(["mult-linf", "mult-l2"])

@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import BenchError
+from bench import BenchError, ClipRef, Dataset
 from bench.models.base import build_seeded
 from bench.models.checkpoints import load_checkpoint
-from bench.models.multibn import BRANCHES, MultiBN
+from bench.models.multibn import BRANCHES, Branches, MultiBN
 from bench.models.resnet3d import ResNet3D
+from bench.training.data import some_of, split_of
 from bench.training.loop import TrainingState, export, train
+from bench.training.objectives.classifier import Classification
 from bench.training.objectives.robust import (
     AdversarialTraining,
     BranchTraining,
@@ -189,6 +191,60 @@ def test_branches_are_trained_each_on_its_own_attack() -> None:
     assert set(figures) == {"clean", "pgd", "roa"}
 
 
+def test_before_there_is_a_selection_every_attack_faces_its_own_branch() -> None:
+    made, net = BranchTraining(steps=2), MultiBN(network(), None, select="clean").eval()
+    stem = net.classifier.get_submodule("stem.1")
+    assert isinstance(stem, Branches)
+    for k, branch in enumerate(stem.branches):
+        nn.init.constant_(branch.weight, 1.0 + k)  # type: ignore[arg-type]
+    clips, _ = batch()
+    for attack, k in (("clean", 0), ("pgd", 1), ("spa", 1), ("roa", 2), ("af", 2)):
+        assert torch.equal(made.facing(net, attack)(clips), net.through(clips, k))
+
+
+def test_shared_normalisations_stay_as_they_are_in_the_second_stage() -> None:
+    """In clips of one frame, too, whose networks have those of images."""
+
+    class Images(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn1, self.downsample = nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3))
+
+        def forward(self, clips: Tensor) -> Tensor:
+            return (self.bn1(clips[:, :, 0]) + self.downsample(clips[:, :, 0])).mean((2, 3))
+
+    net = MultiBN(Images(), network(len(BRANCHES), 1)).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    SelectionTraining(steps=1).loss(net, batch(), rng())
+    moved = {k for k, v in net.state_dict().items() if "running" in k and not torch.equal(v, before[k])}
+    assert any("branches" in k for k in moved)
+    assert not any("downsample" in k for k in moved)
+    assert net.get_submodule("classifier.downsample.0").training
+
+
+def test_a_flow_stream_keeps_its_estimator() -> None:
+    net = AdversarialTraining(steps=1).build("flow_stream_tiny", "motion12")
+    frozen = {n for n, p in net.named_parameters() if not p.requires_grad}
+    standard = Classification().build("flow_stream_tiny", "motion12")
+    assert frozen == {n for n, p in standard.named_parameters() if not p.requires_grad}
+    assert frozen
+
+
+def test_some_clips_are_of_all_classes_alike() -> None:
+    class ByClass(Dataset):
+        classes = ("a", "b", "c", "d")
+
+        def refs(self) -> list[ClipRef]:
+            return [ClipRef(f"{label}/{i}", label) for label in range(4) for i in range(25)]
+
+        def load(self, ref: ClipRef) -> Tensor:
+            raise NotImplementedError
+
+    assert [r.label for r in some_of(ByClass(), 8)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert some_of(ByClass(), 1000) == ByClass().refs()
+    assert [r.label for r in some_of(split_of("motion12", "test"), 4)] == [0, 1, 2, 3]
+
+
 def test_the_selection_is_trained_with_the_classifier() -> None:
     net, (clips, labels) = branched().train(), batch()
     made = SelectionTraining(weight=0.7, steps=2)
@@ -209,8 +265,8 @@ def test_the_selection_is_trained_with_the_classifier() -> None:
     [
         (lambda: Trades(attacks=["roa"]), "TRADES is defined in the linf ball of pgd"),
         (lambda: SteepestDescent(attacks=["pgd"]), "MSD is built for pgd and roa"),
-        (lambda: BranchTraining(attacks=["pgd"]), "one branch for clean clips and 2 for attacks"),
-        (lambda: SelectionTraining(attacks=["pgd"]), "one branch for clean clips and 2 for attacks"),
+        (lambda: BranchTraining(attacks=["pgd"]), "branches for clean clips, pgd and roa"),
+        (lambda: SelectionTraining(attacks=["pgd"]), "branches for clean clips, pgd and roa"),
         (lambda: AdversarialTraining(combine="sum"), "combine must be avg or max"),  # type: ignore[arg-type]
     ],
 )
@@ -221,7 +277,7 @@ def test_bad_options(make: Any, says: str) -> None:
 
 def test_every_recipe_of_the_family_makes_its_objective() -> None:
     family = [r for r in RECIPES.values() if objective_of(r).kind == "robust"]
-    assert len(family) == 2 * 14
+    assert len(family) == 2 * 14 + 2
     published = RECIPES["avg-published"]
     assert (published.steps, published.batch, published.lr, published.optimiser) == (35760, 4, 5e-4, "sgd")
     assert published.options["steps"] == 5

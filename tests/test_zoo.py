@@ -34,7 +34,8 @@ def test_every_file_matches_the_manifest_and_all_are_small() -> None:
     assert set(files) == set(entries)
     for name, entry in entries.items():
         assert entry["sha256"] == sha256_of(files[name])
-        assert entry["command"].startswith(f"bench train --model {entry['model']} --dataset {entry['dataset']}")
+        model = entry.get("base", entry["model"])
+        assert entry["command"].startswith(f"bench train --model {model} --dataset {entry['dataset']}")
         recipe = Recipe(**entry["recipe"])
         assert f"--recipe {recipe.name} --steps {recipe.steps} --seed {entry['seed']}" in entry["command"]
         assert recipe.objective in OBJECTIVES

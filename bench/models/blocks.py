@@ -52,10 +52,9 @@ class OUDefend(nn.Module):
         return F.relu(x + self.restore(F.relu(self.expand(both))))
 
     def _over(self, x: Tensor) -> Tensor:
-        sizes, encoded = [x.shape[2:]], []
+        encoded = []
         for conv in self.over_encode:
             x = F.relu(_resized(conv(x), x.shape[2], 2 * x.shape[3], 2 * x.shape[4]))
-            sizes.append(x.shape[2:])
             encoded.append(x)
         for i, conv in enumerate(self.over_decode):
             x = F.relu(F.max_pool3d(conv(x), (1, 2, 2)))

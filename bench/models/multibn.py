@@ -16,7 +16,7 @@ from bench.errors import BenchError
 BRANCHES = ("clean", "lp", "physical")
 
 _SHORTCUTS = ("downsample", "shortcut")
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Branches(nn.Module):
 
     @staticmethod
     def _normalised(x: Tensor, norm: nn.Module, learning: bool) -> Tensor:
-        assert isinstance(norm, _NORMS)
+        assert isinstance(norm, NORMS)
         if learning:
             return norm(x)
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
@@ -87,7 +87,7 @@ def _copied(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> nn.Module
 
 def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Factor and offset ``(C,)`` of a batch normalisation in evaluation mode."""
-    assert isinstance(norm, _NORMS)
+    assert isinstance(norm, NORMS)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -107,7 +107,7 @@ def branched(network: nn.Module, route: Route, count: int = len(BRANCHES), short
     found = [
         (path, module)
         for path, module in network.named_modules()
-        if isinstance(module, _NORMS) and (shortcuts or not any(part in _SHORTCUTS for part in path.split(".")))
+        if isinstance(module, NORMS) and (shortcuts or not any(part in _SHORTCUTS for part in path.split(".")))
     ]
     if not found:
         raise BenchError(

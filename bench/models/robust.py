@@ -111,7 +111,9 @@ def _registered(entry: Mapping[str, Any]) -> None:
     """Makes one trained network a model like any other."""
 
     def build(num_classes: int = 12, seed: int = 0) -> nn.Module:
-        base = build_classifier(Spec(entry["base"], {"num_classes": num_classes, "seed": seed}), None)
+        takes = {p.name for p in MODELS.get(entry["base"]).parameters}
+        known = {"num_classes": num_classes, "seed": seed}
+        base = build_classifier(Spec(entry["base"], {k: v for k, v in known.items() if k in takes}), None)
         return rebuilt(entry["architecture"], base, seed, entry["architecture_options"])
 
     build.__doc__ = (

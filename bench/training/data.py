@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.dataset import Dataset, listing
+from bench.dataset import ClipRef, Dataset, listing
 from bench.errors import BenchError
 from bench.procedural import ProceduralDataset
 from bench.registry import DATASETS, Spec
@@ -27,6 +27,14 @@ def split_of(dataset: str, split: str, **more: Any) -> Dataset:
     if absent:
         raise BenchError(f"Training on {spec.name} needs files that are not here:\n{listing(absent)}")
     return data
+
+
+def some_of(data: Dataset, count: int) -> list[ClipRef]:
+    """So many clips, of all classes alike: real data sets list them class by class, rendered ones in turn."""
+    refs = data.refs()
+    if isinstance(data, ProceduralDataset) or len(refs) <= count:
+        return refs[:count]
+    return [refs[i * len(refs) // count] for i in range(count)]
 
 
 def check_classes(data: Dataset) -> None:

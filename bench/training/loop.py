@@ -332,6 +332,7 @@ def export(
     work: Path | None = None,
     curves: Path | None = None,
     start: Path | None = None,
+    new_head: bool = False,
 ) -> dict[str, Any]:
     """Writes the weights as half-precision safetensors, measures *that file* on test clips, and adds its
     entry to ``manifest.json`` in ``out``.
@@ -339,7 +340,7 @@ def export(
     Args:
         work, curves: where the training left ``curve.png``, and the folder it is copied to as
             ``<model>-<dataset>.png``.
-        start: file of weights that the training was told to start from.
+        start, new_head: as the training was told.
 
     Returns:
         The manifest entry.
@@ -358,6 +359,7 @@ def export(
         if work is not None and curves is not None and (work / "curve.png").is_file():
             curves.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(work / "curve.png", curves / f"{stem}.png")
+        told = f" --start {start}" * (start is not None) + " --new-head" * new_head
         start = start or _start_file(model_name, dataset_name, recipe)
         entry = {
             "kind": objective.kind,
@@ -374,7 +376,7 @@ def export(
             "torch": torch.__version__.split("+")[0],
             "command": f"bench train --model {_quoted(model_name)} --dataset {_quoted(dataset_name)} "
             f"--recipe {recipe.name} "
-            f"--steps {recipe.steps} --seed {seed} --out bench/zoo",
+            f"--steps {recipe.steps} --seed {seed} --out bench/zoo{told}",
             "figures": objective.measure(network, dataset_name, device),
         }
         # Read late: another training may have added its entry while this one was measured.
@@ -383,11 +385,14 @@ def export(
     return entry
 
 
-def remeasure(model_name: str, dataset_name: str, *, out: Path, device: torch.device) -> dict[str, Any]:
+def remeasure(
+    model_name: str, dataset_name: str, *, out: Path, device: torch.device, start: Path | None = None
+) -> dict[str, Any]:
     """Measures exported weights again, without training, and puts the figures into the manifest.
 
     Args:
         out: folder of the weights and their ``manifest.json``.
+        start: file of the classifier that a framing was learned on, if the recipe does not name it.
 
     Returns:
         The manifest entry.
@@ -404,6 +409,12 @@ def remeasure(model_name: str, dataset_name: str, *, out: Path, device: torch.de
     objective = objective_of(Recipe(**entries[name]["recipe"]))
     base = entries[name].get("base", model_name)
     network = objective.build(base, dataset_name, entries[name]["seed"]).to(device)
+    if objective.kind == "framing":  # its figures are those of a classifier that is not in the file
+        recipe = Recipe(**entries[name]["recipe"])
+        classifier = start or _start_file(base, dataset_name, recipe)
+        if classifier is None or sha256_of(classifier) != entries[name]["started_from"]:
+            raise BenchError(f"{name} was learned on another classifier than {classifier}: give its file with --start.")
+        objective.adopt(network, load_checkpoint(classifier), classifier, base, dataset_name)
     load_strictly(network, load_file(out / name), out / name)
     figures = objective.measure(network.eval().requires_grad_(False), dataset_name, device)
     entries = _read_manifest(out)

@@ -18,7 +18,7 @@ from bench.models.checkpoints import build_classifier
 from bench.models.flow_stream import FlowStream
 from bench.registry import ATTACKS, DATASETS, MODELS, Spec
 from bench.seeds import ClipRandom
-from bench.training.data import check_classes, split_of
+from bench.training.data import check_classes, some_of, split_of
 from bench.training.objective import Objective
 
 _CHUNK = 25
@@ -97,8 +97,7 @@ class Classification(Objective):
         """Accuracy on clean clips, on the same with their frames in random order, under PGD-10 at linf 4/255, and the
         budget at which PGD-10 leaves 5 to 9 %."""
         data = split_of(dataset, "test")
-        refs = data.refs()
-        clean = refs[: self.clean_clips]
+        clean = some_of(data, self.clean_clips)
         right = shuffled = 0
         for start in range(0, len(clean), _CHUNK):
             clips, labels = labelled(data, clean[start : start + _CHUNK])
@@ -106,7 +105,7 @@ class Classification(Objective):
             mixed = torch.stack([c[:, o] for c, o in zip(clips, order.permutation(clips.shape[2]), strict=True)])
             right += _hits(network, clips.to(device), labels.to(device))
             shuffled += _hits(network, mixed.to(device), labels.to(device))
-        attacked = refs[: self.attacked_clips]
+        attacked = some_of(data, self.attacked_clips)
         standard = self._survivors(network, data, attacked, 4 / 255, device)
         return {
             "clean": proportion(right, len(clean)),

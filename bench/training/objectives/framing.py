@@ -14,7 +14,7 @@ from bench.models.checkpoints import load_checkpoint, load_strictly, zoo_file
 from bench.models.robust import entry_name
 from bench.registry import Spec
 from bench.seeds import ClipRandom
-from bench.training.data import split_of
+from bench.training.data import some_of, split_of
 from bench.training.objectives.classifier import Classification, accuracy, labelled, proportion
 
 
@@ -65,7 +65,8 @@ class FramingObjective(Classification):
         assert classifier is not None
         data = split_of(dataset, "test")
         hits = dict.fromkeys(("clean", "black", "random", "learned"), 0)
-        refs = data.refs()[: self.test_clips]
+        refs = some_of(data, self.test_clips)
+        classifier.to(device)
         for start in range(0, len(refs), 25):
             chunk = refs[start : start + 25]
             clips, labels = (t.to(device) for t in labelled(data, chunk))

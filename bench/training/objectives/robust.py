@@ -15,13 +15,13 @@ from bench.attack import Attack
 from bench.budgets import Budget
 from bench.errors import BenchError, nearest
 from bench.models.checkpoints import load_strictly
-from bench.models.multibn import BRANCHES, Branches, MultiBN
+from bench.models.multibn import BRANCHES, NORMS, Branches, MultiBN
 from bench.models.robust import entry_name, rebuilt
 from bench.norms import Linf
 from bench.regions import Rectangle
 from bench.registry import ATTACKS, Spec
 from bench.seeds import ClipRandom
-from bench.training.data import split_of
+from bench.training.data import some_of, split_of
 from bench.training.objectives.classifier import Classification, accuracy, labelled, proportion
 
 # Lo and Patel: side of the rectangle, width of the border and number of pixels in frames of 112 x 112.
@@ -30,6 +30,8 @@ _SIDE, _WIDTH, _PIXELS, _FRAME = 30, 10, 100, 112
 _LP_WAY, _REGION_WAY = 5 / 255, 350 / 255
 _EPS = 4 / 255
 ATTACKED = ("pgd", "roa", "af", "spa")
+# Whose branch of MultiBN they belong to.
+_BRANCH = {"clean": "clean", "pgd": "lp", "spa": "lp", "roa": "physical", "af": "physical"}
 _CHUNK = 25
 
 
@@ -120,8 +122,16 @@ class RobustClassification(Classification):
         self.architecture, self.architecture_options = architecture, dict(architecture_options or {})
 
     def build(self, model: str, dataset: str, seed: int = 0) -> nn.Module:
-        network = rebuilt(self.architecture, super().build(model, dataset, seed), seed, self.architecture_options)
-        return network.train().requires_grad_(True)
+        classifier = super().build(model, dataset, seed)
+        network = rebuilt(self.architecture, classifier, seed, self.architecture_options).train()
+        if isinstance(network, MultiBN) and network.selector is not None:
+            network.selector.requires_grad_(True)
+        # What the classifier keeps as it is, such as the flow estimator of a flow stream, stays so.
+        kept = tuple(getattr(classifier, "frozen", ()))
+        for path, module in network.named_modules():
+            if path in kept or path.endswith(tuple(f".{name}" for name in kept)):
+                module.eval()
+        return network
 
     def adopt(self, network: nn.Module, state: Mapping[str, Tensor], path: Path, model: str, dataset: str) -> None:
         """The weights are those of the plain classifier; what the robust network adds keeps its own."""
@@ -157,21 +167,28 @@ class RobustClassification(Classification):
         with evaluating(network):
             return {a: crafted(network, a, clips, labels, self.budget(a, clips), generator) for a in self.attacks}
 
+    def facing(self, network: nn.Module, attack: str) -> nn.Module:
+        """What an attack is made on, and its clips are judged by, ``clean`` for none: the network as it answers."""
+        return network
+
     @torch.no_grad()
     def validate(self, network: nn.Module, dataset: str, device: torch.device) -> dict[str, float]:
         """Accuracy on clips of the split ``val``, clean and under the attacks of the training, and the clips that are
         right throughout."""
         data = split_of(dataset, "val")
-        refs = data.refs()[: self.valid_clips]
-        clips, labels = (t.to(device) for t in labelled(data, refs))
+        refs = some_of(data, self.valid_clips)
         generator = torch.Generator().manual_seed(0)
-        right = {}
+        parts: dict[str, list[Tensor]] = {name: [] for name in ("clean", *self.attacks)}
         with evaluating(network):
-            right["clean"] = network(clips).argmax(1) == labels
-            for attack in self.attacks:
-                with torch.enable_grad():
-                    found = crafted(network, attack, clips, labels, self.budget(attack, clips), generator)
-                right[attack] = network(found).argmax(1) == labels
+            for start in range(0, len(refs), _CHUNK):
+                clips, labels = (t.to(device) for t in labelled(data, refs[start : start + _CHUNK]))
+                for attack in parts:
+                    victim, found = self.facing(network, attack), clips
+                    if attack != "clean":
+                        with torch.enable_grad():
+                            found = crafted(victim, attack, clips, labels, self.budget(attack, clips), generator)
+                    parts[attack].append(victim(found).argmax(1) == labels)
+        right = {name: torch.cat(found) for name, found in parts.items()}
         union = torch.stack(list(right.values())).all(0)
         return {f"val_{k}": float(v.float().mean()) for k, v in {**right, "union": union}.items()}
 
@@ -179,22 +196,23 @@ class RobustClassification(Classification):
         """Accuracy on clean clips and, on fewer, under the four attacks, with their union: the clips that are right
         clean and under all four."""
         data = split_of(dataset, "test")
-        refs = data.refs()[: self.clean_clips]
+        refs = some_of(data, self.clean_clips)
         clean: list[Tensor] = []
         hits: dict[str, list[Tensor]] = {name: [] for name in ATTACKED}
         for start in range(0, len(refs), _CHUNK):
             chunk = refs[start : start + _CHUNK]
             clips, labels = (t.to(device) for t in labelled(data, chunk))
             with torch.no_grad():
-                clean.append(network(clips).argmax(1) == labels)
+                clean.append(self.facing(network, "clean")(clips).argmax(1) == labels)
             if start >= self.test_clips:
                 continue
             for name in ATTACKED:
                 attack: Attack = ATTACKS.create(name)
                 rng = ClipRandom.for_clips([r.id for r in chunk], "measure", name)
-                found = attack(network, clips, labels, self.budget(name, clips, self.test_steps), rng).clips
+                victim = self.facing(network, name)
+                found = attack(victim, clips, labels, self.budget(name, clips, self.test_steps), rng).clips
                 with torch.no_grad():
-                    hits[name].append(network(found).argmax(1) == labels)
+                    hits[name].append(victim(found).argmax(1) == labels)
         right = {name: torch.cat(parts) for name, parts in hits.items()}
         standard = torch.cat(clean)
         union = torch.stack([standard[: len(right["pgd"])], *right.values()]).all(0)
@@ -349,7 +367,11 @@ class SteepestDescent(RobustClassification):
 
 class BranchTraining(RobustClassification):
     """First stage of MultiBN: clean, PGD and ROA clips in one batch, each third through its own branch, each attack
-    made through its own branch (Lo and Patel, T-IP 2022, stage view)."""
+    made through its own branch (Lo and Patel, T-IP 2022, stage view).
+
+    There is no selection yet: its figures are those of an oracle, which sends clean clips, PGD and SPA, and ROA and AF
+    through their own branches. The exported network answers by the clean branch.
+    """
 
     source = "Lo and Patel, IEEE T-IP 2022"
 
@@ -358,8 +380,11 @@ class BranchTraining(RobustClassification):
         super().__init__(
             **{"attacks": ("pgd", "roa"), "architecture": "multibn", "architecture_options": options, **shared}
         )
-        if len(self.attacks) != len(BRANCHES) - 1 or self.architecture != "multibn":
-            raise ValueError(f"MultiBN has one branch for clean clips and {len(BRANCHES) - 1} for attacks")
+        if self.attacks != ("pgd", "roa") or self.architecture != "multibn":
+            raise ValueError("MultiBN has branches for clean clips, pgd and roa")
+
+    def facing(self, network: nn.Module, attack: str) -> nn.Module:
+        return _Through(cast(MultiBN, network), BRANCHES.index(_BRANCH[attack]))
 
     def loss(
         self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
@@ -368,9 +393,9 @@ class BranchTraining(RobustClassification):
         net = cast(MultiBN, network)
         shown = [clips]
         with evaluating(net):
-            for k, attack in enumerate(self.attacks, start=1):
-                through = _Through(net, k)
-                shown.append(crafted(through, attack, clips, labels, self.budget(attack, clips), generator))
+            for attack in self.attacks:
+                victim = self.facing(net, attack)
+                shown.append(crafted(victim, attack, clips, labels, self.budget(attack, clips), generator))
         branch = torch.arange(len(shown), device=clips.device).repeat_interleave(len(clips))
         logits = net.through(torch.cat(shown), branch)
         figures = {
@@ -409,8 +434,8 @@ class SelectionTraining(RobustClassification):
 
     def __init__(self, weight: float = 1.0, **shared: Any) -> None:
         super().__init__(**{"attacks": ("pgd", "roa"), "architecture": "multibn", **shared})
-        if len(self.attacks) != len(BRANCHES) - 1 or self.architecture != "multibn":
-            raise ValueError(f"MultiBN has one branch for clean clips and {len(BRANCHES) - 1} for attacks")
+        if self.attacks != ("pgd", "roa") or self.architecture != "multibn":
+            raise ValueError("MultiBN has branches for clean clips, pgd and roa")
         self.weight = weight
 
     def adopt(self, network: nn.Module, state: Mapping[str, Tensor], path: Path, model: str, dataset: str) -> None:
@@ -440,7 +465,7 @@ class SelectionTraining(RobustClassification):
 def _shared_norms_frozen(network: MultiBN) -> Iterator[None]:
     """Normalisations without branches use what they know: one kind at a time would teach each of them three things."""
     inside = {m for b in network.classifier.modules() if isinstance(b, Branches) for m in b.modules()}
-    norms = [m for m in network.classifier.modules() if isinstance(m, nn.BatchNorm3d) and m not in inside]
+    norms = [m for m in network.classifier.modules() if isinstance(m, NORMS) and m not in inside]
     modes = [(norm, norm.training) for norm in norms]
     for norm in norms:
         norm.eval()
