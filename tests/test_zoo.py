@@ -15,7 +15,8 @@ from bench.metrics import wilson
 from bench.models import checkpoints
 from bench.models.checkpoints import build_classifier, load_checkpoint, manifest, sha256_of, zoo_file
 from bench.procedural import RenderedClip, render
-from bench.registry import ATTACKS, Spec
+from bench.registry import ATTACKS, MODELS, Spec
+from bench.training.objectives.robust import budget_of
 from bench.training.recipes import OBJECTIVES, Recipe, objective_of
 
 CLASSIFIERS = sorted((e["model"], e["dataset"]) for e in manifest().values() if e["kind"] == "classifier")
@@ -139,3 +140,58 @@ def test_slowfast_says_which_clip_lengths_it_takes() -> None:
     model = build_classifier(Spec("slowfast_tiny"), None)
     with pytest.raises(BenchError, match="multiple of 4, not 6"):
         model(torch.rand(1, 3, 6, 32, 32))
+
+
+ROBUST = {e["model"]: e for e in manifest().values() if e["kind"] == "robust"}
+TRAINED_AGAINST = {
+    "at_pgd": ["pgd"],
+    "at_roa": ["roa"],
+    "at_af": ["af"],
+    "at_spa": ["spa"],
+    "trades": ["pgd"],
+    "avg": ["pgd", "roa"],
+    "max": ["pgd", "roa"],
+    "msd": ["pgd"],
+    "multibn_branches": ["pgd", "roa"],
+    "multibn": ["pgd", "roa"],
+    "oudefend": ["pgd", "roa"],
+}
+
+
+def test_the_training_family_is_shipped_and_registered() -> None:
+    assert set(ROBUST) == {f"resnet3d_tiny_{recipe}" for recipe in TRAINED_AGAINST}
+    assert set(ROBUST) <= set(MODELS.names())
+    plain = manifest()["resnet3d_tiny-actions12.safetensors"]["sha256"]
+    stage = ROBUST["resnet3d_tiny_multibn_branches"]["sha256"]
+    for name, entry in ROBUST.items():
+        assert entry["started_from"] == (stage if name.endswith("_multibn") else plain)
+
+
+@pytest.mark.parametrize("recipe", [r for r in TRAINED_AGAINST if r != "multibn_branches"])
+def test_robust_networks_withstand_what_they_were_trained_on(recipe: str) -> None:
+    """Where the classifier they come from is lost, at least a third of the clips is left."""
+    entry = ROBUST[f"resnet3d_tiny_{recipe}"]
+    robust = build_classifier(Spec(entry["model"]), zoo_file(entry["model"], "actions12"))
+    plain = build_classifier(Spec("resnet3d_tiny"), zoo_file("resnet3d_tiny", "actions12"))
+    made = fresh("actions12")[:12]
+    clips, labels = torch.stack([r.clip for r in made]), torch.tensor([r.label for r in made])
+    sizes = entry["recipe"]["options"]["sizes"]
+    for name in TRAINED_AGAINST[recipe]:
+        left = []
+        for network in (plain, robust):
+            attack, budget = ATTACKS.create(name), budget_of(name, 64, 5, sizes)
+            found = attack(network, clips, labels, budget, ClipRandom(range(12))).clips
+            with torch.no_grad():
+                left.append(int((network(found).argmax(1) == labels).sum()))
+        assert left[0] <= 2
+        assert left[1] >= 4
+        figures = entry["figures"]
+        assert figures["union"]["accuracy"] <= min(figures[a]["accuracy"] for a in ("pgd", "roa", "af", "spa"))
+
+
+def test_learned_borders_fool_the_classifier_more_than_others() -> None:
+    borders = [e for e in manifest().values() if e["kind"] == "framing"]
+    assert sorted(e["recipe"]["options"]["width"] for e in borders) == [2, 4]
+    for entry in borders:
+        accuracies = {k: f["accuracy"] for k, f in entry["figures"].items()}
+        assert accuracies["learned"] < min(accuracies["black"], accuracies["random"]) - 10
