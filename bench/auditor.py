@@ -51,8 +51,13 @@ def _suspect(plan: Plan, row: Evidence, clips: int, gradient: str, device: torch
         [r.id for r in refs],
         torch.tensor([r.label for r in refs], device=device),
         gradient,
-        budgets[row.budget],
+        _askable(budgets[row.budget]),
     )
+
+
+def _askable(budget: Budget) -> Budget:
+    """The probes know linf and l2; a row of another threat model is asked at linf 4/255, in as many steps."""
+    return budget if budget.norm in ("linf", "l2") else Budget(steps=budget.steps, restarts=budget.restarts)
 
 
 def exact_gradient_was_taken(plan: Plan, row: Evidence) -> Finding | None:

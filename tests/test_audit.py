@@ -103,6 +103,19 @@ def test_an_exact_gradient_that_nobody_took_is_a_warning(gray_grid: Write, tmp_p
     assert "exact gradient" not in named(jpeg, "warning")  # it has none
 
 
+def test_a_row_of_another_threat_model_is_probed_in_linf(gray_grid: Write, tmp_path: Path) -> None:
+    """Four pixels of eight by eight, wholly free, fool the level classifier; the probes cannot take such a budget."""
+    attacks = "[{attack: spa, gradient: exact, label: SPA}]"
+    path = gray_grid(
+        ('"helpers:Identity"', '"helpers:Doubled"'),
+        (ATTACKS, attacks),
+        ("norm: linf, size: 0.15", "norm: pixels, size: 40"),
+    )
+    row = audited(path, tmp_path)["helpers:Doubled"]
+    assert row.probed == 6
+    assert not named(row), row.findings
+
+
 def outcome(clip: str, right: bool, **more: Any) -> Outcome:
     return Outcome(clip=clip, label=1, prediction=int(right), correct=right, attacked=True, **more)
 
