@@ -69,6 +69,7 @@ class Target:
             that fooling this one is not the end.
         selection: of a network that chooses between branches of its own, how: clips to one logit per branch. Such calls
             are not counted.
+        views: of such a network, other ways through it by name: clips to logits. Nor are these.
 
     Attributes:
         decision: ``int64 (b,)``, the hard decision of the last call. It is what the judge goes by, and with
@@ -85,9 +86,10 @@ class Target:
         stochastic: bool = False,
         transfer: bool = False,
         selection: Callable[[Tensor], Tensor] | None = None,
+        views: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     ) -> None:
         self._function = function
-        self.selection = selection
+        self.selection, self.views = selection, dict(views or {})
         self.stochastic = stochastic
         self.decisive = not (stochastic or transfer)
         self.decision = torch.zeros(0, dtype=torch.int64)

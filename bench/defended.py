@@ -207,8 +207,9 @@ class DefendedClassifier(nn.Module):
             votes = self._classify(candidates)
             return Answer(self.pool(votes), self.verdict(votes.detach()), deviation)
 
-        selection = getattr(self.classifier, "selection", None) if getattr(self.classifier, "selects", False) else None
-        return Target(look, len(rng), stochastic=self.stochastic, transfer=transfer, selection=selection)
+        chooses = getattr(self.classifier, "selects", False)
+        selection, views = (getattr(self.classifier, n, None) if chooses else None for n in ("selection", "views"))
+        return Target(look, len(rng), stochastic=self.stochastic, transfer=transfer, selection=selection, views=views)
 
 
 def _purify(purifier: Purifier, clips: Tensor, rng: ClipRandom) -> Tensor:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -154,6 +155,16 @@ class MultiBN(nn.Module):
     def selects(self) -> bool:
         """Whether :meth:`selection` decides."""
         return self.select == "soft"
+
+    @property
+    def views(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Other ways through the network, for attacks: the mixture with a selection that takes no gradient, the even
+        mixture, and each branch."""
+        return {
+            "frozen": lambda clips: self.mixed(clips, self.selection(clips).detach()),
+            "even": lambda clips: self.mixed(clips, torch.zeros(len(clips), len(BRANCHES), device=clips.device)),
+            **{name: partial(self.through, branch=k) for k, name in enumerate(BRANCHES)},
+        }
 
     @contextmanager
     def routed(
