@@ -277,7 +277,7 @@ def test_bad_options(make: Any, says: str) -> None:
 
 def test_every_recipe_of_the_family_makes_its_objective() -> None:
     family = [r for r in RECIPES.values() if objective_of(r).kind == "robust"]
-    assert len(family) == 2 * 14 + 2
+    assert len(family) == 2 * 14 + 3
     published = RECIPES["avg-published"]
     assert (published.steps, published.batch, published.lr, published.optimiser) == (35760, 4, 5e-4, "sgd")
     assert published.options["steps"] == 5

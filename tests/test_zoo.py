@@ -150,6 +150,7 @@ TRAINED_AGAINST = {
     "at_spa": ["spa"],
     "trades": ["pgd"],
     "avg": ["pgd", "roa"],
+    "avg_long": ["pgd", "roa"],
     "max": ["pgd", "roa"],
     "msd": ["pgd"],
     "multibn_branches": ["pgd", "roa"],
