@@ -29,6 +29,7 @@ FILES = {
     "halftone_cifar10": "halftone_cifar10.csv",
     "adv_framing_ucf101": "adv_framing_ucf101.csv",
 }
+EMBEDDED = [n for n in shipped_grids() if n.startswith(("embedded_multibn", "embedded_transforms"))]
 # Rows of adversarial training behind a transform, and averages over other columns than ours.
 LEFT_OUT = {
     ("halftone_cifar10", "Adversarial training", ""),
@@ -72,7 +73,7 @@ def test_every_figure_of_the_table_stands_beside_one_cell(name: str) -> None:
     assert len(expected) > 5
 
 
-@pytest.mark.parametrize("name", [*FILES, "embedded_multibn", "embedded_multibn_branches", "embedded_multibn_joint"])
+@pytest.mark.parametrize("name", [*FILES, *EMBEDDED])
 def test_names_parameters_and_budgets_exist(name: str) -> None:
     grid = find_grid(name)
     grid.check()
