@@ -8,6 +8,7 @@ from bench.dataset import ClipRef, Dataset, listing
 from bench.errors import BenchError
 from bench.procedural import ProceduralDataset
 from bench.registry import DATASETS, Spec
+from bench.seeds import seed_of
 
 
 def split_of(dataset: str, split: str, **more: Any) -> Dataset:
@@ -30,11 +31,14 @@ def split_of(dataset: str, split: str, **more: Any) -> Dataset:
 
 
 def some_of(data: Dataset, count: int) -> list[ClipRef]:
-    """So many clips, of all classes alike: real data sets list them class by class, rendered ones in turn."""
+    """So many clips, of all classes alike, and so is any beginning of them: real data sets list their clips class by
+    class, rendered ones in turn."""
     refs = data.refs()
-    if isinstance(data, ProceduralDataset) or len(refs) <= count:
+    if isinstance(data, ProceduralDataset):
         return refs[:count]
-    return [refs[i * len(refs) // count] for i in range(count)]
+    few = min(count, len(refs))
+    chosen = [refs[i * len(refs) // few] for i in range(few)]
+    return sorted(chosen, key=lambda ref: seed_of("some", ref.id))
 
 
 def check_classes(data: Dataset) -> None:
