@@ -16,8 +16,8 @@ CLIPS = 200
 
 
 class Margins(Dataset):
-    """The first frame of the clips ``2 i`` and ``2 i + 1`` is redder than 0.5 by ``(i + 1/2) / 200`` of 8/255; all are of
-    class 1. Every second clip is measured."""
+    """The first frame of the clips ``2 i`` and ``2 i + 1`` is redder than 0.5 by ``(i + 1/2) / 200`` of 8/255; all are
+    of class 1. Every second clip is measured."""
 
     classes = ("pale", "red")
 
