@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench.norms import Norm
+from bench.norms import Norm, whole_sizes
 from bench.seeds import ClipRandom
 
 _NEAR = 1e-5  # resizing rounds
@@ -44,12 +44,8 @@ class Framing(Norm):
 
     @staticmethod
     def _each(picture: Tensor, clips: Tensor, size: Tensor | float) -> Tensor:
-        widths = torch.as_tensor(size, dtype=torch.float64).expand(len(clips)).tolist()
-        for width in widths:
-            if width != int(width):
-                raise BenchError(f"The size of a framing budget is a whole number of pixels, not {width:g}.")
-        parts = zip(clips.split(1), picture.split(1), widths, strict=True)
-        return torch.cat([framed(clip, shown, int(width)) for clip, shown, width in parts])
+        parts = zip(clips.split(1), picture.split(1), whole_sizes(size, clips, Framing.name), strict=True)
+        return torch.cat([framed(clip, shown, width) for clip, shown, width in parts])
 
     def random_start(self, clips: Tensor, size: Tensor | float, rng: ClipRandom) -> Tensor:
         """A border uniform in ``[0, 1]``."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from bench.errors import BenchError
 from bench.seeds import ClipRandom
 
 
@@ -15,6 +16,19 @@ def per_clip(values: Tensor | float, like: Tensor) -> Tensor:
     """A number, or one per clip ``(B,)``, shaped to broadcast over clips ``(B, 3, T, H, W)``."""
     tensor = torch.as_tensor(values, dtype=like.dtype, device=like.device)
     return tensor.reshape(-1, *([1] * (like.ndim - 1))) if tensor.ndim else tensor
+
+
+def whole_sizes(size: Tensor | float, clips: Tensor, name: str) -> list[int]:
+    """Sizes in pixels, one per clip.
+
+    Raises:
+        BenchError: one of them is not whole; ``name`` is that of the budget.
+    """
+    values = torch.as_tensor(size, dtype=torch.float64).expand(len(clips)).tolist()
+    for value in values:
+        if value != int(value):
+            raise BenchError(f"The size of a {name} budget is a whole number of pixels, not {value:g}.")
+    return [int(value) for value in values]
 
 
 class Norm(ABC):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.errors import BenchError
-from bench.norms import Norm
+from bench.norms import Norm, whole_sizes
 from bench.seeds import ClipRandom
 
 
@@ -45,12 +45,10 @@ class Region(Norm):
         Raises:
             BenchError: a size is not whole, or larger than a frame.
         """
-        values = torch.as_tensor(size, dtype=torch.float64).expand(len(clips)).tolist()
+        values = whole_sizes(size, clips, self.name)
         for value in values:
-            if value != int(value):
-                raise BenchError(f"The size of a {self.name} budget is a whole number of pixels, not {value:g}.")
-            self.check(int(value), *clips.shape[3:])
-        return [int(v) for v in values]
+            self.check(value, *clips.shape[3:])
+        return values
 
     def masks(self, worth: Tensor, size: Tensor | float, clips: Tensor) -> Tensor:
         """``bool (B, 1, T, H, W)``: the best region of each frame by ``worth (B, T, H, W)``."""

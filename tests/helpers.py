@@ -250,3 +250,20 @@ class NeedsBigFrames(nn.Module):
 
 def raises() -> nn.Module:
     raise FileNotFoundError("no weights.bin")
+
+
+def draw(*shape: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Uniform numbers in ``[low, high)``."""
+    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Two(nn.Module):
+    """Two classes; the second leads by ``<weight, clip> + lead``, summed clip by clip."""
+
+    def __init__(self, weight: Tensor, lead: float) -> None:
+        super().__init__()
+        self.weight, self.lead = weight, lead
+
+    def forward(self, clips: Tensor) -> Tensor:
+        score = (clips * self.weight.to(clips)).flatten(1).sum(1) + self.lead
+        return torch.stack([-score / 2, score / 2], 1)

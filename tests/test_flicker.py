@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -18,10 +19,6 @@ from bench.judge import violation
 
 SHAPE = (3, 5, 3, 4)
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
-
-
-def draw(*shape: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 class Smooth(nn.Module):

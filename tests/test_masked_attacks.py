@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import Two, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -25,22 +26,6 @@ few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 T, H, W = 2, 7, 8
 SHAPE = (3, T, H, W)
 MASKED = {"roa": "rectangle", "af": "border", "spa": "pixels"}
-
-
-def draw(*shape: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-class Two(nn.Module):
-    """Two classes; the second leads by ``<weight, clip> + lead``, summed clip by clip."""
-
-    def __init__(self, weight: Tensor, lead: float) -> None:
-        super().__init__()
-        self.weight, self.lead = weight, lead
-
-    def forward(self, clips: Tensor) -> Tensor:
-        score = (clips * self.weight.to(clips)).flatten(1).sum(1) + self.lead
-        return torch.stack([-score / 2, score / 2], 1)
 
 
 def unbreakable(seed: int = 5) -> Two:

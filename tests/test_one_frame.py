@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import Two, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,22 +20,6 @@ FRAMES = 4
 SHAPE = (3, FRAMES, 3, 4)
 EPS = 16 / 255
 BUDGET = Budget("one-frame", EPS, 20)
-
-
-def draw(*shape: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-class Two(nn.Module):
-    """Two classes; the second leads by ``<weight, clip> + lead``, summed clip by clip."""
-
-    def __init__(self, weight: Tensor, lead: float) -> None:
-        super().__init__()
-        self.weight, self.lead = weight, lead
-
-    def forward(self, clips: Tensor) -> Tensor:
-        score = (clips * self.weight.to(clips)).flatten(1).sum(1) + self.lead
-        return torch.stack([-score / 2, score / 2], 1)
 
 
 def weights(*scale: float, seed: int = 5) -> Tensor:

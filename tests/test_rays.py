@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -20,10 +21,6 @@ from bench.judge import violation
 
 SHAPE = (3, 2, 2, 3)
 N = 36
-
-
-def draw(*shape: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 class Two(nn.Module):

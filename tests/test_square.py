@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
+from helpers import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,10 +20,6 @@ from bench.attacks.square import Square, bumps
 from bench.judge import violation
 
 SHAPE = (3, 3, 6, 5)
-
-
-def draw(*shape: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 class Two(nn.Module):

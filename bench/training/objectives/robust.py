@@ -64,8 +64,12 @@ def crafted(
 ) -> Tensor:
     """Attacked clips of one training step: the last iterate, against a network in evaluation mode."""
     made: Attack = ATTACKS.create(Spec(attack, {"keep": "last"}))
-    seeds = torch.randint(2**62, (len(clips),), generator=generator).tolist()
-    return made(network, clips, labels, budget, ClipRandom(seeds)).clips
+    return made(network, clips, labels, budget, _streams(clips, generator)).clips
+
+
+def _streams(clips: Tensor, generator: torch.Generator) -> ClipRandom:
+    """One random stream per clip of a training step."""
+    return ClipRandom(torch.randint(2**62, (len(clips),), generator=generator).tolist())
 
 
 @contextmanager
@@ -165,7 +169,10 @@ class RobustClassification(Classification):
     ) -> dict[str, Tensor]:
         """The batch under each attack of the training."""
         with evaluating(network):
-            return {a: crafted(network, a, clips, labels, self.budget(a, clips), generator) for a in self.attacks}
+            return {
+                a: crafted(self.facing(network, a), a, clips, labels, self.budget(a, clips), generator)
+                for a in self.attacks
+            }
 
     def facing(self, network: nn.Module, attack: str) -> nn.Module:
         """What an attack is made on, and its clips are judged by, ``clean`` for none: the network as it answers."""
@@ -339,8 +346,7 @@ class SteepestDescent(RobustClassification):
         lp, patch = (self.budget(name, clips) for name in ("pgd", "roa"))
         assert lp.step_size is not None
         assert patch.step_size is not None
-        seeds = torch.randint(2**62, (len(clips),), generator=generator).tolist()
-        mask = Rectangle().random_masks(clips, patch.size, ClipRandom(seeds))
+        mask = Rectangle().random_masks(clips, patch.size, _streams(clips, generator))
         x, best = clips, clips
         highest = torch.full((len(clips),), -torch.inf, device=clips.device)
         painted = torch.zeros(len(clips), dtype=torch.bool, device=clips.device)
@@ -391,11 +397,7 @@ class BranchTraining(RobustClassification):
     ) -> tuple[Tensor, Mapping[str, float]]:
         clips, labels = batch
         net = cast(MultiBN, network)
-        shown = [clips]
-        with evaluating(net):
-            for attack in self.attacks:
-                victim = self.facing(net, attack)
-                shown.append(crafted(victim, attack, clips, labels, self.budget(attack, clips), generator))
+        shown = [clips, *self.attacked(net, clips, labels, generator).values()]
         branch = torch.arange(len(shown), device=clips.device).repeat_interleave(len(clips))
         logits = net.through(torch.cat(shown), branch)
         figures = {
