@@ -129,7 +129,7 @@ def run(
         return
 
     from bench.render import LEGEND, heading, render
-    from bench.results import export
+    from bench.results import export, pass_seconds
     from bench.tables import make_tables
 
     reported = Reported(chosen.reported, shipped_folder()) if chosen.reported else None
@@ -155,7 +155,15 @@ def run(
 
     if chosen.title:
         out.print(f"\n[bold]{chosen.title}[/bold]")
-    tables = make_tables(cells, reported, plan.skipped, chosen.worst, chosen.oracles, chosen.counts_clean)
+    tables = make_tables(
+        cells,
+        reported,
+        plan.skipped,
+        chosen.worst,
+        chosen.oracles,
+        chosen.counts_clean,
+        pass_seconds(cells) if chosen.timed else None,
+    )
     for table in tables:
         out.print(heading(table), soft_wrap=True)
         out.print(render(table))

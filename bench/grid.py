@@ -45,7 +45,7 @@ class ReportedSection(_Section):
         model: this grid's label of the classifier they were measured on; its only one if not given.
         where: column values that all rows have, e.g. ``{dataset: UCF-101, model: NL}``.
         defenses, attacks: this grid's labels, and those of its oracles, to the file's rows; among the attacks,
-            ``Union`` and ``Mean`` are what all of them say together.
+            ``Union`` and ``Mean`` are what all of them say together, ``Seconds`` the time of a pass.
         budgets: this grid's budgets, as tables print them, to the file's rows; all rows if empty.
     """
 
@@ -161,6 +161,7 @@ class Grid(_Section):
         oracles: rows composed of others, ``{label: {attack: defence}}``: what a defence would do that was told the
             attack. None of them is a defence.
         counts_clean: whether Union and Mean count the clean clips as one of the attacks, as Lo and Patel do.
+        timed: whether the tables show what one pass of a clip through each defence takes.
         reported: published figures shown beside the measured ones.
     """
 
@@ -176,6 +177,7 @@ class Grid(_Section):
     queries: int = Field(default=10, ge=1)
     oracles: dict[str, dict[str, str]] = {}
     counts_clean: bool = False
+    timed: bool = False
     reported: ReportedSection | None = None
 
     @field_validator("name")

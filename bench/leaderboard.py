@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from bench.audit import read_audit
 from bench.errors import BenchError
 from bench.reported_figures import Reported, read_table
-from bench.results import Score, read_grid_file, read_results
-from bench.tables import Row, Table, flaws, interval, make_tables, percent, voided
+from bench.results import Score, read_grid_file, read_results, read_seconds
+from bench.tables import Row, Table, duration, flaws, interval, make_tables, percent, voided
 
 _PREAMBLE = """# Leaderboard
 
@@ -24,7 +25,7 @@ it stands below the complete rows. `void`: attacked with a budget of zero, the d
 Against a randomised defence every figure is the average over several fresh passes per clip, and the union takes the
 attack that hurts most by half of the passes and counts the other half. **Audit**: the grade that
 `bench audit` gave, from A (nothing found) over B (warnings) and C (a figure is too high) to F (void, or no adaptive
-attack).
+attack). **Seconds**: wall time of one clean clip through the defence and its classifier, when the row was last run.
 
 *Reported*: figures as papers print them, never mixed with measured ones.
 """
@@ -62,23 +63,19 @@ def _measured(table: Table, audits: Mapping[tuple[str, str, str], str]) -> list[
         header.append(
             heading if label in ("clean", "noise", heading) else f"{heading.replace('*', chr(92) + '*')} {label}"
         )
-    header += [*table.together, *(["Audit"] if audits else [])]
+    header += [*table.together, *(["Seconds"] if table.timed else []), *(["Audit"] if audits else [])]
     rows = []
     for row in sorted(table.rows, key=_order):
         cells = [_cell(row.scores.get(label), row.blank(label)) for label in table.columns]
         union = "void" if row.void else _cell(row.union, bound="≤ " if row.not_run else "")
         grade = [audits.get((table.model, row.defense, table.budget), "-")] if audits else []
-        rows.append([row.defense, *cells, union, percent(row.mean), *grade])
+        time = [duration(row.seconds)] if table.timed else []
+        rows.append([row.defense, *cells, union, percent(row.mean), *time, *grade])
         if row.reported:
-            figures = [percent(row.reported[label]) if label in row.reported else "" for label in table.columns]
-            rows.append(
-                [
-                    f"{row.defense}, *reported*",
-                    *(f"*{f}*" if f else "" for f in figures),
-                    *(f"*{percent(row.reported[k])}*" if k in row.reported else "" for k in ("Union", "Mean")),
-                    *([""] if audits else []),
-                ]
-            )
+            shown = [percent(row.reported.get(k, math.nan)) for k in (*table.columns, "Union", "Mean")]
+            shown += [duration(row.reported.get("Seconds"))] if table.timed else []
+            figures = ["" if figure == "-" else f"*{figure}*" for figure in shown]
+            rows.append([f"{row.defense}, *reported*", *figures, *([""] if audits else [])])
     lines = [f"**{table.title}**, {table.clips} clips, *measured here*", "", *markdown_table(header, rows)]
     lines += [line for row in table.rows for line in _void(row)]
     if table.reported_from:
@@ -152,7 +149,8 @@ def make_leaderboard(results: Path) -> str:
         if described.summary:
             lines += [described.summary, ""]
         computed = (described.worst, described.oracles, described.counts_clean)
-        for table in make_tables(cells, reported, described.skipped, *computed):
+        seconds = read_seconds(folder) if described.timed else None
+        for table in make_tables(cells, reported, described.skipped, *computed, seconds):
             lines += _measured(table, audits)
     if not any_measured:
         lines += ["Nothing has been measured yet.", ""]

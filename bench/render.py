@@ -7,7 +7,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.results import Score
-from bench.tables import Row, Table, flaws, percent
+from bench.tables import Row, Table, duration, flaws, percent
 
 LEGEND = (
     "Accuracy in percent over all clips, below it the 95 % Wilson interval. Standard: clean clips through the defence. "
@@ -15,7 +15,7 @@ LEGEND = (
     "attacker knows the classifier but not the defence. Robust: adaptive, the attacker differentiates the defence. "
     "Union: clips that survive every attack of the row (<=: some were not run, so at most this). n/a: that gradient "
     "does not exist. -: not run. void: attacked with a budget of zero, the defence's answers changed. Of a randomised "
-    "defence, figures are averages over several passes."
+    "defence, figures are averages over several passes. Seconds: one clean clip through the defence and its classifier."
 )
 
 
@@ -60,13 +60,16 @@ def _tall(table: Table) -> RichTable:
         union, average = table.together
         out.add_row(union, *(_with_reported(c, row, "Union") for c, row in zip(unions, table.rows, strict=True)))
         out.add_row(average, *(_with_reported(Text(percent(row.mean)), row, "Mean") for row in table.rows))
+    if table.timed:
+        out.add_row("Seconds", *(_with_reported(Text(duration(row.seconds)), row, "Seconds") for row in table.rows))
     return out
 
 
 def _with_reported(cell: Text, row: Row, label: str) -> Text:
     """A cell with the reported figure below it, if there is one."""
     if label in row.reported:
-        cell.append(f"\nreported {percent(row.reported[label])}", style="dim italic")
+        figure = (duration if label == "Seconds" else percent)(row.reported[label])
+        cell.append(f"\nreported {figure}", style="dim italic")
     return cell
 
 
@@ -82,10 +85,14 @@ def _broad(table: Table) -> RichTable:
     if attacked:
         for title in table.together:
             out.add_column(title, justify="right")
+    if table.timed:
+        out.add_column("Seconds", justify="right")
     for row in table.rows:
         cells = [_cell(row.scores.get(label), row.blank(label)) for label in table.columns]
         if attacked:
             cells += [_cell(row.union, bound="<= " if row.not_run else ""), Text(percent(row.mean))]
+        if table.timed:
+            cells.append(Text(duration(row.seconds)))
         out.add_row(row.defense, *cells)
         if row.reported:
             figures = [
@@ -93,5 +100,6 @@ def _broad(table: Table) -> RichTable:
                 for label in table.columns
             ]
             together = [percent(row.reported[k]) if k in row.reported else "" for k in ("Union", "Mean")]
-            out.add_row(Text("  reported", style="dim italic"), *figures, *(together if attacked else ()))
+            time = [duration(row.reported.get("Seconds"))] if table.timed else []
+            out.add_row(Text("  reported", style="dim italic"), *figures, *(together if attacked else ()), *time)
     return out

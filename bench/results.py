@@ -131,7 +131,7 @@ class GridFile(BaseModel):
         order: file names in the order of the rows.
         skipped: combinations that do not exist.
         worst: columns that are the worst of others.
-        oracles, counts_clean: of the grid's tables, see :class:`~bench.grid.Grid`.
+        oracles, counts_clean, timed: of the grid's tables, see :class:`~bench.grid.Grid`.
         reported: which published figures stand beside the measured ones.
     """
 
@@ -145,7 +145,14 @@ class GridFile(BaseModel):
     worst: dict[str, list[str]] = {}
     oracles: dict[str, dict[str, str]] = {}
     counts_clean: bool = False
+    timed: bool = False
     reported: ReportedSection | None = None
+
+
+class _RunFile(BaseModel):
+    """What is read back of the record of a run."""
+
+    seconds_of_a_pass: dict[str, dict[str, float]] = {}
 
 
 def collect(plan: Plan, store: Store) -> list[CellResult]:
@@ -278,6 +285,7 @@ def _describe(plan: Plan, target: Path, order: list[str]) -> None:
         worst=plan.grid.worst,
         oracles=plan.grid.oracles,
         counts_clean=plan.grid.counts_clean,
+        timed=plan.grid.timed,
         reported=plan.grid.reported,
     )
     (target / _GRID_FILE).write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -295,8 +303,41 @@ def _record_run(target: Path, results: list[CellResult], device: str) -> None:
         "python": platform.python_version(),
         "torch": torch.__version__.split("+")[0],
         "clip_seconds_of_all_outcomes": round(seconds, 1),
+        # A run of some rows says nothing about the others.
+        "seconds_of_a_pass": _nested({**read_seconds(target), **pass_seconds(results)}),
     }
     (target / _RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+
+
+def pass_seconds(results: Iterable[CellResult]) -> dict[tuple[str, str], float]:
+    """Wall time of one clean clip through a defence and its classifier, ``{(classifier, defence): seconds}``.
+
+    Clips that share a batch share its time.
+    """
+    found: dict[tuple[str, str], float] = {}
+    for result in results:
+        passes = [o.seconds / len(o.verdicts) for o in result.outcomes if o.status == "ok"]
+        if result.knowledge == "clean" and passes:
+            found[result.model, result.defense] = sum(passes) / len(passes)
+    return found
+
+
+def _nested(seconds: Mapping[tuple[str, str], float]) -> dict[str, dict[str, float]]:
+    nested: dict[str, dict[str, float]] = {}
+    for (model, defense), value in seconds.items():
+        nested.setdefault(model, {})[defense] = round(value, 4)
+    return nested
+
+
+def read_seconds(folder: Path) -> dict[tuple[str, str], float]:
+    """:func:`pass_seconds` as the last runs recorded them; empty if none did.
+
+    Raises:
+        BenchError: the record is damaged.
+    """
+    path = folder / _RUN_FILE
+    recorded = _read(path, _RunFile).seconds_of_a_pass if path.is_file() else {}
+    return {(model, defense): s for model, of_model in recorded.items() for defense, s in of_model.items()}
 
 
 _M = TypeVar("_M", bound=BaseModel)

@@ -35,6 +35,7 @@ class Row:
         not_run: columns that exist and were not run. The union is then only an upper bound.
         reported: ``{column label: percent}`` as printed in the paper.
         void: columns whose zero-budget control failed, and what was seen. Nothing in such a row can be trusted.
+        seconds: wall time of one clean clip through the defence and its classifier, if the table shows it.
     """
 
     defense: str
@@ -45,6 +46,7 @@ class Row:
     not_run: frozenset[str] = frozenset()
     reported: dict[str, float] = field(default_factory=dict)
     void: dict[str, str] = field(default_factory=dict)
+    seconds: float | None = None
 
     def blank(self, column: str) -> str:
         """What stands in a column without a score."""
@@ -76,6 +78,11 @@ class Table:
     def together(self) -> tuple[str, str]:
         """Headings of what all attacks say together."""
         return ("Union with clean", "Mean with clean") if self.counts_clean else ("Union", "Mean")
+
+    @property
+    def timed(self) -> bool:
+        """Whether any row knows its time."""
+        return any(row.seconds is not None for row in self.rows)
 
     @property
     def title(self) -> str:
@@ -136,6 +143,7 @@ def make_tables(
     worst: Mapping[str, Sequence[str]] | None = None,
     oracles: Mapping[str, Mapping[str, str]] | None = None,
     counts_clean: bool = False,
+    seconds: Mapping[tuple[str, str], float] | None = None,
 ) -> list[Table]:
     """Groups cells into tables, one per data set, classifier and budget; clean cells belong to every budget.
 
@@ -144,6 +152,7 @@ def make_tables(
         skipped: cells that do not exist.
         worst: columns that are the worst of others, per clip. A part that does not exist for a defence is left out.
         oracles, counts_clean: see :class:`~bench.grid.Grid`.
+        seconds: of a pass, :func:`~bench.results.pass_seconds`, where the tables are to show them.
     """
     results = list(results)
     absent: dict[tuple[str, str], set[str]] = {}
@@ -173,13 +182,14 @@ def make_tables(
                 missing = absent.get((model, d), set())
                 parts_of = {label: [p for p in parts if p not in missing] for label, parts in computed.items()}
                 rows.append(_row(d, of_row, columns, missing, parts_of, counts_clean))
+                rows[-1].seconds = (seconds or {}).get((model, d))
             columns |= {label: HEADINGS["worst"] for label, parts in computed.items() if parts}
             clips = max(len(c.outcomes) for c in chosen)
             table = Table(dataset, model, budget, columns, rows, clips, counts_clean=counts_clean)
             if reported is not None and reported.section.model == model:
                 table.reported_from = reported.source
                 for row in table.rows:
-                    row.reported = reported.row(row.defense, [*columns, "Union", "Mean"], table.budget)
+                    row.reported = reported.row(row.defense, [*columns, "Union", "Mean", "Seconds"], table.budget)
             tables.append(table)
     return tables
 
@@ -187,6 +197,11 @@ def make_tables(
 def percent(value: float) -> str:
     """One decimal; ``-`` for not-a-number."""
     return "-" if value != value else f"{value:.1f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Two digits at least; ``-`` for none."""
+    return "-" if seconds is None else f"{seconds:.2g}" if seconds < 1 else f"{seconds:.1f}"
 
 
 def interval(score: Score) -> str:

@@ -17,7 +17,7 @@ from bench.leaderboard import make_leaderboard
 from bench.outcome import Outcome
 from bench.plan import make_plan
 from bench.reported_figures import shipped_folder
-from bench.results import CellResult, Score, export, read_results, to_frame
+from bench.results import CellResult, Score, export, pass_seconds, read_results, read_seconds, to_frame
 from bench.runner import Runner
 from bench.store import Store
 from bench.tables import make_tables, to_pandas
@@ -118,6 +118,33 @@ def test_clean_clips_count_where_the_grid_says_so() -> None:
     assert (plain.rows[0].union.correct, whole.rows[0].union.correct) == (2, 1)
     assert (plain.rows[0].mean, whole.rows[0].mean) == (50.0, 62.5)
     assert (plain.together, whole.together) == (("Union", "Mean"), ("Union with clean", "Mean with clean"))
+
+
+def test_a_pass_takes_the_time_of_one_draw_of_a_clean_clip() -> None:
+    cells = [cell("a", "clean", "clean", "11"), cell("a", "PGD", "adaptive", "10"), cell("b", "clean", "clean", "11")]
+    for outcome, seconds in zip(cells[0].outcomes, (0.4, 0.2), strict=True):
+        outcome.seconds, outcome.draws = seconds, [0, 1]
+    cells[1].outcomes[0].seconds = 9.0
+    seconds = pass_seconds(cells)
+    assert seconds == {("m", "a"): pytest.approx(0.15), ("m", "b"): 0.0}
+    (timed,), (plain,) = make_tables(cells, seconds=seconds), make_tables(cells)
+    assert timed.timed
+    assert not plain.timed
+    assert [row.seconds for row in timed.rows] == [pytest.approx(0.15), 0.0]
+
+
+def test_times_of_rows_that_were_not_run_again_are_kept(results: Path, gray_grid: Write) -> None:
+    before = read_seconds(results / "gray")
+    again(gray_grid(("title:", "timed: true\ntitle:"), ('"helpers:Identity"', "jpeg")), results)
+    after = read_seconds(results / "gray")
+    assert {defense for _, defense in after} == {"none", "helpers:Lighten", "jpeg"}
+    key = next(k for k in before if k[1] == "helpers:Lighten")
+    assert after[key] == before[key] > 0
+    lines = make_leaderboard(results).splitlines()
+    header = next(line for line in lines if line.startswith("| Defence |"))
+    assert header.endswith("| Mean | Seconds |")
+    row = next(line for line in lines if line.startswith("| jpeg |"))
+    assert float(row.strip("| ").split("|")[-1]) > 0
 
 
 def test_oracles_pick_cells_of_other_rows_and_their_union_is_per_clip() -> None:
