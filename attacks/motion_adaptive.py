@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from bench import BenchError, register
+from bench.errors import at_least
 from bench.flow.losses import MotionLoss, load_motion_flow
+from bench.flow.pairs import clip_flow
 from bench.priced import PricedAttack, Slope
 
 
@@ -73,9 +75,10 @@ class MotionII(PricedAttack):
     """Maximises ``cross-entropy - lambda * change of the flow``: the clip is misread while it moves as before.
 
     The change is the mean absolute difference, over both directions, pixels and pairs of frames, between the flow of
-    the attacked clip and that of the clean one, in pixels; the paper names neither norm nor scale, and 1e5 as the
-    strongest weight. The gradient through the classifier is as for ``motion_i``. Against a classifier that looks at
-    nothing but flow, the attack is at odds with itself.
+    the attacked clip and that of the clean one, in pixels. The paper names neither norm nor scale, and 1e5 as the
+    strongest weight; these, the clean flow without a gradient and RAFT's 2 updates are our fact sheet's recommendation
+    (``motion_and_training.md``, section 4). The gradient through the classifier is as for ``motion_i``. Against a
+    classifier that looks at nothing but flow, the attack is at odds with itself.
 
     Args:
         lambdas: weights of the change of the flow; each is a full run, and the worst for the classifier is kept.
@@ -85,6 +88,7 @@ class MotionII(PricedAttack):
         loss: in place of cross-entropy, ``margin`` or ``dlr``.
         start: ``uniform`` in the ball, or ``clean``.
         keep: ``worst`` iterate, or the ``last`` one of a run that nothing stops, as the paper's protocol has it.
+        pairs_at_once: pairs of frames that are in memory together; 0 for all.
     """
 
     def __init__(
@@ -96,9 +100,11 @@ class MotionII(PricedAttack):
         loss: str = "ce",
         start: Literal["uniform", "clean"] = "uniform",
         keep: Literal["worst", "last"] = "worst",
+        pairs_at_once: int = 0,
     ) -> None:
         super().__init__(lambdas, loss, start, keep)
-        self.flow = load_motion_flow(flow, flow_weights, updates)
+        at_least("pairs_at_once", pairs_at_once, 0)
+        self.flow, self.pairs_at_once = load_motion_flow(flow, flow_weights, updates), pairs_at_once
 
     def slope(self, clips: Tensor) -> Slope:
         if clips.shape[2] < 2:
@@ -106,15 +112,18 @@ class MotionII(PricedAttack):
         self.flow.to(clips.device)
         # Clip by clip: a network's last digits depend on the batch, and a step takes a sign.
         with torch.no_grad():
-            clean = torch.cat([self.flow.clip_flow(clip) for clip in clips.float().split(1)])
+            clean = torch.cat([self._flow(clip) for clip in clips.float().split(1)])
 
         def change(x: Tensor, rows: Tensor) -> Tensor:
             found = []
             with torch.enable_grad():
                 for clip, row in zip(x.detach().float().split(1), rows.tolist(), strict=True):
                     leaf = clip.clone().requires_grad_(True)
-                    distance = (self.flow.clip_flow(leaf) - clean[row]).abs().mean()
+                    distance = (self._flow(leaf) - clean[row]).abs().mean()
                     found += torch.autograd.grad(distance, leaf)
             return torch.cat(found).to(x.dtype)
 
         return change
+
+    def _flow(self, clip: Tensor) -> Tensor:
+        return clip_flow(self.flow, clip, self.pairs_at_once)

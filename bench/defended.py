@@ -51,14 +51,17 @@ class Decision:
             ask for the largest mean probability instead (:attr:`Purifier.vote`).
         votes: ``int64 (V, B)``: the class each candidate is given.
         logits: ``(B, K)``: what attacks see, see :meth:`DefendedClassifier.forward`.
-        finite: ``bool (B,)``: whether all candidates and all their logits are finite. Where they are not, the
-            prediction means nothing.
+        finite: ``bool (B,)``: whether all candidates, all their logits and what is measured are finite. Where they are
+            not, the prediction means nothing.
+        measured: ``(2, B)``: :meth:`Purifier.measure` of the clips and, on average, of the candidates; ``(0, B)`` of a
+            defence that measures nothing.
     """
 
     prediction: Tensor
     votes: Tensor
     logits: Tensor
     finite: Tensor
+    measured: Tensor
 
 
 def plurality(votes: Tensor, classes: int) -> Tensor:
@@ -189,8 +192,19 @@ class DefendedClassifier(nn.Module):
         """The final, hard decision on a batch: what every outcome is judged by."""
         candidates = self.candidates(clips, rng)
         logits = self._classify(candidates)
+        measured = self._measure(clips, candidates)
         finite = torch.isfinite(logits).all(-1).all(0) & torch.isfinite(candidates).flatten(2).all(-1).all(0)
-        return Decision(self.verdict(logits), logits.argmax(-1).cpu(), self.pool(logits).cpu(), finite.cpu())
+        finite &= torch.isfinite(measured).all(0)
+        return Decision(
+            self.verdict(logits), logits.argmax(-1).cpu(), self.pool(logits).cpu(), finite.cpu(), measured.cpu()
+        )
+
+    def _measure(self, clips: Tensor, candidates: Tensor) -> Tensor:
+        before = self.purifier.measure(clips) if self.purifier is not None else None
+        if self.purifier is None or before is None:
+            return clips.new_empty(0, len(clips))
+        after = torch.stack([value for c in candidates if (value := self.purifier.measure(c)) is not None])
+        return torch.stack([before, after.mean(0)])
 
     def target(self, rng: ClipRandom, *, transfer: bool = False) -> Target:
         """What an attack is given: the differentiable, pass-counting view of this module.

@@ -43,6 +43,14 @@ class Purifier(nn.Module, ABC):
             size may change; the classifier must take them.
         """
 
+    def measure(self, clips: Tensor) -> Tensor | None:
+        """A number per clip, ``(B,)``, that the purifier lowers and attacks raise; ``None`` if it has none.
+
+        It is recorded of every clip that is judged, as it comes and purified. The first of the two makes a detector of
+        the defence, and tables give the area under its ROC curve.
+        """
+        return None
+
     def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         """What ``bpda`` differentiates in place of :meth:`purify`: the identity, unless overridden.
 

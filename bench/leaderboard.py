@@ -25,7 +25,9 @@ it stands below the complete rows. `void`: attacked with a budget of zero, the d
 Against a randomised defence every figure is the average over several fresh passes per clip, and the union takes the
 attack that hurts most by half of the passes and counts the other half. **Audit**: the grade that
 `bench audit` gave, from A (nothing found) over B (warnings) and C (a figure is too high) to F (void, or no adaptive
-attack). **Seconds**: wall time of one clean clip through the defence and its classifier, when the row was last run.
+attack). **ROC**: of a defence that measures clips, the area under the curve by which the measure tells the attacked
+clips from the clean ones. **Seconds**: wall time of one clean clip through the defence and its classifier, when the
+row was last run.
 
 *Reported*: figures as papers print them, never mixed with measured ones.
 """
@@ -71,6 +73,9 @@ def _measured(table: Table, audits: Mapping[tuple[str, str, str], str]) -> list[
         grade = [audits.get((table.model, row.defense, table.budget), "-")] if audits else []
         time = [duration(row.seconds)] if table.timed else []
         rows.append([row.defense, *cells, union, percent(row.mean), *time, *grade])
+        if row.detected:
+            areas = [f"{row.detected[label]:.2f}" if label in row.detected else "" for label in table.columns]
+            rows.append([f"{row.defense}, ROC", *areas, *[""] * (len(header) - 1 - len(areas))])
         if row.reported:
             shown = [percent(row.reported.get(k, math.nan)) for k in (*table.columns, "Union", "Mean")]
             shown += [duration(row.reported.get("Seconds"))] if table.timed else []

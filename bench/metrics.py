@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 
 from bench.errors import BenchError
@@ -68,6 +69,22 @@ def _chosen(halves: Sequence[tuple[Sequence[bool], Sequence[bool]]]) -> float:
     """What one half says of the attacks that are worst by the other; ties are averaged."""
     shares = [mean(choose) for choose, _ in halves]
     return mean([mean(judge) for share, (_, judge) in zip(shares, halves, strict=True) if share == min(shares)])
+
+
+def roc_area(attacked: Sequence[float], clean: Sequence[float]) -> float:
+    """Area under the curve of a detector: how often an attacked clip scores higher than a clean one, ties by half.
+
+    Args:
+        attacked, clean: scores, at least one each.
+
+    Raises:
+        BenchError: there are none of one kind, or a score is not a number.
+    """
+    if not attacked or not clean or any(map(math.isnan, (*attacked, *clean))):
+        raise BenchError("The area under a detector's curve needs scores of attacked and of clean clips, all numbers.")
+    ordered = sorted(clean)
+    wins = sum(bisect_left(ordered, score) + bisect_right(ordered, score) for score in attacked)
+    return wins / (2 * len(attacked) * len(clean))
 
 
 def mean(accuracies: Sequence[float]) -> float:

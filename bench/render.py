@@ -15,7 +15,8 @@ LEGEND = (
     "attacker knows the classifier but not the defence. Robust: adaptive, the attacker differentiates the defence. "
     "Union: clips that survive every attack of the row (<=: some were not run, so at most this). n/a: that gradient "
     "does not exist. -: not run. void: attacked with a budget of zero, the defence's answers changed. Of a randomised "
-    "defence, figures are averages over several passes. Seconds: one clean clip through the defence and its classifier."
+    "defence, figures are averages over several passes. ROC: the area under the curve of a defence that is a "
+    "detector too. Seconds: one clean clip through the defence and its classifier."
 )
 
 
@@ -52,6 +53,9 @@ def _tall(table: Table) -> RichTable:
         out.add_column(row.defense, justify="right", overflow="fold")
     for label, heading in table.columns.items():
         cells = [_cell(row.scores.get(label), row.blank(label)) for row in table.rows]
+        for cell, row in zip(cells, table.rows, strict=True):
+            if label in row.detected:
+                cell.append(f"\nROC {row.detected[label]:.2f}", style="dim")
         both = (_with_reported(cell, row, label) for cell, row in zip(cells, table.rows, strict=True))
         out.add_row(heading if label in ("clean", "noise", heading) else f"{label}\n{heading}", *both)
     if any(row.union is not None for row in table.rows):
@@ -94,6 +98,9 @@ def _broad(table: Table) -> RichTable:
         if table.timed:
             cells.append(Text(duration(row.seconds)))
         out.add_row(row.defense, *cells)
+        if row.detected:
+            areas = [f"{row.detected[label]:.2f}" if label in row.detected else "" for label in table.columns]
+            out.add_row(Text("  ROC", style="dim"), *(Text(area, style="dim") for area in areas))
         if row.reported:
             figures = [
                 Text(percent(row.reported[label]) if label in row.reported else "", style="dim italic")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from bench.metrics import mean, union
+from bench.metrics import mean, roc_area, union
 from bench.plan import Skipped
 from bench.reported_figures import Reported
 from bench.results import CellResult, Score
@@ -36,6 +36,8 @@ class Row:
         reported: ``{column label: percent}`` as printed in the paper.
         void: columns whose zero-budget control failed, and what was seen. Nothing in such a row can be trusted.
         seconds: wall time of one clean clip through the defence and its classifier, if the table shows it.
+        detected: of a defence that measures clips, the area under the ROC curve by which it tells the attacked clips of
+            a column from the clean ones.
     """
 
     defense: str
@@ -47,6 +49,7 @@ class Row:
     reported: dict[str, float] = field(default_factory=dict)
     void: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
+    detected: dict[str, float] = field(default_factory=dict)
 
     def blank(self, column: str) -> str:
         """What stands in a column without a score."""
@@ -128,6 +131,19 @@ def _row(
     )
 
 
+def _detected(cells: Iterable[CellResult]) -> dict[str, float]:
+    """Per attack, how well what the defence measures tells attacked clips from clean ones."""
+    scores: dict[str, list[float]] = {}
+    for cell in cells:
+        clean = cell.knowledge == "clean"
+        # A clip that the attack was spared is a clean one.
+        found = [o.measured[0] for o in cell.outcomes if o.status == "ok" and o.measured and (o.attacked or clean)]
+        if found:
+            scores["clean" if clean else cell.attack] = found
+    unharmed = scores.pop("clean", None)
+    return {label: roc_area(found, unharmed) for label, found in scores.items()} if unharmed else {}
+
+
 def _together(verdicts: Mapping[str, Mapping[str, Sequence[bool]]]) -> Score:
     """The clips that are right under all of some attacks: never more than under one of them alone."""
     survived = union(verdicts)
@@ -183,6 +199,7 @@ def make_tables(
                 parts_of = {label: [p for p in parts if p not in missing] for label, parts in computed.items()}
                 rows.append(_row(d, of_row, columns, missing, parts_of, counts_clean))
                 rows[-1].seconds = (seconds or {}).get((model, d))
+                rows[-1].detected = _detected(of_row.values())
             columns |= {label: HEADINGS["worst"] for label, parts in computed.items() if parts}
             clips = max(len(c.outcomes) for c in chosen)
             table = Table(dataset, model, budget, columns, rows, clips, counts_clean=counts_clean)

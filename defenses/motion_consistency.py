@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from bench import BenchError, ClipRandom, Purifier, register
+from bench import ClipRandom, Purifier, register
 from bench.budgets import parse_size
 from bench.errors import at_least
-from bench.flow.base import FlowEstimator
 from bench.flow.losses import MotionLoss, load_motion_flow
+from bench.flow.pairs import with_updates
 
 
 @register(
@@ -63,7 +62,7 @@ class MotionConsistency(Purifier):
         flow_weights: of RAFT, a file or the name of one of torchvision's; if empty ``C_T_SKHT_V1`` of ``raft_large``,
             the paper's Sintel weights, and ``C_T_V1`` of ``raft_small``, which has none.
         updates: of RAFT, where a gradient is needed. The paper takes 2, as the gradient through 12 is a poor guide.
-        final_updates: of RAFT, where :meth:`losses` measures. A classifier of flow has a setting of its own.
+        final_updates: of RAFT, where :meth:`measure` is asked. A classifier of flow has a setting of its own.
         unroll: number of last steps that are differentiated.
         step: ``sign``, or ``tanh`` of the gradient in units of ``temperature`` times its mean size.
         temperature: of ``tanh``.
@@ -112,7 +111,7 @@ class MotionConsistency(Purifier):
             "pairs_at_once": pairs_at_once,
         }
         self.loss = MotionLoss(estimator, **settings)
-        self.measure = MotionLoss(_updated(estimator, final_updates), **settings)
+        self.final_loss = MotionLoss(with_updates(estimator, final_updates), **settings)
 
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         tracked = torch.is_grad_enabled() and clips.requires_grad
@@ -123,10 +122,8 @@ class MotionConsistency(Purifier):
         return self._descend(clips, self.unroll)
 
     @torch.no_grad()
-    def losses(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of each clip as it comes, and of what the defence makes of it: ``(B,)`` each.
-
-        An attack raises the first, so it is a detector too, whose quality :func:`roc_area` measures.
+    def measure(self, clips: Tensor) -> Tensor:
+        """The loss of each clip, ``(B,)``. An attack raises it, so this is a detector too.
 
         Args:
             clips: ``(B, 3, T, H, W)`` in ``[0, 1]``.
@@ -134,7 +131,7 @@ class MotionConsistency(Purifier):
         Raises:
             BenchError: the input is not a batch of RGB clips, or the clips are too short.
         """
-        return self.measure(clips), self.measure(self._descend(clips, 0))
+        return self.final_loss(clips)
 
     def _descend(self, clips: Tensor, smooth: int) -> Tensor:
         """All steps; through the last ``smooth`` ones the gradient is that of ``tanh`` steps."""
@@ -164,29 +161,3 @@ class MotionConsistency(Purifier):
 
     def _within(self, x: Tensor, clips: Tensor) -> Tensor:
         return x.clamp(clips - self.bound, clips + self.bound)
-
-
-def _updated(flow: FlowEstimator, updates: int) -> FlowEstimator:
-    """The same network with another number of updates, where it has such a setting."""
-    if not hasattr(flow, "updates"):
-        return flow
-    view: Any = copy.copy(flow)
-    view.updates = updates
-    return view
-
-
-def roc_area(attacked: Tensor, clean: Tensor) -> float:
-    """Area under the curve of a detector: how often an attacked clip scores higher than a clean one, ties by half.
-
-    Args:
-        attacked, clean: scores, ``(M,)`` and ``(N,)``.
-
-    Raises:
-        BenchError: there are none of one kind, or a score is not a number.
-    """
-    if not attacked.numel() or not clean.numel() or bool(attacked.isnan().any() | clean.isnan().any()):
-        raise BenchError("The area under a detector's curve needs scores of attacked and of clean clips, all numbers.")
-    ordered = clean.double().flatten().sort().values
-    scores = attacked.double().flatten()
-    below, up_to = (torch.searchsorted(ordered, scores, right=right) for right in (False, True))
-    return float((below + up_to).double().mean()) / (2 * len(ordered))

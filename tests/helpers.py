@@ -71,6 +71,16 @@ def not_a_model() -> str:
     return "a string"
 
 
+class Measured(Purifier):
+    """Does nothing, and measures how bright a clip is."""
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return clips * 1
+
+    def measure(self, clips: Tensor) -> Tensor:
+        return clips.mean(dim=(1, 2, 3, 4))
+
+
 class Identity(Purifier):
     """A purifier that does nothing, without saying so."""
 

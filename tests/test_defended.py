@@ -480,3 +480,25 @@ def test_pool_is_the_log_of_the_mean_softmax(count: int) -> None:
     softmax = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
     np.testing.assert_allclose(DefendedClassifier.pool(votes).numpy(), np.log(softmax.mean(0)), rtol=1e-10)
     assert torch.isfinite(DefendedClassifier.pool(1e4 * votes)).all()
+
+
+class Measuring(Candidates):
+    """Measures the mean of a clip; of the first row nothing that is a number, if asked to."""
+
+    blind = False
+
+    def measure(self, clips: Tensor) -> Tensor:
+        found = clips.mean(dim=(1, 2, 3, 4))
+        return found / found.new_tensor([0.0 if self.blind else 1.0, *[1.0] * (len(clips) - 1)])
+
+
+def test_a_defence_measures_clips_as_they_come_and_its_candidates_on_average() -> None:
+    clips, rng = batch()[0], ClipRandom(range(3))
+    decision = DefendedClassifier(Small(), Measuring(), "bpda").decide(clips, rng)
+    purified = Candidates().purify(clips, rng)
+    torch.testing.assert_close(decision.measured[0], clips.flatten(1).mean(1))
+    torch.testing.assert_close(decision.measured[1], purified.flatten(2).mean(2).mean(0))
+    assert DefendedClassifier(Small(), Candidates(), "bpda").decide(clips, rng).measured.shape == (0, 3)
+    blind = Measuring()
+    blind.blind = True
+    assert DefendedClassifier(Small(), blind, "bpda").decide(clips, rng).finite.tolist() == [False, True, True]

@@ -249,11 +249,26 @@ def test_the_long_range_may_be_given() -> None:
     assert float(loss(clips)) == pytest.approx(float(plain(flow, clips[0], [(0, 4), (1, 5)])))
 
 
-def test_each_frame_is_encoded_once_for_all_constraints() -> None:
+@pytest.mark.parametrize(("at_once", "chunks"), [(0, [6]), (4, [4, 2])])
+def test_each_frame_is_encoded_once_for_all_constraints(at_once: int, chunks: list[int]) -> None:
     flow, seen = miniature(), [0]
     flow.encode_fine.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
-    MotionLoss(flow, ("forward", "backward", "long"))(draw(2, 3, 6, 8, 8))
-    assert seen == [0, 6, 6]
+    loss = MotionLoss(flow, ("forward", "backward", "long"), pairs_at_once=at_once)
+    loss(draw(2, 3, 6, 8, 8))
+    assert seen == [0, *chunks, *chunks]
+    seen.clear()
+    loss.gradient(draw(1, 3, 6, 8, 8))
+    # Once, and where it is not kept once more on the way back.
+    assert sorted(seen) == sorted(chunks * (2 if at_once else 1))
+
+
+def test_a_gradient_is_the_same_to_the_last_bit_whether_or_not_it_is_differentiated() -> None:
+    """The judge does not differentiate, the attacker does: the defence takes the sign of what both see."""
+    clips = draw(2, 3, 5, 16, 16).float()
+    loss = MotionLoss(miniature().float(), ("forward", "long"), pairs_at_once=3)
+    tracked = loss.gradient(clips.clone().requires_grad_(True))
+    assert tracked.requires_grad
+    assert torch.equal(tracked.detach(), loss.gradient(clips))
 
 
 SETTINGS: list[dict[str, Any]] = [

@@ -102,6 +102,21 @@ def test_flow_of_a_training_clip_is_estimated_once(monkeypatch: pytest.MonkeyPat
     assert figures == {"accuracy": float((logits.argmax(1) == labels).float().mean())}
 
 
+def test_flow_is_kept_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "build_classifier", lambda spec, weights: stream())
+    one = 2 * 2 * 3 * 16 * 16  # bytes of a clip's flow: half precision, two channels, three pairs
+    objective = FlowStreamClassification(keep=2.5 * one / 1e9)
+    model = objective.build("flow_stream_tiny", "motion12")
+    assert isinstance(model, FlowStream)
+    data = DATASETS.create("motion12(split='train', frames=4, size=16, length=6)")
+    calls, estimate = [], model.scaled_flow
+    monkeypatch.setattr(model, "scaled_flow", lambda clips: calls.append(len(clips)) or estimate(clips))
+    first, _ = objective.batch(data, data.refs()[:4])
+    again, _ = objective.batch(data, data.refs()[:4])
+    assert calls == [4, 2]
+    torch.testing.assert_close(again, first)
+
+
 def test_recipe_of_the_flow_stream_refuses_other_classifiers() -> None:
     with pytest.raises(BenchError, match="which 'nl_tiny' is not"):
         FlowStreamClassification().build("nl_tiny", "motion12")

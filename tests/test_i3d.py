@@ -19,6 +19,7 @@ from bench.flow.raft import Raft
 from bench.models.checkpoints import build_classifier, find_weights
 from bench.models.i3d import I3D, I3DFlow, Pool, Unit, i3d_flow, i3d_rgb, same_padding
 from bench.registry import MODELS, Spec
+from bench.training.loop import with_new_head
 from bench.training.objectives.classifier import FlowStreamClassification
 
 # Output channels of the branches and of the convolutions before them, from the paper's figure of Inception-v1.
@@ -426,3 +427,28 @@ def test_the_shipped_flow_network_serves_too_and_training_leaves_it_alone() -> N
         frozen(clips[0])
     with pytest.raises(BenchError, match="at least two frames"):
         frozen(clips[:, :, :1])
+
+
+def test_fine_tuning_starts_from_the_published_stream_with_a_new_head(files: Path) -> None:
+    """``bench train --start flow_imagenet.pt --new-head``: four classes there, three here."""
+    model = "i3d_flow(num_classes=3, flow='flow_tiny')"
+    objective = FlowStreamClassification()
+    network = objective.build(model, "motion12")
+    state = objective.read(files / "flow.pt", model)
+    assert state["stream.head.conv3d.weight"].shape[0] == 4
+    ready = with_new_head(state, model, "motion12", 0, files / "flow.pt")
+    objective.adopt(network, ready, files / "flow.pt", model, "motion12")
+    found, published = network.state_dict(), random_state(4, 2)
+    for name, values in published.items():
+        if not name.startswith("logits."):
+            assert torch.equal(found[f"stream.{name}"], values)
+    assert found["stream.head.conv3d.weight"].shape[0] == 3
+
+
+def test_colours_in_place_of_flow_are_refused() -> None:
+    flow, colours = I3D(3, channels=2).eval(), I3D(3).eval()
+    said = one_sentence(lambda: flow.logits(torch.zeros(1, 3, 8, 32, 32)))
+    assert "takes optical flow (B, 2, T-1, H, W): i3d_flow computes it from RGB clips" in said
+    assert "takes RGB clips, not an input of shape (1, 2, 8, 32, 32)" in one_sentence(
+        lambda: colours.logits(torch.zeros(1, 2, 8, 32, 32))
+    )

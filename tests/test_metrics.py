@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
 from bench import BenchError
-from bench.metrics import Z95, mean, union, wilson
+from bench.metrics import Z95, mean, roc_area, union, wilson
 
 few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
@@ -92,3 +92,19 @@ def test_union_of_draws_is_not_lowered_by_luck() -> None:
 def test_mean() -> None:
     assert mean([10.0, 20.0, 60.0]) == 30.0
     assert math.isnan(mean([]))
+
+
+@few
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=9), st.lists(st.integers(0, 5), min_size=1, max_size=9))
+def test_the_roc_area_counts_pairs_and_ties_by_half(attacked: list[int], clean: list[int]) -> None:
+    pairs = [(a > c) + 0.5 * (a == c) for a in attacked for c in clean]
+    assert roc_area(attacked, clean) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    assert roc_area(clean, attacked) == pytest.approx(1 - sum(pairs) / len(pairs), abs=1e-12)
+
+
+def test_the_roc_area_at_its_ends_and_without_scores() -> None:
+    low, high = [0.2, 0.1], [0.3]
+    assert (roc_area(high, low), roc_area(low, high), roc_area(low, low)) == (1.0, 0.0, 0.5)
+    for scores in ([], [float("nan")]):
+        with pytest.raises(BenchError, match="needs scores of attacked and of clean clips"):
+            roc_area(scores, low)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import LEVELS
 
 from bench import BenchError
 from bench.engines.local import LocalEngine
@@ -145,6 +146,32 @@ def test_times_of_rows_that_were_not_run_again_are_kept(results: Path, gray_grid
     assert header.endswith("| Mean | Seconds |")
     row = next(line for line in lines if line.startswith("| jpeg |"))
     assert float(row.strip("| ").split("|")[-1]) > 0
+
+
+def test_what_a_defence_measures_is_recorded_and_judged_as_a_detector(gray_grid: Write, tmp_path: Path) -> None:
+    again(gray_grid(("helpers:Identity", "helpers:Measured"), ("length: 6", "length: 3, only: 0")), tmp_path)
+    cells = {(c.defense, c.attack): c for c in read_results(tmp_path / "gray")}
+    before, after = cells["helpers:Measured", "clean"].outcomes[0].measured
+    assert before == after == pytest.approx(LEVELS[0], abs=1e-6)
+    assert not cells["none", "clean"].outcomes[0].measured
+    (table,) = make_tables(cells.values())
+    plain, measured = table.rows
+    assert not plain.detected
+    # Dark clips only get brighter under attack, and all of them do.
+    assert measured.detected["PGD+exact"] == 1.0
+    assert "clean" not in measured.detected
+    lines = make_leaderboard(tmp_path).splitlines()
+    assert any(line.startswith("| helpers:Measured, ROC |  |") and " 1.00 |" in line for line in lines)
+
+
+def test_clips_that_were_not_attacked_are_not_to_be_detected() -> None:
+    cells = [cell("a", "clean", "clean", "11"), cell("a", "PGD", "adaptive", "10")]
+    for result, scores in zip(cells, ((1.0, 2.0), (1.0, 3.0)), strict=True):
+        for outcome, score in zip(result.outcomes, scores, strict=True):
+            outcome.measured = [score, 0.0]
+    cells[1].outcomes[1].attacked = True
+    (table,) = make_tables(cells)
+    assert table.rows[0].detected == {"PGD": 1.0}
 
 
 def test_oracles_pick_cells_of_other_rows_and_their_union_is_per_clip() -> None:

@@ -204,6 +204,7 @@ class LocalEngine:
                 outcome.votes = decision.votes[:, i].tolist()
                 if defended.stochastic:
                     outcome.draws = [int(d.prediction[i]) for d in (decision, *again)]
+                outcome.measured = [float(f"{value:.6g}") for value in decision.measured[:, i].tolist()]
                 outcome.correct = outcome.prediction == ref.label
             outcomes.append(outcome)
         return outcomes

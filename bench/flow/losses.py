@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bench.diffusion.replay import replayed
 from bench.errors import BenchError, at_least, nearest
 from bench.flow.base import FlowEstimator, warp
 from bench.flow.estimators import load_flow
+from bench.flow.pairs import encode, saving
 
 CONSTRAINTS = ("forward", "backward", "long")
 
@@ -176,7 +176,7 @@ class MotionLoss(nn.Module):
     takes its sign.
 
     Args:
-        flow: the flow network, frozen; frames are encoded once per group of pairs.
+        flow: the flow network, frozen; every frame is encoded once, however many pairs it belongs to.
         constraints: which of :data:`CONSTRAINTS`.
         weights: of the constraints, in their order; 1 each if empty.
         similarity: see :func:`photometric`.
@@ -184,8 +184,9 @@ class MotionLoss(nn.Module):
             :meth:`balanced` finds 1.6 on actions12 and 0.75 on motion12 with ``flow_tiny``.
         edge: see :func:`smoothness`.
         distance: of the long range, in frames; 0 for half the clip.
-        pairs_at_once: how many pairs of frames are in memory together, 0 for all. A frame at the end of a group is then
-            encoded once more.
+        pairs_at_once: how many frames, and then pairs of frames, are in memory together, 0 for all; the others' graph
+            is computed again on the way back. Only where the gradient itself is differentiated, each group of pairs
+            encodes its own frames once more.
 
     Raises:
         BenchError: an unknown constraint or similarity, or a number out of range.
@@ -260,8 +261,8 @@ class MotionLoss(nn.Module):
         Raises:
             BenchError: the input is not a batch of RGB clips, or the clips are too short.
         """
-        groups = self._groups(clips)
-        rows = [torch.stack([self._terms(group, clip) for group in groups]).sum(0) for clip in clips.split(1)]
+        pairs = self._pairs_of(clips)
+        rows = [self._terms(pairs, clip, self.pairs_at_once) for clip in clips.split(1)]
         photo, smooth = torch.stack(rows).unbind(1)
         return photo, smooth
 
@@ -279,12 +280,10 @@ class MotionLoss(nn.Module):
         Raises:
             BenchError: as :meth:`terms`.
         """
-        groups = self._groups(clips)
-        rows = []
-        for clip in clips.split(1):
-            parts = [replayed(partial(self._slope, group), clip) for group in groups]
-            rows.append(torch.stack(parts).sum(0) if len(parts) > 1 else parts[0])
-        return torch.cat(rows)
+        pairs = self._pairs_of(clips)
+        if torch.is_grad_enabled() and clips.requires_grad:
+            return torch.cat([_Slope.apply(self, pairs, clip) for clip in clips.split(1)])
+        return torch.cat([self.slope(pairs, clip) for clip in clips.split(1)])
 
     @torch.no_grad()
     def balanced(self, clips: Tensor, share: float = 0.1) -> float:
@@ -292,23 +291,32 @@ class MotionLoss(nn.Module):
         photo, smooth = self.terms(clips)
         return share * float(photo.mean() / smooth.mean())
 
-    def _groups(self, clips: Tensor) -> list[list[Pair]]:
+    def _pairs_of(self, clips: Tensor) -> list[Pair]:
         if clips.ndim != 5 or clips.shape[1] != 3:
             raise BenchError(
                 f"Motion consistency takes RGB clips (B, 3, T, H, W), not {tuple(clips.shape)}; a classifier of "
                 "optical flow must compute the flow itself, as flow_stream_tiny does."
             )
-        pairs = self.pairs(clips.shape[2])
         # In the order of time, so that a group shares frames.
-        pairs = sorted(pairs, key=lambda p: min(p.first, p.second))
+        return sorted(self.pairs(clips.shape[2]), key=lambda p: min(p.first, p.second))
+
+    def groups(self, pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
+        """Pairs that are in memory together."""
         size = self.pairs_at_once or len(pairs)
         return [pairs[i : i + size] for i in range(0, len(pairs), size)]
 
-    def _terms(self, pairs: Sequence[Pair], clip: Tensor) -> Tensor:
+    def _terms(self, pairs: Sequence[Pair], clip: Tensor, at_once: int) -> Tensor:
         """Photometric and smoothness that some pairs add to the loss of one clip ``(1, 3, T, H, W)``: ``(2,)``."""
         used = sorted({p.first for p in pairs} | {p.second for p in pairs})
         frames = clip[0].transpose(0, 1)[used]
-        features = self.flow.features(frames)
+        features = encode(self.flow, frames, at_once)
+        if not at_once:
+            return self._part(pairs, used, frames, *features)
+        groups = self.groups(pairs)
+        return torch.stack([saving(partial(self._part, g, used), frames, *features) for g in groups]).sum(0)
+
+    def _part(self, pairs: Sequence[Pair], used: list[int], frames: Tensor, *features: Tensor) -> Tensor:
+        """:meth:`_terms` of a group of pairs, from all ``used`` frames and their features."""
         first, second = [used.index(p.first) for p in pairs], [used.index(p.second) for p in pairs]
         flow = self.flow.match(tuple(f[first] for f in features), tuple(f[second] for f in features))
         photo = photometric(frames[first], frames[second], flow, self.similarity)
@@ -316,13 +324,35 @@ class MotionLoss(nn.Module):
         shares = flow.new_tensor([[p.photometric for p in pairs], [p.smoothness for p in pairs]])
         return (shares * torch.stack([photo, bend])).sum(1)
 
-    def _slope(self, pairs: Sequence[Pair], clip: Tensor) -> Tensor:
+    def slope(self, pairs: Sequence[Pair], clip: Tensor) -> Tensor:
+        """Gradient of what some pairs add to the loss of a clip ``(1, 3, T, H, W)``; differentiable if the clip is."""
         twice = torch.is_grad_enabled() and clip.requires_grad
         with torch.enable_grad(), _TwiceDifferentiable() if twice else nullcontext():
             x = clip if twice else clip.detach().requires_grad_(True)
-            photo, smooth = self._terms(pairs, x).unbind()
+            # What is differentiated twice is kept whole: it is one group.
+            photo, smooth = self._terms(pairs, x, 0 if twice else self.pairs_at_once).unbind()
             (found,) = torch.autograd.grad(photo + self.smooth * smooth, x, create_graph=twice)
         return found
+
+
+class _Slope(torch.autograd.Function):
+    """The gradient of the loss of a clip. On the way back each group of pairs is computed anew, by itself."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: MotionLoss, pairs: Sequence[Pair], clip: Tensor) -> Tensor:
+        ctx.loss, ctx.pairs = loss, pairs
+        ctx.save_for_backward(clip)
+        return loss.slope(pairs, clip.detach())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor]:
+        (clip,) = ctx.saved_tensors
+        total = torch.zeros_like(clip)
+        for group in ctx.loss.groups(ctx.pairs):
+            with torch.enable_grad():
+                leaf = clip.detach().requires_grad_(True)
+                total += torch.autograd.grad(ctx.loss.slope(group, leaf), leaf, grads[0])[0]
+        return None, None, total
 
 
 def load_motion_flow(flow: str, weights: str, updates: int) -> FlowEstimator:

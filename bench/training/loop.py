@@ -108,7 +108,7 @@ def _start_file(model: str, dataset: str, recipe: Recipe) -> Path | None:
     return file
 
 
-def _with_new_head(state: Mapping[str, Tensor], model: str, dataset: str, seed: int, path: Path) -> dict[str, Tensor]:
+def with_new_head(state: Mapping[str, Tensor], model: str, dataset: str, seed: int, path: Path) -> dict[str, Tensor]:
     """Weights of a classifier whose final layer is replaced by a fresh one, for another number of classes.
 
     Raises:
@@ -197,9 +197,9 @@ def train(
     network = build_seeded(lambda: objective.build(model_name, dataset_name, seed), seed_of("weights", seed)).to(device)
     start = start or _start_file(model_name, dataset_name, recipe)
     if start is not None:
-        state = load_checkpoint(start)
+        state = objective.read(start, model_name)
         if new_head:
-            state = _with_new_head(state, model_name, dataset_name, seed, start)
+            state = with_new_head(state, model_name, dataset_name, seed, start)
         objective.adopt(network, state, start, model_name, dataset_name)
     data = _training_clips(dataset_name, recipe)
     objective.inspect(data)

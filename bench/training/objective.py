@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.dataset import ClipRef, Dataset
-from bench.models.checkpoints import load_strictly
+from bench.models.checkpoints import load_checkpoint, load_strictly
 
 
 class Objective(ABC):
@@ -36,6 +36,14 @@ class Objective(ABC):
         Raises:
             BenchError: a name is unknown or the network is not of this kind.
         """
+
+    def read(self, path: Path, model: str) -> Mapping[str, Tensor]:
+        """Weights to start from, by the names that ``model`` gives them.
+
+        Raises:
+            BenchError: the file cannot be read, or is for another network.
+        """
+        return load_checkpoint(path)
 
     def adopt(self, network: nn.Module, state: Mapping[str, Tensor], path: Path, model: str, dataset: str) -> None:
         """Puts weights that the training starts from into the network that :meth:`build` made.

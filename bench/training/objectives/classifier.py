@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -81,6 +82,14 @@ class Classification(Objective):
         for name in getattr(network, "frozen", ()):
             network.get_submodule(name).eval().requires_grad_(False)
         return network
+
+    def read(self, path: Path, model: str) -> Mapping[str, Tensor]:
+        """A factory that knows published layouts reads the file itself, with the classes that are in it."""
+        spec = Spec.parse(model)
+        if all(p.name != "checkpoint" for p in MODELS.get(spec.name).parameters):
+            return super().read(path, model)
+        params = {k: v for k, v in spec.params.items() if k != "num_classes"}
+        return build_classifier(Spec(spec.name, params), path).state_dict()
 
     def inspect(self, data: Dataset) -> None:
         check_classes(data)
@@ -209,12 +218,17 @@ class LooksClassification(Classification):
 
 class FlowStreamClassification(Classification):
     """Cross-entropy on clean clips for a flow-stream classifier, whose frozen estimator costs ten times what its 3D
-    network costs: the flow of each training clip is estimated once and kept, so the recipe should name a number of
-    clips. It is attacked on fewer clips than the others."""
+    network costs: the flow of each training clip is estimated once and kept while there is room, so the recipe should
+    name a number of clips. It is attacked on fewer clips than the others.
+
+    Args:
+        keep: gigabytes of flow that are kept; what is beyond is estimated anew each time.
+    """
 
     attacked_clips: ClassVar[int] = 40
 
-    def __init__(self) -> None:
+    def __init__(self, keep: float = 4.0) -> None:
+        self._room = keep * 1e9
         self._kept: dict[str, Tensor] = {}
         self._network: FlowStream | None = None
 
@@ -231,12 +245,16 @@ class FlowStreamClassification(Classification):
     def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
         assert self._network is not None  # the loop builds first
         new = [r for r in refs if r.id not in self._kept]
+        found = {r.id: self._kept[r.id] for r in refs if r.id in self._kept}
         if new:
             clips, _ = labelled(data, new)
             device = next(self._network.parameters()).device
             for ref, flow in zip(new, self._network.scaled_flow(clips.to(device)).cpu().half(), strict=True):
-                self._kept[ref.id] = flow
-        return torch.stack([self._kept[r.id].float() for r in refs]), torch.tensor([r.label for r in refs])
+                found[ref.id] = flow
+                if flow.nbytes <= self._room:
+                    self._kept[ref.id] = flow
+                    self._room -= flow.nbytes
+        return torch.stack([found[r.id].float() for r in refs]), torch.tensor([r.label for r in refs])
 
     def loss(
         self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.attack import Attack
 from bench.budgets import Budget
 from bench.errors import BenchError, nearest
-from bench.models.checkpoints import load_strictly
+from bench.models.checkpoints import load_checkpoint, load_strictly
 from bench.models.multibn import BRANCHES, NORMS, Branches, MultiBN
 from bench.models.robust import entry_name, rebuilt
 from bench.norms import Linf
@@ -439,6 +439,9 @@ class SelectionTraining(RobustClassification):
         if self.attacks != ("pgd", "roa") or self.architecture != "multibn":
             raise ValueError("MultiBN has branches for clean clips, pgd and roa")
         self.weight = weight
+
+    def read(self, path: Path, model: str) -> Mapping[str, Tensor]:
+        return load_checkpoint(path)  # of the whole first stage, not of the classifier in it
 
     def adopt(self, network: nn.Module, state: Mapping[str, Tensor], path: Path, model: str, dataset: str) -> None:
         """The weights are those of the first stage, which has no selection module."""
