@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
-from bench.attack import Answer, Objective, Transform
+from bench.attack import Answer, Objective, Transform, Wrapped
 from bench.errors import at_least, nearest
 from bench.losses import margin
 from bench.registry import ATTACKS
@@ -76,6 +77,12 @@ class AutoAttack(Attack):
         self.confirm = confirm
         self.parts = [specs[name] for name in self.names]
         self._attacks = self.components()
+        self.decisive_only = "fab" in self.names
+
+    def lighter(self) -> Attack:
+        light = copy.copy(self)
+        light._attacks = [attack.lighter() for attack in self._attacks]
+        return light
 
     def components(self) -> list[Attack]:
         """Makes the attacks, in the order in which they run."""
@@ -151,7 +158,7 @@ def _confirm(target: Target, clips: Tensor, rows: Tensor, labels: Tensor, looks:
     return wrong, ahead / looks
 
 
-class _Part(Target):
+class _Part(Wrapped):
     """Some clips of a batch as a batch of their own; passes are counted, and streams drawn from, in the whole one.
 
     Args:
@@ -160,19 +167,19 @@ class _Part(Target):
     """
 
     def __init__(self, whole: Target, rows: Tensor) -> None:
-        self._whole, self._rows = whole, rows
-        self.stochastic, self.decisive = whole.stochastic, whole.decisive
+        super().__init__(whole)
+        self._rows = rows
         self._look_up()
 
     def _look_up(self) -> None:
-        self.decision = self._whole.decision
-        self.forwards, self.backwards = self._whole.forwards[self._rows], self._whole.backwards[self._rows]
+        self.decision = self._inner.decision
+        self.forwards, self.backwards = self._inner.forwards[self._rows], self._inner.backwards[self._rows]
 
     def _of_whole(self, rows: Tensor | None) -> Tensor:
         return self._rows if rows is None else self._rows[rows.cpu()]
 
     def ask(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Answer:
-        answer = self._whole.ask(clips, self._of_whole(rows), then)
+        answer = self._inner.ask(clips, self._of_whole(rows), then)
         self._look_up()
         return answer
 
@@ -185,6 +192,6 @@ class _Part(Target):
         then: Transform | None = None,
         weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        found = self._whole.gradient(clips, self._of_whole(rows), labels, objective, then, weights)
+        found = self._inner.gradient(clips, self._of_whole(rows), labels, objective, then, weights)
         self._look_up()
         return found

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, Budget, ClipRandom, Target, register
-from bench.attack import Answer, Objective, Transform
+from bench.attack import Answer, Objective, Transform, Wrapped
 from bench.defended import plurality
 from bench.errors import at_least
 from bench.registry import ATTACKS
 
 
-class Expectation(Target):
+class Expectation(Wrapped):
     """A randomised target seen as its average over draws. A deterministic one is asked once.
 
     Args:
@@ -26,9 +26,7 @@ class Expectation(Target):
     """
 
     def __init__(self, target: Target, draws: int, average: str, at_once: int) -> None:
-        self._inner = target
-        self.stochastic, self.decisive, self.decision = target.stochastic, target.decisive, target.decision
-        self.forwards, self.backwards = target.forwards, target.backwards
+        super().__init__(target)
         self._average = average
         draws = draws if target.stochastic else 1
         self._chunks = [min(at_once, draws - first) for first in range(0, draws, at_once)]
@@ -97,7 +95,8 @@ class EOT(Attack):
         average: ``logits`` (the loss of the mean logits, as DiffPure's and VideoPure's code does), ``losses`` (the mean
             loss, whose gradient is the mean of the gradients), or ``gradients`` (their mean after each is brought to
             one size, so that a draw that is confidently right, and hardly has a gradient, counts as much as another).
-        at_once: draws that go through the network together.
+        at_once: draws that go through the network together. Averaged logits keep the graphs of all draws until the
+            gradient is taken, whatever this number is; averaged losses and gradients do not.
     """
 
     def __init__(
@@ -114,6 +113,7 @@ class EOT(Attack):
         self.attack: Attack = ATTACKS.create(attack)
         self.parts = [attack]
         self.draws, self.average, self.at_once = draws, average, at_once
+        self.decisive_only = self.attack.decisive_only
 
     def check(self, budget: Budget) -> None:
         self.attack.check(budget)

@@ -39,6 +39,8 @@ class FAB(Attack):
         beta: share of the distance that is kept when pulled back.
     """
 
+    decisive_only = True
+
     def __init__(
         self,
         targeted: bool = True,

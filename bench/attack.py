@@ -6,11 +6,12 @@ never learns which defence stands behind it.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from bench.budgets import Budget
 from bench.errors import BenchError
 from bench.losses import loss_of
 from bench.seeds import ClipRandom
+
+_FEW_QUERIES = 20
 
 
 class _CountBackward(torch.autograd.Function):
@@ -164,6 +167,20 @@ class Target:
         return answer
 
 
+class Wrapped(Target):
+    """A target in front of another one: what it says of itself, its counters and its streams are the inner one's.
+
+    Args:
+        inner: what is asked.
+    """
+
+    def __init__(self, inner: Target) -> None:
+        self._inner = inner
+        self.stochastic, self.decisive, self.decision = inner.stochastic, inner.decisive, inner.decision
+        self.forwards, self.backwards = inner.forwards, inner.backwards
+        self.selection, self.views = inner.selection, inner.views
+
+
 @dataclass(frozen=True)
 class AttackResult:
     """What an attack returns.
@@ -184,6 +201,8 @@ class Attack(ABC):
     Attributes:
         norms: budgets the attack can take.
         uses_model: whether it looks at the classifier at all.
+        decisive_only: whether it, or part of it, needs a target whose answer is final. It then gets clips of its own
+            where a plan would otherwise share those that are made for transfer.
         parts: other attacks that it runs, as grids name them; their code belongs to what identifies its results.
         files: files that it reads; their content belongs to it, too.
     """
@@ -191,6 +210,7 @@ class Attack(ABC):
     kind: ClassVar[str] = "attack"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     uses_model: ClassVar[bool] = True
+    decisive_only: bool = False
     parts: Sequence[str | Mapping[str, Any]] = ()
     files: Sequence[Path] = ()
 
@@ -216,6 +236,14 @@ class Attack(ABC):
         Plans leave such combinations out, with the reason.
         """
         return None
+
+    def lighter(self) -> Attack:
+        """The same attack with few queries, where it counts them: enough for the zero-budget control."""
+        if not hasattr(self, "queries"):
+            return self
+        light: Any = copy.copy(self)
+        light.queries = min(light.queries, _FEW_QUERIES)
+        return cast(Attack, light)
 
     def __call__(
         self,
@@ -256,7 +284,11 @@ class Attack(ABC):
     def check(self, budget: Budget) -> None:
         """Raises :class:`BenchError` if the attack cannot take the budget."""
         if budget.norm not in self.norms:
-            raise BenchError(f"{type(self).__name__} takes {' or '.join(self.norms)} budgets, not {budget.norm}.")
+            wanted = " or ".join(self.norms)
+            raise BenchError(
+                f"{type(self).__name__} takes {wanted} budgets, not {budget.norm}: write 'budget: {{norm: "
+                f"{self.norms[0]}, size: ...}}' for it in the grid."
+            )
 
 
 class GradientAttack(Attack):

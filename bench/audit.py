@@ -96,8 +96,18 @@ class Evidence:
         return {label: c for label, c in self.cells.items() if c.knowledge in knowledge}
 
     @property
+    def undefended(self) -> bool:
+        """Whether nothing stands before the classifier."""
+        return any(map(_is_bare, self.cells.values()))
+
+    @property
     def randomised(self) -> bool:
         return any(len(set(o.draws)) > 1 for c in self.cells.values() for o in c.outcomes)
+
+
+def _is_bare(result: CellResult) -> bool:
+    """Whether nothing stands before the classifier, whatever the row is called."""
+    return bool((result.settings.get("defense") or {}).get("name", result.defense) == "none")
 
 
 def rows_of(results: Iterable[CellResult]) -> list[Evidence]:
@@ -107,6 +117,7 @@ def rows_of(results: Iterable[CellResult]) -> list[Evidence]:
     for model in dict.fromkeys(r.model for r in results):
         mine = [r for r in results if r.model == model]
         budgets = list(dict.fromkeys(r.budget for r in mine if r.budget)) or [""]
+        bare = next((r.defense for r in mine if _is_bare(r)), "")
         for defense in dict.fromkeys(r.defense for r in mine):
 
             def select(who: str, budget: str, mine: list[CellResult] = mine) -> dict[str, CellResult]:
@@ -114,13 +125,54 @@ def rows_of(results: Iterable[CellResult]) -> list[Evidence]:
 
             for budget in budgets:
                 others = {b: select(defense, b) for b in budgets if b != budget}
-                found.append(Evidence(model, defense, budget, select(defense, budget), select("none", budget), others))
+                found.append(Evidence(model, defense, budget, select(defense, budget), select(bare, budget), others))
     return found
 
 
 def _broken(cell: CellResult) -> list[str]:
     """Clips that the attack breaks: wrong more often than right."""
     return [o.clip for o in cell.outcomes if o.chance < 0.5]
+
+
+def _as_free(cells: Iterable[CellResult], than: CellResult) -> list[CellResult]:
+    """Those cells whose attacker may do all that another one's may: a budget of the same norm, at least as large."""
+    size = than.settings["budget"]["size"]
+    return [
+        c
+        for c in cells
+        if c.settings["budget"]["norm"] == than.settings["budget"]["norm"]
+        and float(c.settings["budget"]["size"]) >= (1 - 1e-9) * float(size)
+    ]
+
+
+def _by_gradient(cell: CellResult) -> bool:
+    """Whether the attack differentiated anything."""
+    return any(o.backwards for o in cell.outcomes)
+
+
+def _by_queries(cell: CellResult) -> bool:
+    """Whether the attack only asked."""
+    return any(o.forwards for o in cell.outcomes) and not _by_gradient(cell)
+
+
+def _left(cells: Iterable[CellResult], by: Iterable[CellResult]) -> tuple[list[str], list[str]]:
+    """What some attacks break and others, which may do as much, all leave.
+
+    Args:
+        cells: the attacks.
+        by: the others; those with another norm or a smaller budget do not count.
+
+    Returns:
+        The clips, and the labels of the attacks that broke them.
+    """
+    others, lost = list(by), {}
+    for cell in cells:
+        rivals = _as_free(others, cell)
+        survivors = _right(rivals) if rivals else set()
+        clips = [clip for clip in _broken(cell) if clip in survivors]
+        if clips:
+            lost[cell.attack] = clips
+    return _once(lost.values()), list(lost)
 
 
 def _once(lists: Iterable[list[str]]) -> list[str]:
@@ -136,7 +188,7 @@ def _right(cells: Iterable[CellResult]) -> set[str]:
 
 def adaptive_attacks_are_there(row: Evidence) -> Finding | None:
     """Robust* alone says what an attacker misses who does not know the defence."""
-    if row.known("adaptive") or row.defense == "none":
+    if row.known("adaptive") or row.undefended:
         return None
     return Finding(check="adaptive", severity="fault", said="No adaptive attack was run: this row has no Robust Acc.")
 
@@ -147,7 +199,7 @@ def control_holds(row: Evidence) -> Finding | None:
     if failed:
         said = "; ".join(f"{label}: {words}" for label, words in failed.items())
         return Finding(check="control", severity="fault", said=f"With a budget of 0, {said}.", cells=list(failed))
-    unproven = [label for label, c in row.known("adaptive").items() if c.control is None and row.defense != "none"]
+    unproven = [label for label, c in row.known("adaptive").items() if c.control is None and not row.undefended]
     if unproven:
         said = "No zero-budget control was run: run the grid again without --control 0."
         return Finding(check="control", severity="warning", said=said, cells=unproven)
@@ -173,38 +225,43 @@ def outcomes_are_valid(row: Evidence) -> Finding | None:
 
 def knowing_more_helps(row: Evidence) -> Finding | None:
     """An attacker who knows the defence can do whatever one who does not can. Where the latter does better on a clip,
-    the
-    adaptive attack was stuck: the sign of a masked gradient."""
+    the adaptive attack was stuck: the sign of a masked gradient."""
     adaptive, blind = row.known("adaptive"), row.known("black-box", "gray-box")
-    if not adaptive or not blind:
-        return None
-    survivors = _right(adaptive.values())
-    lost = [clip for clip in _once(_broken(cell) for cell in blind.values()) if clip in survivors]
+    lost, cells = _left(blind.values(), adaptive.values())
     if not lost:
         return None
-    gained = [clip for cell in adaptive.values() for clip in _broken(cell) if clip in _right(blind.values())]
-    worse = len(lost) > len(set(gained))
+    gained, _ = _left(adaptive.values(), blind.values())
+    worse = len(lost) > len(gained)
     return Finding(
         check="knowing more",
         severity="fault" if worse else "warning",
         said=f"{len(lost)} clips fall to attacks that do not know the defence and survive all that do"
-        + (f", only {len(set(gained))} the other way round." if worse else "."),
-        cells=list(blind),
+        + (f", only {len(gained)} the other way round." if worse else "."),
+        cells=cells,
         clips=lost,
     )
 
 
+def gradients_beat_queries(row: Evidence) -> Finding | None:
+    """An attack that follows the gradient must not leave what one breaks that only asks: the flag of AutoAttack's last
+    part."""
+    adaptive = row.known("adaptive").values()
+    lost, cells = _left(filter(_by_queries, adaptive), filter(_by_gradient, adaptive))
+    if not lost:
+        return None
+    said = f"{len(lost)} clips fall to queries alone ({', '.join(cells)}) and survive every attack with a gradient."
+    return Finding(check="queries", severity="fault", said=said, cells=cells, clips=lost)
+
+
 def attacks_beat_noise(row: Evidence) -> Finding | None:
     """Random noise of the same size must not break what the attacks leave."""
-    noise, adaptive = row.known("noise"), row.known("adaptive")
-    if not noise or not adaptive:
-        return None
-    survivors, clean = _right(adaptive.values()), _right(row.known("clean").values())
-    lost = [clip for cell in noise.values() for clip in _broken(cell) if clip in survivors & clean]
+    lost, cells = _left(row.known("noise").values(), row.known("adaptive").values())
+    clean = _right(row.known("clean").values())
+    lost = [clip for clip in lost if clip in clean]
     if not lost:
         return None
     said = f"{len(lost)} clips fall to random noise and survive all adaptive attacks."
-    return Finding(check="noise", severity="fault", said=said, cells=list(noise), clips=lost)
+    return Finding(check="noise", severity="fault", said=said, cells=cells, clips=lost)
 
 
 def attacks_work_undefended(row: Evidence) -> Finding | None:
@@ -224,22 +281,30 @@ def attacks_work_undefended(row: Evidence) -> Finding | None:
 
 def losses_rise(row: Evidence) -> Finding | None:
     """Where no adaptive attack's loss rises on a clip that survives them all, none was climbing (VideoPure's figures 4
-    and 5)."""
-    adaptive = row.known("adaptive")
-    survivors = _right(adaptive.values())
-    rose: dict[str, bool] = {}
-    for cell in adaptive.values():
-        for o in cell.outcomes:
-            seen = [v for v in o.trace if v is not None]
-            if o.clip in survivors and o.attacked and len(seen) >= 4:
-                quarter = len(seen) // 4
-                rise = sum(seen[-quarter:]) / quarter - sum(seen[:quarter]) / quarter
-                rose[o.clip] = rose.get(o.clip, False) or rise > 1e-3 * max(1.0, abs(seen[0]))
-    stuck = [clip for clip, risen in rose.items() if not risen]
-    if 2 * len(stuck) <= len(rose):
+    and 5). Attacks of different norms climb different hills."""
+    norms: dict[str, list[CellResult]] = {}
+    for cell in row.known("adaptive").values():
+        norms.setdefault(cell.settings["budget"]["norm"], []).append(cell)
+    stuck: dict[str, list[str]] = {}
+    seen = 0
+    for norm, cells in norms.items():
+        survivors = _right(cells)
+        rose: dict[str, bool] = {}
+        for o in (o for cell in cells for o in cell.outcomes if o.clip in survivors and o.attacked):
+            values = [v for v in o.trace if v is not None]
+            if len(values) >= 4:
+                quarter = len(values) // 4
+                rise = sum(values[-quarter:]) / quarter - sum(values[:quarter]) / quarter
+                rose[o.clip] = rose.get(o.clip, False) or rise > 1e-3 * max(1.0, abs(values[0]))
+        flat = [clip for clip, risen in rose.items() if not risen]
+        if 2 * len(flat) > len(rose):
+            stuck[norm], seen = flat, seen + len(rose)
+    if not stuck:
         return None
-    said = f"On {len(stuck)} of the {len(rose)} clips that all adaptive attacks leave, none of their losses rises."
-    return Finding(check="loss", severity="warning", said=said, cells=list(adaptive), clips=stuck)
+    clips = _once(stuck.values())
+    said = f"On {len(clips)} of the {seen} clips that all adaptive attacks leave, none of their losses rises."
+    cells = [c.attack for norm in stuck for c in norms[norm]]
+    return Finding(check="loss", severity="warning", said=said, cells=cells, clips=clips)
 
 
 def larger_budgets_break_more(row: Evidence) -> Finding | None:
@@ -268,13 +333,12 @@ def single_steps_are_weaker(row: Evidence) -> Finding | None:
     for label, cell in row.attacked.items():
         if (cell.settings.get("attack") or {}).get("name") != "fgsm":
             continue
-        iterative = [
+        same = [
             c
             for c in row.attacked.values()
-            if c is not cell and (c.gradient, c.knowledge) == (cell.gradient, cell.knowledge) and c.score.clips
+            if c is not cell and (c.gradient, c.knowledge) == (cell.gradient, cell.knowledge) and not _by_queries(c)
         ]
-        survivors = _right(iterative) if iterative else set()
-        back = [clip for clip in _broken(cell) if clip in survivors]
+        back, _ = _left([cell], same)
         if back:
             lost[label] = back
     if not lost:
@@ -284,13 +348,19 @@ def single_steps_are_weaker(row: Evidence) -> Finding | None:
     return Finding(check="single step", severity="warning", said=said, cells=list(lost), clips=clips)
 
 
+def _averages(cell: CellResult) -> bool:
+    """Whether the attack looks at several draws of a randomised defence per step."""
+    attack = cell.settings.get("attack") or {}
+    params = attack.get("params") or {}
+    if attack.get("name") == "autoattack":
+        return params.get("version") == "rand" and params.get("draws", 0) > 1
+    return attack.get("name") == "eot" and params.get("draws", 0) > 1
+
+
 def randomness_is_averaged(row: Evidence) -> Finding | None:
     """Against a randomised defence one draw per step is a noisy gradient: an adaptive attack must average several."""
     adaptive = row.known("adaptive")
-    if not row.randomised or not adaptive:
-        return None
-    averaged = [c for c in adaptive.values() if (c.settings.get("attack") or {}).get("name") in ("eot", "autoattack")]
-    if averaged:
+    if not row.randomised or not adaptive or any(map(_averages, adaptive.values())):
         return None
     return Finding(
         check="randomness",
@@ -305,6 +375,7 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     control_holds,
     outcomes_are_valid,
     knowing_more_helps,
+    gradients_beat_queries,
     attacks_beat_noise,
     attacks_work_undefended,
     losses_rise,
@@ -324,9 +395,16 @@ def grade(findings: Sequence[Finding]) -> Grade:
     return "B" if any(f.severity == "warning" for f in findings) else "A"
 
 
-def examine(row: Evidence, probed: Sequence[Finding] = (), clips: int = 0) -> AuditedRow:
-    """All checks on one row's outcomes, with what was found by asking again."""
-    findings = [f for check in CHECKS if (f := check(row)) is not None] + list(probed)
+def examine(row: Evidence, probed: Sequence[Finding] = (), asked: Sequence[str] = ()) -> AuditedRow:
+    """All checks on one row's outcomes, with what was found by asking again.
+
+    Args:
+        probed: what was found that way.
+        asked: ids of the clips that were asked again.
+    """
+    every = _once([o.clip for o in c.outcomes] for c in row.cells.values())
+    stored = [_located(f, row, every) for check in CHECKS if (f := check(row)) is not None]
+    findings = stored + [_located(f, row, list(asked) or every) for f in probed]
     order = ("fault", "warning", "note")
     findings.sort(key=lambda f: order.index(f.severity))
     measured = sorted(c.cell for c in row.cells.values())
@@ -337,8 +415,14 @@ def examine(row: Evidence, probed: Sequence[Finding] = (), clips: int = 0) -> Au
         grade=grade(findings),
         findings=findings,
         measured=measured,
-        probed=clips,
+        probed=len(asked),
     )
+
+
+def _located(finding: Finding, row: Evidence, clips: list[str]) -> Finding:
+    """What a check says of the whole row concerns its adaptive cells, or all there are, and all clips looked at."""
+    cells = finding.cells or list(row.known("adaptive")) or list(row.cells)
+    return finding.model_copy(update={"cells": cells, "clips": finding.clips or clips})
 
 
 def write_audit(folder: Path, rows: Sequence[AuditedRow]) -> Path:

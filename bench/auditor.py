@@ -11,6 +11,7 @@ from bench.audit import AuditedRow, Evidence, Finding, examine, rows_of
 from bench.budgets import Budget
 from bench.defended import DefendedClassifier, why_not
 from bench.defense import changes_nothing
+from bench.errors import BenchError
 from bench.plan import Cell, Plan
 from bench.probes import Suspect, probe
 from bench.results import CellResult
@@ -73,6 +74,18 @@ def exact_gradient_was_taken(plan: Plan, row: Evidence) -> Finding | None:
     return Finding(check="exact gradient", severity="warning", said=said, cells=list(adaptive))
 
 
+def outcomes_are_of_this_code(plan: Plan, row: Evidence) -> Finding | None:
+    """Stored outcomes of other code, weights or settings say nothing about the defence that is here now."""
+    now = {(c.model.label, c.defense.label, c.attack_label, c.threat): c.id for c in plan.cells}
+    stale = {
+        label: c for label, c in row.cells.items() if now.get((c.model, c.defense, label, c.budget), c.cell) != c.cell
+    }
+    if not stale:
+        return None
+    said = "These outcomes were measured with other code, weights or settings than those installed: run the grid again."
+    return Finding(check="stale", severity="fault", said=said, cells=list(stale))
+
+
 def audit(
     plan: Plan,
     results: Sequence[CellResult],
@@ -94,6 +107,8 @@ def audit(
     Raises:
         BenchError: the gradient does not exist for a defence.
     """
+    if gradient in ("query", "none"):
+        raise BenchError(f"The probes follow a gradient, and {gradient!r} has none: choose exact, bpda or auto.")
     audited = []
     for row in rows_of(results):
         if _cell_of(plan, row) is None:
@@ -101,7 +116,7 @@ def audit(
         working_on(row)
         suspect = _suspect(plan, row, clips, gradient, torch.device(device)) if clips else None
         found = probe(suspect) if suspect is not None else []
-        untaken = exact_gradient_was_taken(plan, row)
-        found = [*found, *([untaken] if untaken is not None else [])]
-        audited.append(examine(row, found, len(suspect.ids) if suspect is not None else 0))
+        of_plan = (exact_gradient_was_taken(plan, row), outcomes_are_of_this_code(plan, row))
+        found = [*found, *(f for f in of_plan if f is not None)]
+        audited.append(examine(row, found, suspect.ids if suspect is not None else ()))
     return audited

@@ -16,13 +16,14 @@ from bench.defense import Defense, Purifier, RobustModel
 from bench.errors import BenchError
 from bench.seeds import ClipRandom
 
-Gradient = Literal["exact", "bpda", "bpda-negated", "surrogate", "diffattack", "none"]
+Gradient = Literal["exact", "bpda", "bpda-negated", "surrogate", "diffattack", "query", "none"]
 GRADIENTS: dict[str, str] = {
     "exact": "autograd through the defence",
     "bpda": "the defence forward, its stand-in (the identity by default) backward",
     "bpda-negated": "the same with the opposite sign: for defences that turn a perturbation around",
     "surrogate": "the defence forward, the same process with fewer steps backward",
     "diffattack": "exact, and the deviation of the denoising trajectory is maximised too",
+    "query": "none: the attacker asks the defence and differentiates nothing",
     "none": "the attacker does not differentiate the defence",
 }
 
@@ -134,7 +135,7 @@ class DefendedClassifier(nn.Module):
             with torch.no_grad():
                 # A copy: a purifier that works in place must not move the attack's iterate.
                 purified = _purify(purifier, clips.clone(), rng)
-            if self.gradient != "none":
+            if self.gradient not in ("none", "query"):
                 stand_in = _stand_in(purifier, self.gradient, clips, replay, purified)
                 purified = _Backward.apply(purified, stand_in, -1 if self.gradient == "bpda-negated" else 1)
         return purified if purified.ndim == clips.ndim + 1 else purified[None]
@@ -264,7 +265,7 @@ def why_not(defense: Defense, gradient: str) -> str | None:
         return f"Unknown gradient {gradient!r}; known: {', '.join(GRADIENTS)}."
     if gradient in ("exact", "diffattack") and isinstance(defense, Purifier) and not defense.differentiable:
         return f"{name} has no {gradient} gradient because part of it is not differentiable; use bpda."
-    if gradient not in ("exact", "none") and isinstance(defense, RobustModel):
+    if gradient not in ("exact", "query", "none") and isinstance(defense, RobustModel):
         return f"{name} is a network, differentiable as it is: there is nothing for {gradient} to replace; use exact."
     if gradient == "surrogate" and getattr(type(defense), "surrogate", None) is Purifier.surrogate:
         return f"{name} has no cheaper process for surrogate to differentiate; use exact or bpda."

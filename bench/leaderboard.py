@@ -23,11 +23,11 @@ gray-box attack (knows the classifier, not the defence). **Robust**: adaptive at
 `n/a`: that gradient does not exist for that defence. `-`: not run; such a row's Union is an upper bound (≤), and
 it stands below the complete rows. `void`: attacked with a budget of zero, the defence's answers changed.
 Against a randomised defence every figure is the average over several fresh passes per clip, and the union takes the
-attack that hurts most by half of the passes and counts the other half. **Audit**: the grade that
-`bench audit` gave, from A (nothing found) over B (warnings) and C (a figure is too high) to F (void, or no adaptive
-attack). **ROC**: of a defence that measures clips, the area under the curve by which the measure tells the attacked
-clips from the clean ones. **Seconds**: wall time of one clean clip through the defence and its classifier, when the
-row was last run.
+attack that hurts most by half of the passes and counts the other half. **Audit**: the grade that `bench audit` gave,
+from A (nothing found) over B (warnings) and C (a figure is too high) to F (void, or no adaptive attack); "(outcomes)"
+where it looked at stored outcomes alone and asked no clip again. **ROC**: of a defence that measures clips, the area
+under the curve by which the measure tells attacked clips from clean ones. **Seconds**: wall time of one clean clip
+through the defence and its classifier, when the row was last run.
 
 *Reported*: figures as papers print them, never mixed with measured ones.
 """
@@ -147,7 +147,7 @@ def make_leaderboard(results: Path) -> str:
         measured = {(c.model, c.defense, c.cell) for c in cells}
         # An audit of other cells than these says nothing about them.
         audits = {
-            (r.model, r.defense, r.budget): r.grade
+            (r.model, r.defense, r.budget): r.grade if r.probed else f"{r.grade} (outcomes)"
             for r in read_audit(folder)
             if all((r.model, r.defense, cell) in measured for cell in r.measured)
         }

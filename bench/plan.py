@@ -316,7 +316,13 @@ def _check_attacks(grid: Grid, attacks: Mapping[str, Component]) -> None:
                 f"{nearest(section.gradient, GRADIENTS)}; known: {', '.join(GRADIENTS)}."
             )
         for budget in _budgets(grid, section).values() if section.attack else ():
-            attacks[section.label].made.check(budget)
+            made = attacks[section.label].made
+            made.check(budget)
+            if section.gradient == "query" and made.passes(budget)[1]:
+                raise BenchError(
+                    f"Attack {section.label!r} takes gradients, and 'query' has none: write one of "
+                    f"{', '.join(g for g in GRADIENTS if g not in ('query', 'none'))}."
+                )
 
 
 def expand(
@@ -405,7 +411,8 @@ def _add_cell(
     if reason:
         _skip(plan, cell, reason)
         return
-    through = adaptive and not changes_nothing(made)
+    # Nothing stands in the way of the bare classifier's own clips, unless the attack wants its answers to be final.
+    through = adaptive and (not changes_nothing(made) or attack.made.decisive_only)
     victim = cell.defended.with_gradient(gradient) if through else bare.with_gradient("exact")
     unit = ClipsUnit(
         cell.dataset,

@@ -18,6 +18,8 @@ from torch import Tensor
 from bench.audit import Finding, Severity
 from bench.budgets import Budget
 from bench.defended import DefendedClassifier, why_not
+from bench.defense import Purifier
+from bench.errors import BenchError
 from bench.losses import cross_entropy
 from bench.registry import ATTACKS
 from bench.seeds import ClipRandom
@@ -180,11 +182,12 @@ def _watch_autograd(seen: list[str]) -> Iterator[None]:
 
 def nothing_is_optimised(suspect: Suspect) -> Finding | None:
     """A defence that differentiates while it answers adapts to the attack; standard attacks do not (Croce et al., ICML
-    2022). A closed form of the same optimisation is not noticed."""
+    2022). A closed form of the same optimisation is not noticed, nor are ``torch.func`` and functions that were
+    imported by name before."""
     seen: list[str] = []
     defended = suspect.make()
     with _watch_autograd(seen), torch.enable_grad():
-        defended.candidates(suspect.clips[:1], ClipRandom.for_clips(suspect.ids[:1], "audit", 0))
+        defended.vote_logits(suspect.clips[:1], ClipRandom.for_clips(suspect.ids[:1], "audit", 0))
     if not seen:
         return None
     said = (
@@ -241,12 +244,10 @@ def gradients_lead_uphill(suspect: Suspect) -> list[Finding]:
 def everything_falls_to_a_large_budget(suspect: Suspect) -> Finding | None:
     """At 64/255 every frame can be made gray-ish noise: what is still right above chance is right for another
     reason."""
-    if suspect.budget.norm != "linf":
-        return None
     defended = suspect.make()
     with torch.no_grad():
         classes = defended(suspect.clips[:1], ClipRandom.for_clips(suspect.ids[:1], "audit", 0)).shape[1]
-    clips = suspect.attacked("pgd", replace(suspect.budget, size=LARGE, step_size=None), key="large")
+    clips = suspect.attacked("pgd", Budget("linf", LARGE, steps=suspect.budget.steps), key="large")
     shares = suspect.shares(suspect.make(), clips, "large")
     chance = 1 / classes
     expected = len(shares) * chance
@@ -255,6 +256,56 @@ def everything_falls_to_a_large_budget(suspect: Suspect) -> Finding | None:
         return None
     said = f"{shares.sum():.3g} of {len(shares)} clips are right at 64/255; chance would be {expected:.2g}."
     return Finding(check="large budget", severity="fault", said=said, clips=suspect.named(shares >= 0.5))
+
+
+class _Wrapper(Purifier):
+    """Does nothing, without saying so."""
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return clips * 1
+
+
+class _Nothing(_Wrapper):
+    identity = True
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return clips
+
+
+def an_empty_defence_changes_nothing(suspect: Suspect) -> Finding | None:
+    """Behind a defence that does nothing the attack must find the clips that it finds on the bare classifier, to the
+    last bit: else it is the benchmark that masks something."""
+    classifier = suspect.make().classifier
+    found = []
+    for defense in (_Nothing(), _Wrapper()):
+        target = DefendedClassifier(classifier, defense).target(ClipRandom.for_clips(suspect.ids, "audit", "empty"))
+        rng = ClipRandom.for_clips(suspect.ids, "audit", "empty attack")
+        found.append(ATTACKS.create("pgd")(target, suspect.clips, suspect.labels, suspect.budget, rng).clips)
+    differ = (found[0] != found[1]).flatten(1).any(1)
+    if not differ.any():
+        return None
+    said = "Behind a defence that does nothing, PGD finds other clips than on the bare classifier."
+    return Finding(check="empty defence", severity="fault", said=said, clips=suspect.named(differ))
+
+
+def size_and_noise_are_what_they_seem(suspect: Suspect) -> list[Finding]:
+    """A larger budget must break more, and noise of the same size must not break what the attack leaves."""
+    label = "eot(draws=10)" if suspect.make().stochastic else "pgd"
+    size = float(suspect.budget.size)
+    half, whole, twice = (
+        suspect.broken_by(label, replace(suspect.budget, size=f * size, step_size=None)) for f in (0.5, 1, 2)
+    )
+    findings = []
+    for less, more, words in ((half, whole, "half"), (whole, twice, "the whole")):
+        back = less & ~more
+        if int(more.sum()) < int(less.sum()) - 1:
+            said = f"With twice the size, {label} breaks fewer clips than with {words} budget."
+            findings.append(Finding(check="budget", severity="fault", said=said, clips=suspect.named(back)))
+    by_luck = (suspect.shares(suspect.make(), suspect.noisy(), "noise") < 0.5) & ~whole
+    if by_luck.any():
+        said = f"Random noise breaks {int(by_luck.sum())} clips that {label} leaves."
+        findings.append(Finding(check="noise", severity="fault", said=said, clips=suspect.named(by_luck)))
+    return findings
 
 
 def the_attack_has_converged(suspect: Suspect) -> list[Finding]:
@@ -297,12 +348,16 @@ def probe(suspect: Suspect) -> list[Finding]:
         outputs_are_logits,
         nothing_is_optimised,
         gradients_lead_uphill,
+        an_empty_defence_changes_nothing,
         everything_falls_to_a_large_budget,
+        size_and_noise_are_what_they_seem,
         the_attack_has_converged,
     ):
         try:
             found = look(suspect)
-        except RuntimeError as error:  # what networks and autograd raise; anything else is our bug
+        except BenchError:
+            raise
+        except Exception as error:  # noqa: BLE001 - recorded in the row's audit as a fault, never passed over
             reason = str(error).strip().splitlines()
             said = f"{look.__name__.replace('_', ' ')}: cannot be told, {reason[0] if reason else 'no message'}."
             found = Finding(check="gradient", severity="fault", said=said)

@@ -166,7 +166,8 @@ class Runner:
         self.progress.working_on(f"{cell.model.label}: {cell.defense.label}, {cell.attack_label} with no budget")
         budget = cell.unit.budget
         nothing = replace(budget, size=0.0, steps=min(budget.steps, _CONTROL_STEPS), restarts=1)
-        unit = replace(cell.unit, budget=nothing)
+        attack = replace(cell.unit.attack, made=cell.unit.attack.made.lighter())
+        unit = replace(cell.unit, budget=nothing, attack=attack)
         found: list[Outcome] = []
 
         def work(batch: Sequence[ClipRef], clips: Tensor) -> None:

@@ -111,6 +111,27 @@ class Adapting(Purifier):
         return clips - 0.01 * gradient
 
 
+class AdaptingNetwork(RobustModel):
+    """The same, as a network."""
+
+    def wrap(self, classifier: nn.Module) -> nn.Module:
+        return nn.Sequential(_Step(), classifier)
+
+
+class _Step(nn.Module):
+    def forward(self, clips: Tensor) -> Tensor:
+        return Adapting().purify(clips, ClipRandom(range(len(clips))))
+
+
+class Forgetful(Purifier):
+    """Cannot take a second look at what it was shown: raises something that is no ``RuntimeError``."""
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        if bool((clips.mean((1, 2, 3, 4)) % 0.1 > 0.02).any()):
+            raise IndexError("list index out of range")
+        return clips * 1
+
+
 class Leaking(Purifier):
     """Subtracts what the clips of a batch have in common: a clip is answered by its neighbours."""
 

@@ -78,9 +78,36 @@ def test_saturated_probabilities_are_noticed(gray_grid: Write, tmp_path: Path) -
     assert "softmax" in named(row, "warning")
 
 
-def test_a_defence_that_optimises_while_it_answers_is_noted(gray_grid: Write, tmp_path: Path) -> None:
-    row = audited(with_defense(gray_grid, "frauds:Adapting"), tmp_path)["frauds:Adapting"]
-    assert "dynamic" in named(row, "note")
+@pytest.mark.parametrize("fraud", ["Adapting", "AdaptingNetwork"])
+def test_a_defence_that_optimises_while_it_answers_is_noted(gray_grid: Write, tmp_path: Path, fraud: str) -> None:
+    row = audited(with_defense(gray_grid, f"frauds:{fraud}", "[PGD, PGD+exact]"), tmp_path)[f"frauds:{fraud}"]
+    (note,) = (f for f in row.findings if f.check == "dynamic")
+    assert note.severity == "note"
+    # What concerns the row as a whole names its adaptive cells and the clips that were asked.
+    assert note.cells == ["PGD+exact"]
+    assert note.clips == [f"gray/{i}" for i in range(6)]
+
+
+def test_whatever_a_defence_raises_is_a_finding(gray_grid: Write, tmp_path: Path) -> None:
+    row = audited(with_defense(gray_grid, "frauds:Forgetful"), tmp_path)["frauds:Forgetful"]
+    assert any("list index out of range" in f.said for f in row.findings if f.severity == "fault")
+
+
+def test_outcomes_of_other_code_are_stale(gray_grid: Write, tmp_path: Path) -> None:
+    path = with_defense(gray_grid, "helpers:Identity")
+    plan = make_plan(read_grid(path))
+    results = run_plan(plan, tmp_path, control=4)
+    assert not any("stale" in named(row) for row in audit(plan, results, clips=0))
+    other = [r.model_copy(update={"cell": "0" * 16}) if r.attack == "PGD+BPDA" else r for r in results]
+    rows = {row.defense: row for row in audit(plan, other, clips=0)}
+    (finding,) = (f for f in rows["helpers:Identity"].findings if f.check == "stale")
+    assert (finding.severity, finding.cells) == ("fault", ["PGD+BPDA"])
+
+
+def test_the_probes_need_a_gradient(gray_grid: Write, tmp_path: Path) -> None:
+    plan = make_plan(read_grid(gray_grid()))
+    with pytest.raises(BenchError, match="choose exact, bpda or auto"):
+        audit(plan, [], gradient="query")
 
 
 @pytest.mark.parametrize("honest", ["helpers:Identity", "helpers:Doubled", "gaussian_noise(sigma=0.02)"])
@@ -133,9 +160,15 @@ def cell(
     defense: str = "d",
     traces: dict[str, list[float]] | None = None,
     draws: dict[str, list[int]] | None = None,
+    norm: str = "linf",
+    backwards: int = 10,
+    params: dict[str, Any] | None = None,
 ) -> CellResult:
     """A cell on clips a, b, c, d of which those in ``right`` are right."""
-    outcomes = [outcome(c, c in right, trace=(traces or {}).get(c, []), draws=(draws or {}).get(c, [])) for c in "abcd"]
+    spent = {} if knowledge in ("clean", "noise") else {"forwards": 10, "backwards": backwards}
+    outcomes = [
+        outcome(c, c in right, trace=(traces or {}).get(c, []), draws=(draws or {}).get(c, []), **spent) for c in "abcd"
+    ]
     clean = knowledge == "clean"
     return CellResult(
         cell=f"{defense}-{attack}-{budget}",
@@ -146,7 +179,7 @@ def cell(
         knowledge=knowledge,
         gradient="none" if clean else gradient,
         budget="" if clean else budget,
-        settings={"attack": {"name": name}, "budget": {"norm": "linf", "size": size}},
+        settings={"attack": {"name": name, "params": params or {}}, "budget": {"norm": norm, "size": size}},
         score=Score.of(outcomes),
         control=control,
         outcomes=outcomes,
@@ -181,6 +214,36 @@ def test_transfer_that_beats_the_adaptive_attack_names_its_clips() -> None:
     assert (finding.severity, finding.clips) == ("fault", ["b", "c"])
     weaker = found(cell("PGD", "abd", "gray-box"), cell("PGD+BPDA", "c", control=PASSED))["knowing more"]
     assert (weaker.severity, weaker.clips) == ("warning", ["c"])
+
+
+def test_attackers_are_compared_who_may_do_the_same() -> None:
+    """Transfer at 16/255 may beat PGD at 4/255; and colours of frames that break all clips excuse no masked PGD."""
+    adaptive = cell("PGD+BPDA", "abc", control=PASSED)
+    far = cell("Transfer", "a", "black-box", size=16 / 255)
+    assert "knowing more" not in found(far, adaptive)
+    flicker = cell("Flicker+BPDA", "", norm="flicker", size=40 / 255, control=PASSED)
+    finding = found(cell("PGD", "a", "gray-box"), adaptive, flicker)["knowing more"]
+    assert (finding.cells, finding.clips) == (["PGD"], ["b", "c"])
+    assert "noise" in found(cell("noise", "ab", "noise"), adaptive, flicker)
+
+
+def test_queries_that_beat_gradients() -> None:
+    square = cell("Square", "a", backwards=0, control=PASSED, gradient="query")
+    finding = found(square, cell("PGD+BPDA", "abc", control=PASSED))["queries"]
+    assert (finding.severity, finding.cells, finding.clips) == ("fault", ["Square"], ["b", "c"])
+    assert "queries" not in found(square, cell("PGD+BPDA", "a", control=PASSED))
+    # A step is compared with steps, not with queries.
+    step = cell("FGSM+BPDA", "a", name="fgsm", control=PASSED)
+    assert "single step" not in found(step, cell("Square", "abcd", backwards=0, control=PASSED))
+
+
+def test_the_undefended_row_is_known_by_its_defence_and_not_by_its_label() -> None:
+    bare = cell("PGD", "a", "gray-box", defense="No defence")
+    bare.settings["defense"] = {"name": "none"}
+    clean = CLEAN.model_copy(update={"defense": "No defence", "settings": bare.settings})
+    (row,) = rows_of([clean, bare])
+    assert row.undefended
+    assert examine(row).grade == "A"
 
 
 def test_noise_that_beats_the_attacks() -> None:
@@ -231,8 +294,14 @@ def test_a_single_step_that_beats_many() -> None:
 def test_randomness_wants_an_average() -> None:
     drawn = {c: [1, 0, 1, 1] for c in "abcd"}
     assert "randomness" in found(cell("PGD+BPDA", "abcd", control=PASSED, draws=drawn))
-    averaged = cell("EOT+BPDA", "abcd", control=PASSED, draws=drawn, name="eot")
-    assert "randomness" not in found(averaged)
+    for name, params, enough in (
+        ("eot", {"draws": 20}, True),
+        ("eot", {"draws": 1}, False),
+        ("autoattack", {"version": "rand", "draws": 20}, True),
+        ("autoattack", {"version": "standard", "draws": 20}, False),
+    ):
+        tried = cell("EOT+BPDA", "abcd", control=PASSED, draws=drawn, name=name, params=params)
+        assert ("randomness" in found(tried)) is not enough
 
 
 @pytest.mark.parametrize(

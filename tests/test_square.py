@@ -168,6 +168,31 @@ def test_on_pictures_it_makes_the_moves_of_torchattacks(norm: str, size: float, 
     assert 0 < broken < 8  # some leave, some stay
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_clip_of_still_frames_is_attacked_as_its_picture(norm: str) -> None:
+    """By default squares span all frames: a classifier of the mean frame sees the picture's moves. In l2 a clip of T
+    equal frames has room for the square root of T times the picture's length."""
+
+    class Mean(nn.Module):
+        def forward(self, clips: Tensor) -> Tensor:
+            found: Tensor = model(clips.mean(2))
+            return found
+
+    side, frames, size = 10, 4, 0.03 if norm == "linf" else 0.35
+    model = Smooth(3 * side * side).eval().double()
+    pictures = draw(5, 3, side, side, seed=3).double()
+    labels = model(pictures).argmax(1)
+    still = pictures[:, :, None].expand(-1, -1, frames, -1, -1).contiguous()
+    found = []
+    for clips, room in ((pictures[:, :, None], 1.0), (still, float(frames) ** 0.5 if norm == "l2" else 1.0)):
+        target = Target.of(Mean(), 5)
+        made = Square(80, 0.5)(target, clips, labels, Budget(norm, size * room), ClipRandom(range(5))).clips
+        assert torch.equal(made, made[:, :, :1].expand_as(made)) or norm == "l2"
+        found.append((made[:, :, 0], target.forwards))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=0, atol=1e-9)
+    assert torch.equal(found[1][1], found[0][1])
+
+
 @pytest.mark.parametrize("side", range(2, 12))
 def test_the_bumps_of_l2(side: int) -> None:
     """The paper's double sum in plain loops, and torchattacks' picture of it, in both positions."""
