@@ -252,7 +252,8 @@ def test_attacker_and_defence_agree_on_flow_and_loss(name: str) -> None:
         if section.attack is None or not section.attack.name.startswith("motion_i"):
             continue
         params = {k: v for k, v in section.attack.params.items() if k != "lambdas"}
-        known = purifiers if section.attack.name == "motion_i" else [{"flow": p["flow"]} for p in purifiers]
+        of_flow = [{k: p[k] for k in ("flow", "pairs_at_once")} for p in purifiers]
+        known = purifiers if section.attack.name == "motion_i" else of_flow
         assert params in known
 
 
@@ -271,4 +272,5 @@ def test_the_grid_can_be_planned(name: str, tmp_path: Path) -> None:
     attacked = [c for c in plan.cells if c.attack_label != "clean"]
     assert len(attacked) == (len(grid.attack_sections) - 1) * len(grid.defense_specs)
     adaptive = {c.attack_label for c in attacked if c.knowledge == "adaptive"}
-    assert adaptive == ({"Adaptive III", "PGD+surrogate", "I+BPDA"} if name.endswith("bpda") else set())
+    through = {"Adaptive III", "PGD+surrogate", "PGD+exact", "I+BPDA"}
+    assert adaptive == (through if name.endswith("bpda") else set())
