@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bench import Attack, AttackResult, Budget, ClipRandom, ClipRef, Dataset, Purifier, RobustModel, Target
 from bench.dataset import MissingClip
+from bench.models.i3d import I3D
 
 LEVELS = (0.3, 0.5, 0.7)
 MARGIN = 0.1
@@ -44,6 +45,18 @@ class GrayClips(Dataset):
         if index == self.broken:
             raise OSError(f"{ref.id} is truncated")
         return torch.full((3, 4, 8, 8), LEVELS[index % 3 if self.only < 0 else self.only])
+
+
+class Still(GrayClips):
+    """Clips of one frame."""
+
+    def load(self, ref: ClipRef) -> Tensor:
+        return super().load(ref)[:, :1]
+
+
+def flow_i3d() -> nn.Module:
+    """A network that takes flow, given to whoever has colours."""
+    return I3D(3, channels=2)
 
 
 class LevelClassifier(nn.Module):

@@ -311,3 +311,69 @@ def test_train_resumes_and_exports_what_the_manifest_says(
     other = bench(*arguments, "--seed", 1, "--work", tmp_path / "v")
     assert other.code == 2
     assert "other settings" in other.err
+
+
+@pytest.mark.parametrize(
+    ("attack", "says"),
+    [
+        (
+            "{attack: one_frame, label: One}",
+            "OneFrame takes one-frame budgets, not linf: write 'budget: {norm: one-frame",
+        ),
+        (
+            "{attack: {name: one_frame, frame: 9}, budget: {norm: one-frame}, label: One}",
+            "There is no frame 9: the clips have 4 frames",
+        ),
+        (
+            "{attack: {name: autoattack, parts: 'apgd-t'}, gradient: exact, label: AA}",
+            "apgd-t compares the 4 largest logits, but the classifier has 3 classes",
+        ),
+        ("{attack: pgd, gradient: query, label: PGD}", "'PGD' takes gradients, and 'query' has none"),
+    ],
+)
+def test_attacks_that_cannot_be_run_are_one_sentence_and_code_2(
+    bench: Bench, gray_grid: Write, tmp_path: Path, attack: str, says: str
+) -> None:
+    path = gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", f"[{attack}]"))
+    answer = bench("run", "--grid", path, "--results", tmp_path / "r")
+    assert answer.code == 2, answer.out
+    assert says in answer.err, answer.err
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            [('"helpers:Identity"', "motion_consistency"), ("helpers:GrayClips", "helpers:Still")],
+            "Motion consistency compares frames of a clip: it needs at least two, not 1",
+        ),
+        ([("helpers:level_classifier", "helpers:flow_i3d")], "This I3D takes optical flow (B, 2, T-1, H, W)"),
+    ],
+)
+def test_what_motion_needs_is_one_sentence_and_code_2(
+    bench: Bench, gray_grid: Write, tmp_path: Path, changes: list[tuple[str, str]], says: str
+) -> None:
+    path = gray_grid(*changes, ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[clean]"))
+    answer = bench("run", "--grid", path, "--results", tmp_path / "r")
+    assert answer.code == 2, answer.out
+    assert says in " ".join(answer.err.split()), answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_checkpoint_of_another_width_is_one_sentence_and_code_2(
+    bench: Bench, gray_grid: Write, tmp_path: Path
+) -> None:
+    import torch
+
+    from bench.models.i3d import I3D
+
+    state = I3D(3).state_dict()
+    state["Mixed_4c.b1b.conv3d.weight"] = torch.zeros(112, 56, 3, 3, 3)
+    torch.save(state, tmp_path / "narrow.pt")
+    answer = bench(
+        *("run", "--grid", gray_grid(), "--results", tmp_path / "r", "--model", "i3d_rgb"),
+        *("--checkpoint", tmp_path / "narrow.pt"),
+    )
+    assert answer.code == 2
+    assert "Mixed_4c.b1b.conv3d.weight (file (112, 56, 3, 3, 3), network (224, 112, 3, 3, 3))" in answer.err

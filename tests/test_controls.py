@@ -9,10 +9,11 @@ import pytest
 import torch
 from test_run import run
 
-from bench import BenchError, ClipRandom
+from bench import BenchError, Budget, ClipRandom
 from bench.grid import read_grid
 from bench.outcome import Outcome
 from bench.plan import make_plan
+from bench.registry import ATTACKS
 from bench.results import Score, collect
 from bench.runner import Runner, compare
 from bench.store import Store
@@ -32,6 +33,46 @@ def test_an_attack_that_may_change_nothing_leaves_the_answers_alone(gray_grid: W
     assert control.passed
     assert control.clips == 3
     assert found["none", "clean"].control is None
+
+
+def test_the_control_asks_little_of_an_attack_that_counts_queries() -> None:
+    assert ATTACKS.create("square").lighter().passes(Budget()) == (20, 0)
+    assert ATTACKS.create("square(queries=7)").lighter().passes(Budget()) == (7, 0)
+    whole = ATTACKS.create("autoattack")
+    light = whole.lighter()
+    assert light.passes(Budget())[0] < whole.passes(Budget())[0] - 4900
+    assert whole.passes(Budget())[0] > 5000  # the attack itself is left alone
+    pgd = ATTACKS.create("pgd")
+    assert pgd.lighter() is pgd
+
+
+def test_queries_need_no_gradient_of_the_defence(gray_grid: Write, tmp_path: Path) -> None:
+    """Neither a purifier without an exact gradient nor a network, of which nothing can be approximated, is left out."""
+    attack = "{attack: {name: square, queries: 30}, gradient: query, label: Square}"
+    path = gray_grid(
+        ('"helpers:Identity"', 'jpeg, "helpers:Doubled"'), ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", f"[{attack}]")
+    )
+    plan = make_plan(read_grid(path))
+    assert not plan.skipped
+    found = run(path, tmp_path / "s", control=2)
+    for defense in ("jpeg", "helpers:Doubled"):
+        result = found[defense, "Square"]
+        assert (result.knowledge, result.gradient) == ("adaptive", "query")
+        assert all(o.forwards and not o.backwards for o in result.outcomes)
+        assert result.control is not None
+        assert result.control.passed
+
+
+def test_an_attack_that_wants_final_answers_gets_them_from_the_bare_classifier(gray_grid: Write) -> None:
+    """Clips for transfer would do for PGD; FAB refuses to make them, and AutoAttack would leave FAB out."""
+    path = gray_grid(
+        ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[PGD+exact, FAB+exact, FAB]"),
+        ("size: 0.15", "size: 0.12"),
+    )
+    plan = make_plan(read_grid(path))
+    shared = {c.attack_label: c.unit.shared for c in plan.cells if c.unit and c.defense.label == "none"}
+    assert shared == {"PGD+exact": True, "FAB+exact": False}
+    assert {(s.defense, s.attack) for s in plan.skipped} == {("none", "FAB"), ("helpers:Identity", "FAB")}
 
 
 def test_a_defence_that_answers_differently_when_asked_again_is_void(gray_grid: Write, tmp_path: Path) -> None:
@@ -195,11 +236,11 @@ def test_what_an_attack_cannot_face_is_left_out_with_the_reason(gray_grid: Write
         ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[FAB+BPDA, {attack: \"eot(attack='fab')\", label: EOT}]"),
     )
     plan = make_plan(read_grid(path))
-    assert [(c.defense.label, c.attack_label) for c in plan.cells if c.unit] == [("helpers:Identity", "FAB+BPDA")]
+    attacked = [(c.defense.label, c.attack_label) for c in plan.cells if c.unit]
+    assert attacked == [("none", "FAB+BPDA"), ("helpers:Identity", "FAB+BPDA")]
     reasons = {(s.defense, s.attack): s.reason for s in plan.skipped}
     assert "randomised defence" in reasons["helpers:Coin", "FAB+BPDA"]
-    # The undefended row shares the gray-box clips, which are meant for other pipelines.
-    assert "barely fool" in reasons["none", "FAB+BPDA"]
+    # Gray-box clips are meant for other pipelines.
     assert "barely fool" in reasons["none", "EOT"]
 
 

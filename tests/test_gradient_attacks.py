@@ -307,6 +307,17 @@ def test_eot_asks_a_deterministic_defence_once() -> None:
     assert torch.equal(plain.forwards, averaged.forwards)
 
 
+def test_eot_shows_what_the_network_lets_see() -> None:
+    """An attack on the selection between branches finds it behind the expectation, too."""
+    from test_joint_selection import clips, target
+
+    attack = ATTACKS.create("eot(attack='joint_selection', draws=3)")
+    labels = torch.tensor([0, 0, 0])
+    expected = ATTACKS.create("joint_selection")(target(), clips(), labels, Budget(size=0.03, steps=4)).clips
+    found = attack(target(), clips(), labels, Budget(size=0.03, steps=4)).clips
+    assert torch.equal(found, expected)  # nothing is random: asked once
+
+
 def test_eot_runs_any_attack_and_counts_every_draw() -> None:
     x, labels = torch.full((2, 3, 4, 4, 4), 0.5), torch.tensor([1, 1])
     budget = Budget(size=0.01, steps=3)
@@ -315,6 +326,9 @@ def test_eot_runs_any_attack_and_counts_every_draw() -> None:
         target = DefendedClassifier(LevelClassifier(), Coin()).target(ClipRandom([0, 1]))
         attack(target, x, labels, budget)
         assert target.backwards.tolist() == [attack.passes(budget)[1]] * 2
+        spent = target.forwards.tolist()
+        assert spent[0] == spent[1] <= attack.passes(budget)[0]
+        assert spent[0] % 4 == 0
         assert attack.passes(budget)[1] == 4 * ATTACKS.create(inner).passes(budget)[1]
 
 
