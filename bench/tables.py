@@ -132,16 +132,22 @@ def _row(
 
 
 def _detected(cells: Iterable[CellResult]) -> dict[str, float]:
-    """Per attack, how well what the defence measures tells attacked clips from clean ones."""
-    scores: dict[str, list[float]] = {}
+    """Per attack, how well what the defence measures tells the attacked clips from the same clips without it."""
+    scores: dict[str, dict[str, float]] = {}
     for cell in cells:
         clean = cell.knowledge == "clean"
         # A clip that the attack was spared is a clean one.
-        found = [o.measured[0] for o in cell.outcomes if o.status == "ok" and o.measured and (o.attacked or clean)]
-        if found:
-            scores["clean" if clean else cell.attack] = found
-    unharmed = scores.pop("clean", None)
-    return {label: roc_area(found, unharmed) for label, found in scores.items()} if unharmed else {}
+        found = {
+            o.clip: o.measured[0] for o in cell.outcomes if o.status == "ok" and o.measured and (o.attacked or clean)
+        }
+        scores["clean" if clean else cell.attack] = found
+    clean_scores = scores.pop("clean", {})
+    areas = {}
+    for label, found in scores.items():
+        unharmed = [clean_scores[clip] for clip in found if clip in clean_scores]
+        if unharmed:
+            areas[label] = roc_area(list(found.values()), unharmed)
+    return areas
 
 
 def _together(verdicts: Mapping[str, Mapping[str, Sequence[bool]]]) -> Score:
