@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -114,6 +115,11 @@ class EOT(Attack):
         self.parts = [attack]
         self.draws, self.average, self.at_once = draws, average, at_once
         self.decisive_only = self.attack.decisive_only
+
+    def lighter(self) -> Attack:
+        light = copy.copy(self)
+        light.attack = self.attack.lighter()
+        return light
 
     def check(self, budget: Budget) -> None:
         self.attack.check(budget)

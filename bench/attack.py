@@ -286,8 +286,8 @@ class Attack(ABC):
         if budget.norm not in self.norms:
             wanted = " or ".join(self.norms)
             raise BenchError(
-                f"{type(self).__name__} takes {wanted} budgets, not {budget.norm}: write 'budget: {{norm: "
-                f"{self.norms[0]}, size: ...}}' for it in the grid."
+                f"{type(self).__name__} takes {wanted} budgets, not {budget.norm}: give it one, in a grid by 'budget: "
+                f"{{norm: {self.norms[0]}, size: ...}}'."
             )
 
 

@@ -12,7 +12,7 @@ from bench.budgets import Budget
 from bench.defended import DefendedClassifier, why_not
 from bench.defense import changes_nothing
 from bench.errors import BenchError
-from bench.plan import Cell, Plan
+from bench.plan import Cell, Plan, digest
 from bench.probes import Suspect, probe
 from bench.results import CellResult
 
@@ -76,14 +76,17 @@ def exact_gradient_was_taken(plan: Plan, row: Evidence) -> Finding | None:
 
 def outcomes_are_of_this_code(plan: Plan, row: Evidence) -> Finding | None:
     """Stored outcomes of other code, weights or settings say nothing about the defence that is here now."""
-    now = {(c.model.label, c.defense.label, c.attack_label, c.threat): c.id for c in plan.cells}
-    stale = {
-        label: c for label, c in row.cells.items() if now.get((c.model, c.defense, label, c.budget), c.cell) != c.cell
-    }
+    now = {(c.model.label, c.defense.label, c.attack_label, c.threat): c for c in plan.cells}
+    stale = []
+    for label, result in row.cells.items():
+        cell = now.get((result.model, result.defense, label, result.budget))
+        # The seed is the run's, and its digest the only thing in which it shows.
+        if cell is not None and digest({**cell.settings, "seed": result.settings["seed"]}) != result.cell:
+            stale.append(label)
     if not stale:
         return None
     said = "These outcomes were measured with other code, weights or settings than those installed: run the grid again."
-    return Finding(check="stale", severity="fault", said=said, cells=list(stale))
+    return Finding(check="stale", severity="fault", said=said, cells=stale)
 
 
 def audit(
@@ -117,6 +120,6 @@ def audit(
         suspect = _suspect(plan, row, clips, gradient, torch.device(device)) if clips else None
         found = probe(suspect) if suspect is not None else []
         of_plan = (exact_gradient_was_taken(plan, row), outcomes_are_of_this_code(plan, row))
-        found = [*found, *(f for f in of_plan if f is not None)]
-        audited.append(examine(row, found, suspect.ids if suspect is not None else ()))
+        stored = [f for f in of_plan if f is not None]
+        audited.append(examine(row, stored, found, suspect.ids if suspect is not None else ()))
     return audited

@@ -52,17 +52,16 @@ class Decision:
             ask for the largest mean probability instead (:attr:`Purifier.vote`).
         votes: ``int64 (V, B)``: the class each candidate is given.
         logits: ``(B, K)``: what attacks see, see :meth:`DefendedClassifier.forward`.
-        finite: ``bool (B,)``: whether all candidates, all their logits and what is measured are finite. Where they are
-            not, the prediction means nothing.
-        measured: ``(2, B)``: :meth:`Purifier.measure` of the clips and, on average, of the candidates; ``(0, B)`` of a
-            defence that measures nothing.
+        finite: ``bool (B,)``: whether all candidates and all their logits are finite. Where they are not, the
+            prediction means nothing.
+        purified: ``(V, B, 3, T, H, W)``: the candidates.
     """
 
     prediction: Tensor
     votes: Tensor
     logits: Tensor
     finite: Tensor
-    measured: Tensor
+    purified: Tensor
 
 
 def plurality(votes: Tensor, classes: int) -> Tensor:
@@ -191,21 +190,40 @@ class DefendedClassifier(nn.Module):
     @torch.no_grad()
     def decide(self, clips: Tensor, rng: ClipRandom) -> Decision:
         """The final, hard decision on a batch: what every outcome is judged by."""
-        candidates = self.candidates(clips, rng)
+        candidates = self.candidates(clips.clone(), rng)  # a purifier that works in place must not touch the clip
         logits = self._classify(candidates)
-        measured = self._measure(clips, candidates)
         finite = torch.isfinite(logits).all(-1).all(0) & torch.isfinite(candidates).flatten(2).all(-1).all(0)
-        finite &= torch.isfinite(measured).all(0)
         return Decision(
-            self.verdict(logits), logits.argmax(-1).cpu(), self.pool(logits).cpu(), finite.cpu(), measured.cpu()
+            self.verdict(logits), logits.argmax(-1).cpu(), self.pool(logits).cpu(), finite.cpu(), candidates
         )
 
-    def _measure(self, clips: Tensor, candidates: Tensor) -> Tensor:
-        before = self.purifier.measure(clips) if self.purifier is not None else None
+    @torch.no_grad()
+    def measure(self, clips: Tensor, purified: Tensor) -> Tensor:
+        """What the purifier measures (:meth:`Purifier.measure`) of clips as they come and purified.
+
+        Args:
+            clips: ``(B, 3, T, H, W)``.
+            purified: their candidates, ``(V, B, 3, T, H, W)``, over which it is averaged.
+
+        Returns:
+            ``(2, B)``, or ``(0, B)`` of a defence that measures nothing.
+
+        Raises:
+            BenchError: the purifier returns something else than a number per clip.
+        """
+        before = None if self.purifier is None else self.purifier.measure(clips)
         if self.purifier is None or before is None:
-            return clips.new_empty(0, len(clips))
-        after = torch.stack([value for c in candidates if (value := self.purifier.measure(c)) is not None])
-        return torch.stack([before, after.mean(0)])
+            return torch.empty(0, len(clips))
+        found = [before, *(self.purifier.measure(candidate) for candidate in purified)]
+        for value in found:
+            if not isinstance(value, Tensor) or value.shape != (len(clips),):
+                shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                raise BenchError(
+                    f"{type(self.purifier).__name__}.measure must return ({len(clips)},), a number per clip, but "
+                    f"returned {shape}."
+                )
+        first, *rest = (value.cpu() for value in found if value is not None)
+        return torch.stack([first, torch.stack(rest).mean(0)])
 
     def target(self, rng: ClipRandom, *, transfer: bool = False) -> Target:
         """What an attack is given: the differentiable, pass-counting view of this module.

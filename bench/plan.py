@@ -284,7 +284,8 @@ def make_plan(grid: Grid, *, data_root: Path | None = None, checkpoint: Path | N
 
     The undefended classifier is always a row: Robust Acc* of a defence is read against it. A defence that is
     the identity shares the gray-box clips whatever the gradient: there is nothing to differentiate, and they were
-    chosen among all iterates, those included at which an adaptive attack would have stopped.
+    chosen among all iterates, those included at which an adaptive attack would have stopped. Attacks that want final
+    answers (:attr:`Attack.decisive_only`) get clips of their own.
 
     Args:
         data_root: folder of the data set's files.

@@ -37,7 +37,8 @@ class Suspect:
 
     Attributes:
         make: makes the defended classifier anew, with nothing in its memory.
-        clips: clean, ``(n, 3, T, H, W)``; ids, labels ``(n,)``: theirs. All are right without an attack.
+        clips: clean, ``(n, 3, T, H, W)``; ids, labels ``(n,)``: theirs. By the stored outcomes all are right without an
+            attack.
         gradient: how the attacker differentiates the defence.
         budget: of the row.
     """
@@ -277,11 +278,13 @@ def an_empty_defence_changes_nothing(suspect: Suspect) -> Finding | None:
     last bit: else it is the benchmark that masks something."""
     classifier = suspect.make().classifier
     found = []
-    for defense in (_Nothing(), _Wrapper()):
+    for defense in (_Nothing(), _Nothing(), _Wrapper()):
         target = DefendedClassifier(classifier, defense).target(ClipRandom.for_clips(suspect.ids, "audit", "empty"))
         rng = ClipRandom.for_clips(suspect.ids, "audit", "empty attack")
         found.append(ATTACKS.create("pgd")(target, suspect.clips, suspect.labels, suspect.budget, rng).clips)
-    differ = (found[0] != found[1]).flatten(1).any(1)
+    bare, again, behind = found
+    # On a GPU some sums have no fixed order: where the bare classifier does not repeat itself, nothing can be told.
+    differ = ((bare == again) & (bare != behind)).flatten(1).any(1) & (bare == again).flatten(1).all(1)
     if not differ.any():
         return None
     said = "Behind a defence that does nothing, PGD finds other clips than on the bare classifier."
@@ -296,13 +299,14 @@ def size_and_noise_are_what_they_seem(suspect: Suspect) -> list[Finding]:
         suspect.broken_by(label, replace(suspect.budget, size=f * size, step_size=None)) for f in (0.5, 1, 2)
     )
     findings = []
-    for less, more, words in ((half, whole, "half"), (whole, twice, "the whole")):
+    for less, more, words in ((half, whole, "half the"), (whole, twice, "the whole")):
         back = less & ~more
         if int(more.sum()) < int(less.sum()) - 1:
             said = f"With twice the size, {label} breaks fewer clips than with {words} budget."
             findings.append(Finding(check="budget", severity="fault", said=said, clips=suspect.named(back)))
     by_luck = (suspect.shares(suspect.make(), suspect.noisy(), "noise") < 0.5) & ~whole
-    if by_luck.any():
+    # Of a randomised defence one clip may be wrong in most draws by chance.
+    if int(by_luck.sum()) > (1 if suspect.make().stochastic else 0):
         said = f"Random noise breaks {int(by_luck.sum())} clips that {label} leaves."
         findings.append(Finding(check="noise", severity="fault", said=said, clips=suspect.named(by_luck)))
     return findings
@@ -339,7 +343,11 @@ def the_attack_has_converged(suspect: Suspect) -> list[Finding]:
 
 
 def probe(suspect: Suspect) -> list[Finding]:
-    """All probes. One that raises is itself a finding: whatever it met, an attack would meet too."""
+    """All probes. One that raises is itself a finding: whatever it met, an attack would meet too.
+
+    Raises:
+        BenchError: the question makes no sense for this defence, as when the gradient asked for does not exist.
+    """
     findings: list[Finding] = []
     for look in (
         randomness_is_declared,

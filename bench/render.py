@@ -12,7 +12,7 @@ from bench.tables import Row, Table, duration, flaws, percent
 LEGEND = (
     "Accuracy in percent over all clips, below it the 95 % Wilson interval. Standard: clean clips through the defence. "
     "Noise: random noise of the same size. Black-box: clips made on another classifier. Robust*: gray-box, the "
-    "attacker knows the classifier but not the defence. Robust: adaptive, the attacker differentiates the defence. "
+    "attacker knows the classifier but not the defence. Robust: adaptive, the attacker knows the defence too. "
     "Union: clips that survive every attack of the row (<=: some were not run, so at most this). n/a: that gradient "
     "does not exist. -: not run. void: attacked with a budget of zero, the defence's answers changed. Of a randomised "
     "defence, figures are averages over several passes. ROC: the area under the curve of a defence that is a "
@@ -107,6 +107,6 @@ def _broad(table: Table) -> RichTable:
                 for label in table.columns
             ]
             together = [percent(row.reported[k]) if k in row.reported else "" for k in ("Union", "Mean")]
-            time = [duration(row.reported.get("Seconds"))] if table.timed else []
+            time = [duration(row.reported["Seconds"]) if "Seconds" in row.reported else ""] if table.timed else []
             out.add_row(Text("  reported", style="dim italic"), *figures, *(together if attacked else ()), *time)
     return out

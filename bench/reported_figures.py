@@ -64,7 +64,7 @@ class Reported:
         self._table, self._figures = _select(table, section.where), figures
 
     def row(self, defense: str, columns: Iterable[str], budget: str = "") -> dict[str, float]:
-        """Reported percentages of a defence under a budget, by this grid's column labels.
+        """Reported figures of a defence under a budget, by this grid's column labels: percentages, and seconds.
 
         Raises:
             BenchError: several rows of the table fit.

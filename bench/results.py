@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import statistics
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -250,6 +251,8 @@ def export(
     _describe(plan, target, [r.file_name for r in results])
     if ran or not (target / _RUN_FILE).is_file():
         _record_run(target, results, device)
+    elif not read_seconds(target):
+        _record_seconds(target, results)
     return results, stale
 
 
@@ -295,6 +298,10 @@ def _record_run(target: Path, results: list[CellResult], device: str) -> None:
     import torch  # the only use; reading results needs no torch
 
     seconds = sum(o.seconds for r in results for o in r.outcomes)
+    try:
+        known = read_seconds(target)  # a run of some rows says nothing about the others
+    except BenchError:
+        known = {}  # a damaged record is replaced by this one
     run = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device if device == "cpu" else torch.cuda.get_device_name(device),
@@ -303,29 +310,35 @@ def _record_run(target: Path, results: list[CellResult], device: str) -> None:
         "python": platform.python_version(),
         "torch": torch.__version__.split("+")[0],
         "clip_seconds_of_all_outcomes": round(seconds, 1),
-        # A run of some rows says nothing about the others.
-        "seconds_of_a_pass": _nested({**read_seconds(target), **pass_seconds(results)}),
+        "seconds_of_a_pass": _nested({**known, **pass_seconds(results)}),
     }
     (target / _RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+
+
+def _record_seconds(target: Path, results: list[CellResult]) -> None:
+    """Adds the times to the record of a run that was made before they were part of it."""
+    path = target / _RUN_FILE
+    run = {**json.loads(path.read_text(encoding="utf-8")), "seconds_of_a_pass": _nested(pass_seconds(results))}
+    path.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
 
 
 def pass_seconds(results: Iterable[CellResult]) -> dict[tuple[str, str], float]:
     """Wall time of one clean clip through a defence and its classifier, ``{(classifier, defence): seconds}``.
 
-    Clips that share a batch share its time.
+    The median over clips, as the first ones also warm the machine up; clips that share a batch share its time.
     """
     found: dict[tuple[str, str], float] = {}
     for result in results:
         passes = [o.seconds / len(o.verdicts) for o in result.outcomes if o.status == "ok"]
         if result.knowledge == "clean" and passes:
-            found[result.model, result.defense] = sum(passes) / len(passes)
+            found[result.model, result.defense] = statistics.median(passes)
     return found
 
 
 def _nested(seconds: Mapping[tuple[str, str], float]) -> dict[str, dict[str, float]]:
     nested: dict[str, dict[str, float]] = {}
     for (model, defense), value in seconds.items():
-        nested.setdefault(model, {})[defense] = round(value, 4)
+        nested.setdefault(model, {})[defense] = float(f"{value:.3g}")
     return nested
 
 

@@ -33,7 +33,7 @@ class Row:
         mean: average accuracy over the attacks, in percent; not-a-number if some were not run.
         absent: columns that do not exist for this defence.
         not_run: columns that exist and were not run. The union is then only an upper bound.
-        reported: ``{column label: percent}`` as printed in the paper.
+        reported: as printed in the paper: ``{column label: percent}``, and ``Seconds``.
         void: columns whose zero-budget control failed, and what was seen. Nothing in such a row can be trusted.
         seconds: wall time of one clean clip through the defence and its classifier, if the table shows it.
         detected: of a defence that measures clips, the area under the ROC curve by which it tells the attacked clips of
@@ -144,9 +144,9 @@ def _detected(cells: Iterable[CellResult]) -> dict[str, float]:
     clean_scores = scores.pop("clean", {})
     areas = {}
     for label, found in scores.items():
-        unharmed = [clean_scores[clip] for clip in found if clip in clean_scores]
-        if unharmed:
-            areas[label] = roc_area(list(found.values()), unharmed)
+        both = [clip for clip in found if clip in clean_scores]
+        if both:
+            areas[label] = roc_area([found[clip] for clip in both], [clean_scores[clip] for clip in both])
     return areas
 
 
@@ -205,7 +205,9 @@ def make_tables(
                 parts_of = {label: [p for p in parts if p not in missing] for label, parts in computed.items()}
                 rows.append(_row(d, of_row, columns, missing, parts_of, counts_clean))
                 rows[-1].seconds = (seconds or {}).get((model, d))
-                rows[-1].detected = _detected(of_row.values())
+                # An oracle mixes defences, and nothing in a void row can be trusted.
+                if d not in (oracles or {}) and not rows[-1].void:
+                    rows[-1].detected = _detected(of_row.values())
             columns |= {label: HEADINGS["worst"] for label, parts in computed.items() if parts}
             clips = max(len(c.outcomes) for c in chosen)
             table = Table(dataset, model, budget, columns, rows, clips, counts_clean=counts_clean)

@@ -13,7 +13,7 @@ from conftest import Answer
 from helpers import level_classifier
 from test_run import run_plan
 
-from bench import BenchError
+from bench import BenchError, Budget, probes
 from bench.audit import AuditedRow, Evidence, Finding, examine, grade, read_audit, rows_of, write_audit
 from bench.auditor import audit
 from bench.grid import read_grid
@@ -102,6 +102,76 @@ def test_outcomes_of_other_code_are_stale(gray_grid: Write, tmp_path: Path) -> N
     rows = {row.defense: row for row in audit(plan, other, clips=0)}
     (finding,) = (f for f in rows["helpers:Identity"].findings if f.check == "stale")
     assert (finding.severity, finding.cells) == ("fault", ["PGD+BPDA"])
+
+
+def test_another_seed_is_not_other_code(gray_grid: Write, tmp_path: Path) -> None:
+    results = run_plan(make_plan(read_grid(gray_grid(("title", "seed: 3\ntitle")))), tmp_path, control=4)
+    assert not any("stale" in named(row) for row in audit(make_plan(read_grid(gray_grid())), results, clips=0))
+
+
+def suspect(gray_grid: Write, norm: str = "linf", defense: str = "helpers:Identity") -> probes.Suspect:
+    path = gray_grid(('"helpers:Identity"', f'"{defense}"'), ("norm: linf", f"norm: {norm}"))
+    plan = make_plan(read_grid(path))
+    cell = next(c for c in plan.cells if c.defense.label == defense)
+    refs = plan.refs
+    return probes.Suspect(
+        lambda: cell.defended,
+        torch.stack([plan.dataset.load(r) for r in refs]),
+        [r.id for r in refs],
+        torch.tensor([r.label for r in refs]),
+        "exact",
+        Budget(norm, 0.12, steps=4),
+    )
+
+
+def test_a_benchmark_that_masks_something_by_itself(gray_grid: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = suspect(gray_grid)
+    assert probes.an_empty_defence_changes_nothing(asked) is None
+    # What does nothing is taken for something that dims the clip.
+    monkeypatch.setattr(probes._Wrapper, "purify", lambda self, clips, rng: 0.9 * clips)
+    finding = probes.an_empty_defence_changes_nothing(asked)
+    assert finding is not None
+    assert (finding.severity, finding.check) == ("fault", "empty defence")
+    assert finding.clips
+
+
+@pytest.mark.parametrize(
+    ("half", "whole", "twice", "under_noise", "checks"),
+    [
+        ([0, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1], [1.0] * 6, set()),
+        ([1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1.0] * 6, {"budget"}),
+        ([0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1.0] * 6, {"budget"}),
+        ([0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [0.0, 1.0, 0.4, 1.0, 1.0, 1.0], {"noise"}),
+    ],
+)
+def test_size_and_noise_asked_again(
+    gray_grid: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    half: list[int],
+    whole: list[int],
+    twice: list[int],
+    under_noise: list[float],
+    checks: set[str],
+) -> None:
+    by_size = {0.06: half, 0.12: whole, 0.24: twice}
+
+    def broken_by(self: probes.Suspect, attack: str, budget: Budget, gradient: str | None = None) -> torch.Tensor:
+        return torch.tensor(by_size[round(float(budget.size), 6)], dtype=torch.bool)
+
+    monkeypatch.setattr(probes.Suspect, "broken_by", broken_by)
+    monkeypatch.setattr(probes.Suspect, "shares", lambda *_: torch.tensor(under_noise))
+    findings = probes.size_and_noise_are_what_they_seem(suspect(gray_grid))
+    assert {f.check for f in findings} == checks
+    if checks == {"noise"}:
+        assert findings[0].clips == ["gray/2"]  # the first is broken by the attack, too
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_whatever_the_norm_everything_must_fall_to_a_large_budget(gray_grid: Write, norm: str) -> None:
+    finding = probes.everything_falls_to_a_large_budget(suspect(gray_grid, norm, "frauds:Rounding"))
+    assert finding is not None
+    assert "6 of 6 clips are right at 64/255" in finding.said
+    assert probes.everything_falls_to_a_large_budget(suspect(gray_grid, norm)) is None
 
 
 def test_the_probes_need_a_gradient(gray_grid: Write, tmp_path: Path) -> None:

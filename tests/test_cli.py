@@ -318,7 +318,7 @@ def test_train_resumes_and_exports_what_the_manifest_says(
     [
         (
             "{attack: one_frame, label: One}",
-            "OneFrame takes one-frame budgets, not linf: write 'budget: {norm: one-frame",
+            "OneFrame takes one-frame budgets, not linf: give it one, in a grid by 'budget: {norm: one-frame",
         ),
         (
             "{attack: {name: one_frame, frame: 9}, budget: {norm: one-frame}, label: One}",

@@ -276,7 +276,7 @@ def test_bpda_is_refused_for_a_robust_model() -> None:
 def test_unknown_gradient_is_refused() -> None:
     with pytest.raises(BenchError, match="Unknown gradient 'adjoint'; known: exact, bpda, bpda-negated, sur"):
         DefendedClassifier(Small(), NoDefense(), "adjoint")
-    assert list(GRADIENTS) == ["exact", "bpda", "bpda-negated", "surrogate", "diffattack", "none"]
+    assert list(GRADIENTS) == ["exact", "bpda", "bpda-negated", "surrogate", "diffattack", "query", "none"]
 
 
 # --- robust models, modes -------------------------------------------------------------------------------------
@@ -483,22 +483,43 @@ def test_pool_is_the_log_of_the_mean_softmax(count: int) -> None:
 
 
 class Measuring(Candidates):
-    """Measures the mean of a clip; of the first row nothing that is a number, if asked to."""
-
-    blind = False
+    """Measures the mean of a clip."""
 
     def measure(self, clips: Tensor) -> Tensor:
-        found = clips.mean(dim=(1, 2, 3, 4))
-        return found / found.new_tensor([0.0 if self.blind else 1.0, *[1.0] * (len(clips) - 1)])
+        return clips.mean(dim=(1, 2, 3, 4))
 
 
 def test_a_defence_measures_clips_as_they_come_and_its_candidates_on_average() -> None:
     clips, rng = batch()[0], ClipRandom(range(3))
-    decision = DefendedClassifier(Small(), Measuring(), "bpda").decide(clips, rng)
+    defended = DefendedClassifier(Small(), Measuring(), "bpda")
+    measured = defended.measure(clips, defended.decide(clips, rng).purified)
     purified = Candidates().purify(clips, rng)
-    torch.testing.assert_close(decision.measured[0], clips.flatten(1).mean(1))
-    torch.testing.assert_close(decision.measured[1], purified.flatten(2).mean(2).mean(0))
-    assert DefendedClassifier(Small(), Candidates(), "bpda").decide(clips, rng).measured.shape == (0, 3)
-    blind = Measuring()
-    blind.blind = True
-    assert DefendedClassifier(Small(), blind, "bpda").decide(clips, rng).finite.tolist() == [False, True, True]
+    torch.testing.assert_close(measured[0], clips.flatten(1).mean(1))
+    torch.testing.assert_close(measured[1], purified.flatten(2).mean(2).mean(0))
+    plain = DefendedClassifier(Small(), Candidates(), "bpda")
+    assert plain.measure(clips, plain.decide(clips, rng).purified).shape == (0, 3)
+
+
+def test_a_purifier_that_works_in_place_leaves_the_judged_clip_alone() -> None:
+    class Halving(Purifier):
+        def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+            return clips.mul_(0.5)
+
+        def measure(self, clips: Tensor) -> Tensor:
+            return clips.mean(dim=(1, 2, 3, 4))
+
+    clips = torch.full((2, *SHAPE), 0.8)
+    defended = DefendedClassifier(Small(), Halving())
+    found = defended.measure(clips, defended.decide(clips, ClipRandom([0, 1])).purified)
+    torch.testing.assert_close(found, torch.tensor([[0.8, 0.8], [0.4, 0.4]]))
+    assert bool((clips == 0.8).all())
+
+
+def test_what_measures_something_else_than_clips_is_refused() -> None:
+    class Whole(Candidates):
+        def measure(self, clips: Tensor) -> Tensor:
+            return clips.mean(dim=(1, 2, 3))
+
+    clips = batch()[0]
+    with pytest.raises(BenchError, match=r"Whole.measure must return \(3,\), a number per clip, but returned shape"):
+        DefendedClassifier(Small(), Whole(), "bpda").measure(clips, clips[None])

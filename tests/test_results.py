@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -10,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import LEVELS
+from rich.console import Console
 
 from bench import BenchError
 from bench.engines.local import LocalEngine
 from bench.grid import override, read_grid
 from bench.leaderboard import make_leaderboard
-from bench.outcome import Outcome
+from bench.outcome import Control, Outcome
 from bench.plan import make_plan
+from bench.render import render
 from bench.reported_figures import shipped_folder
 from bench.results import CellResult, Score, export, pass_seconds, read_results, read_seconds, to_frame
 from bench.runner import Runner
@@ -132,6 +135,57 @@ def test_a_pass_takes_the_time_of_one_draw_of_a_clean_clip() -> None:
     assert timed.timed
     assert not plain.timed
     assert [row.seconds for row in timed.rows] == [pytest.approx(0.15), 0.0]
+
+
+def test_a_run_that_was_recorded_without_times_gets_them(results: Path, gray_grid: Write) -> None:
+    """And what the terminal shows, the leaderboard shows: Seconds, and the figure that a paper prints for them."""
+    record = results / "gray" / "_run.json"
+    old = json.loads(record.read_text())
+    assert old.pop("seconds_of_a_pass")
+    record.write_text(json.dumps(old))
+    section = (
+        "timed: true\nreported: {file: videopure_table10.csv, where: {metric: time_s}, "
+        "defenses: {'helpers:Lighten': {defense: VideoPure}}, attacks: {Seconds: {}}}\ntitle:"
+    )
+    again(gray_grid(("helpers:Identity", "helpers:Lighten"), ("title:", section)), results)
+    now = json.loads(record.read_text())
+    assert now.pop("seconds_of_a_pass")
+    assert now == old  # nothing was run
+    shutil.copytree(shipped_folder(), results / "reported")
+    board = make_leaderboard(results)
+    assert "| helpers:Lighten, *reported* |" in board
+    assert "| *8.5* |" in board
+    record.write_text("{")
+    again(gray_grid(("helpers:Identity", "helpers:Lighten"), ("length: 6", "length: 5")), results)
+    assert json.loads(record.read_text())["seconds_of_a_pass"]  # a damaged record is replaced
+
+
+@pytest.mark.parametrize("attacks", [1, 12])
+def test_the_terminal_shows_times_detectors_and_reported_figures(attacks: int) -> None:
+    """In both directions of the table."""
+    cells = [cell("a", "clean", "clean", "11"), *(cell("a", f"PGD {i}", "adaptive", "10") for i in range(attacks))]
+    for result in cells:
+        for outcome, score in zip(result.outcomes, (1.0, 2.0), strict=True):
+            outcome.measured, outcome.attacked = [score, 0.0], True
+    (table,) = make_tables(cells, seconds={("m", "a"): 0.123})
+    table.rows[0].reported = {"Seconds": 8.5, "clean": 99.0}
+    console = Console(width=400, record=True, file=io.StringIO())
+    console.print(render(table))
+    text = console.export_text()
+    for part in ("Seconds", "0.12", "8.5", "99.0", "ROC", "0.50"):
+        assert part in text, text
+
+
+def test_void_rows_and_oracles_detect_nothing() -> None:
+    cells = [cell("a", "clean", "clean", "11"), cell("a", "PGD", "adaptive", "10")]
+    for result in cells:
+        for outcome in result.outcomes:
+            outcome.measured, outcome.attacked = [1.0, 0.0], True
+    (table,) = make_tables(cells, oracles={"told": {"clean": "a", "PGD": "a"}})
+    assert [bool(row.detected) for row in table.rows] == [True, False]
+    cells[1].control = Control(clips=4, passed=False, said="x")
+    (table,) = make_tables(cells)
+    assert not table.rows[0].detected
 
 
 def test_times_of_rows_that_were_not_run_again_are_kept(results: Path, gray_grid: Write) -> None:

@@ -167,13 +167,13 @@ class LocalEngine:
             clips: the clean clips.
             adversarial: what the attack made; ``None`` in a clean cell.
         """
-        begun = time.perf_counter()
         shown = clips if adversarial is None else adversarial.clips
         wrong = [violation(clips[i], shown[i], cell.budget) for i in range(len(refs))]
         # Clips that broke the rules are not worth a pass, and may not even have the right shape.
         asked = torch.stack([clips[i] if wrong[i] else shown[i] for i in range(len(refs))])
         ids = [r.id for r in refs]
         asked, defended = asked.to(self.device), cell.defended.to(self.device)
+        begun = time.perf_counter()
         decision = defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.id))
         again = [
             defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.id, query))
@@ -181,6 +181,7 @@ class LocalEngine:
         ]
         finite = torch.stack([d.finite for d in (decision, *again)]).all(0)
         seconds = (time.perf_counter() - begun) / len(refs)
+        measured = defended.measure(asked, decision.purified)
         outcomes = []
         for i, ref in enumerate(refs):
             outcome = Outcome(clip=ref.id, label=ref.label)
@@ -204,7 +205,8 @@ class LocalEngine:
                 outcome.votes = decision.votes[:, i].tolist()
                 if defended.stochastic:
                     outcome.draws = [int(d.prediction[i]) for d in (decision, *again)]
-                outcome.measured = [float(f"{value:.6g}") for value in decision.measured[:, i].tolist()]
+                if bool(torch.isfinite(measured[:, i]).all()):
+                    outcome.measured = [float(f"{value:.6g}") for value in measured[:, i].tolist()]
                 outcome.correct = outcome.prediction == ref.label
             outcomes.append(outcome)
         return outcomes

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from bench.errors import BenchError, at_least, nearest
@@ -345,6 +346,7 @@ class _Slope(torch.autograd.Function):
         return loss.slope(pairs, clip.detach())
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor]:
         (clip,) = ctx.saved_tensors
         total = torch.zeros_like(clip)

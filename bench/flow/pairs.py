@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from bench.errors import BenchError
 from bench.flow.base import Features, FlowEstimator
+
+_Found = TypeVar("_Found")
 
 
 def with_updates(flow: FlowEstimator, updates: int | None) -> FlowEstimator:
@@ -24,11 +26,10 @@ def with_updates(flow: FlowEstimator, updates: int | None) -> FlowEstimator:
     return view
 
 
-def saving(work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def saving(work: Callable[..., _Found], *inputs: Tensor) -> _Found:
     """``work(*inputs)``; with a gradient, it is computed again on the way back and keeps only its inputs."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-        found: Tensor = checkpoint(work, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return found
+        return cast(_Found, checkpoint(work, *inputs, use_reentrant=False, preserve_rng_state=False))
     return work(*inputs)
 
 
@@ -40,12 +41,7 @@ def encode(flow: FlowEstimator, frames: Tensor, at_once: int = 0) -> Features:
     """
     if not at_once:
         return flow.features(frames)
-    parts = []
-    for chunk in frames.split(at_once):
-        if torch.is_grad_enabled() and frames.requires_grad:
-            parts.append(checkpoint(flow.features, chunk, use_reentrant=False, preserve_rng_state=False))
-        else:
-            parts.append(flow.features(chunk))
+    parts = [saving(flow.features, chunk) for chunk in frames.split(at_once)]
     return tuple(torch.cat(features) for features in zip(*parts, strict=True))
 
 
@@ -55,7 +51,7 @@ def flow_of_pairs(flow: FlowEstimator, frames: Tensor, pairs: Sequence[tuple[int
     Args:
         flow: the estimator.
         frames: ``float32 (N, 3, H, W)`` in ``[0, 1]``.
-        pairs: numbers of the first and the second frame of each pair.
+        pairs: numbers of the first and the second frame of each pair, at least one.
         at_once: frames, and then pairs, that are in memory together; 0 for all. The graph of the others is computed
             again on the way back, so that memory does not grow with their number.
 

@@ -143,8 +143,9 @@ class I3D(VideoClassifier):
     def logits_in_time(self, normalised: Tensor) -> Tensor:
         """Input ``(B, channels, T, H, W)`` to logits ``(B, K, t)``: 64 frames give 7 of them, 63 flows too."""
         if normalised.shape[1] != self.channels:
-            kinds = {2: "optical flow (B, 2, T-1, H, W): i3d_flow computes it from RGB clips", 3: "RGB clips"}
-            raise BenchError(f"This I3D takes {kinds[self.channels]}, not an input of shape {tuple(normalised.shape)}.")
+            flow = "optical flow (B, 2, T-1, H, W): i3d_flow computes it from RGB clips"
+            wanted = flow if self.channels == 2 else "RGB clips"
+            raise BenchError(f"This I3D takes {wanted}, not an input of shape {tuple(normalised.shape)}.")
         x = normalised
         for name in self.body:
             x = self.get_submodule(name)(x)

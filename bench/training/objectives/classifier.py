@@ -218,8 +218,8 @@ class LooksClassification(Classification):
 
 class FlowStreamClassification(Classification):
     """Cross-entropy on clean clips for a flow-stream classifier, whose frozen estimator costs ten times what its 3D
-    network costs: the flow of each training clip is estimated once and kept while there is room, so the recipe should
-    name a number of clips. It is attacked on fewer clips than the others.
+    network costs: the flow of each training clip is estimated once and kept while there is room. It is attacked on
+    fewer clips than the others.
 
     Args:
         keep: gigabytes of flow that are kept; what is beyond is estimated anew each time.
