@@ -305,8 +305,8 @@ def losses_rise(row: Evidence) -> Finding | None:
         return None
     clips = _once(stuck.values())
     said = f"On {len(clips)} of the {len(seen)} clips that all adaptive attacks leave, none of their losses rises."
-    cells = [c.attack for norm in stuck for c in norms[norm]]
-    return Finding(check="loss", severity="warning", said=said, cells=cells, clips=clips)
+    labels = [c.attack for norm in stuck for c in norms[norm]]
+    return Finding(check="loss", severity="warning", said=said, cells=labels, clips=clips)
 
 
 def larger_budgets_break_more(row: Evidence) -> Finding | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def with_updates(flow: FlowEstimator, updates: int | None) -> FlowEstimator:
 def saving(work: Callable[..., _Found], *inputs: Tensor) -> _Found:
     """``work(*inputs)``; with a gradient, it is computed again on the way back and keeps only its inputs."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-        return cast(_Found, checkpoint(work, *inputs, use_reentrant=False, preserve_rng_state=False))
+        return checkpoint(work, *inputs, use_reentrant=False, preserve_rng_state=False)
     return work(*inputs)
 
 
