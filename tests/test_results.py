@@ -147,7 +147,7 @@ def test_a_run_that_was_recorded_without_times_gets_them(results: Path, gray_gri
         "timed: true\nreported: {file: videopure_table10.csv, where: {metric: time_s}, "
         "defenses: {'helpers:Lighten': {defense: VideoPure}}, attacks: {Seconds: {}}}\ntitle:"
     )
-    again(gray_grid(("helpers:Identity", "helpers:Lighten"), ("title:", section)), results)
+    again(gray_grid(("helpers:Identity", "helpers:Lighten"), ("title:", section)), results, ran=False)
     now = json.loads(record.read_text())
     assert now.pop("seconds_of_a_pass")
     assert now == old  # nothing was run
@@ -315,12 +315,16 @@ def test_an_added_defence_joins_the_rows_of_its_grid(results: Path, gray_grid: W
     assert {r.defense for r in table.rows} == {"none", "jpeg", "helpers:Lighten"}
 
 
-def again(path: Path, folder: Path) -> list[str]:
-    """Runs a grid into a results folder; returns the names of the files that were removed."""
+def again(path: Path, folder: Path, *, ran: bool = True) -> list[str]:
+    """Runs a grid into a results folder; returns the names of the files that were removed.
+
+    Args:
+        ran: whether anything is left to do.
+    """
     plan = make_plan(read_grid(path))
     store = Store(folder / ".store")
     Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
-    _, stale = export(plan, store, folder, "cpu")
+    _, stale = export(plan, store, folder, "cpu", ran=ran)
     store.close()
     return stale
 
