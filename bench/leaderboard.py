@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from bench.audit import read_audit
 from bench.errors import BenchError
 from bench.reported_figures import Reported, read_table
 from bench.results import Score, read_grid_file, read_results, read_seconds
-from bench.tables import Row, Table, duration, flaws, interval, make_tables, percent, voided
+from bench.tables import Row, Table, area, duration, flaws, interval, make_tables, percent, printed, voided
 
 _PREAMBLE = """# Leaderboard
 
@@ -74,12 +73,11 @@ def _measured(table: Table, audits: Mapping[tuple[str, str, str], str]) -> list[
         time = [duration(row.seconds)] if table.timed else []
         rows.append([row.defense, *cells, union, percent(row.mean), *time, *grade])
         if row.detected:
-            areas = [f"{row.detected[label]:.2f}" if label in row.detected else "" for label in table.columns]
+            areas = [area(row, label) for label in table.columns]
             rows.append([f"{row.defense}, ROC", *areas, *[""] * (len(header) - 1 - len(areas))])
         if row.reported:
-            shown = [percent(row.reported.get(k, math.nan)) for k in (*table.columns, "Union", "Mean")]
-            shown += [duration(row.reported.get("Seconds"))] if table.timed else []
-            figures = ["" if figure == "-" else f"*{figure}*" for figure in shown]
+            shown = (*table.columns, "Union", "Mean", *(["Seconds"] if table.timed else []))
+            figures = [f"*{figure}*" if (figure := printed(row, label)) else "" for label in shown]
             rows.append([f"{row.defense}, *reported*", *figures, *([""] if audits else [])])
     lines = [f"**{table.title}**, {table.clips} clips, *measured here*", "", *markdown_table(header, rows)]
     lines += [line for row in table.rows for line in _void(row)]

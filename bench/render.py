@@ -7,7 +7,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.results import Score
-from bench.tables import Row, Table, duration, flaws, percent
+from bench.tables import Row, Table, area, duration, flaws, percent, printed
 
 LEGEND = (
     "Accuracy in percent over all clips, below it the 95 % Wilson interval. Standard: clean clips through the defence. "
@@ -55,7 +55,7 @@ def _tall(table: Table) -> RichTable:
         cells = [_cell(row.scores.get(label), row.blank(label)) for row in table.rows]
         for cell, row in zip(cells, table.rows, strict=True):
             if label in row.detected:
-                cell.append(f"\nROC {row.detected[label]:.2f}", style="dim")
+                cell.append(f"\nROC {area(row, label)}", style="dim")
         both = (_with_reported(cell, row, label) for cell, row in zip(cells, table.rows, strict=True))
         out.add_row(heading if label in ("clean", "noise", heading) else f"{label}\n{heading}", *both)
     if any(row.union is not None for row in table.rows):
@@ -72,8 +72,7 @@ def _tall(table: Table) -> RichTable:
 def _with_reported(cell: Text, row: Row, label: str) -> Text:
     """A cell with the reported figure below it, if there is one."""
     if label in row.reported:
-        figure = (duration if label == "Seconds" else percent)(row.reported[label])
-        cell.append(f"\nreported {figure}", style="dim italic")
+        cell.append(f"\nreported {printed(row, label)}", style="dim italic")
     return cell
 
 
@@ -99,14 +98,10 @@ def _broad(table: Table) -> RichTable:
             cells.append(Text(duration(row.seconds)))
         out.add_row(row.defense, *cells)
         if row.detected:
-            areas = [f"{row.detected[label]:.2f}" if label in row.detected else "" for label in table.columns]
-            out.add_row(Text("  ROC", style="dim"), *(Text(area, style="dim") for area in areas))
+            out.add_row(Text("  ROC", style="dim"), *(Text(area(row, label), style="dim") for label in table.columns))
         if row.reported:
-            figures = [
-                Text(percent(row.reported[label]) if label in row.reported else "", style="dim italic")
-                for label in table.columns
-            ]
-            together = [percent(row.reported[k]) if k in row.reported else "" for k in ("Union", "Mean")]
-            time = [duration(row.reported["Seconds"]) if "Seconds" in row.reported else ""] if table.timed else []
-            out.add_row(Text("  reported", style="dim italic"), *figures, *(together if attacked else ()), *time)
+            figures = [Text(printed(row, label), style="dim italic") for label in table.columns]
+            together = [printed(row, label) for label in ("Union", "Mean")] if attacked else []
+            time = [printed(row, "Seconds")] if table.timed else []
+            out.add_row(Text("  reported", style="dim italic"), *figures, *together, *time)
     return out

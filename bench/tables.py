@@ -229,6 +229,18 @@ def duration(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds:.2g}" if seconds < 1 else f"{seconds:.1f}"
 
 
+def printed(row: Row, label: str) -> str:
+    """What a paper prints in a column, or for Union, Mean or Seconds; empty if nothing."""
+    if label not in row.reported:
+        return ""
+    return (duration if label == "Seconds" else percent)(row.reported[label])
+
+
+def area(row: Row, label: str) -> str:
+    """The area under the detector's curve in a column; empty if there is none."""
+    return f"{row.detected[label]:.2f}" if label in row.detected else ""
+
+
 def interval(score: Score) -> str:
     low, high = score.interval
     return f"[{low:.0f}, {high:.0f}]"

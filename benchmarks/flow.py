@@ -34,9 +34,8 @@ Pairs = Sequence[tuple[int, int]]
 
 def pairs_of(frames: int, constraints: Sequence[str]) -> list[tuple[int, int]]:
     """The pairs that the defence compares."""
-    loss = MotionLoss(
-        cast(FlowEstimator, None), constraints
-    )  # which pairs there are has nothing to do with the network
+    # Which pairs there are has nothing to do with the network.
+    loss = MotionLoss(cast(FlowEstimator, None), constraints)
     return [(pair.first, pair.second) for pair in loss.pairs(frames)]
 
 

@@ -18,15 +18,12 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import frauds
 from conftest import GRAY_GRID
+from test_run import run_plan
 
 from bench import Purifier, RobustModel
 from bench.auditor import audit
-from bench.engines.local import LocalEngine, pick_device
 from bench.grid import read_grid
 from bench.plan import make_plan
-from bench.results import collect
-from bench.runner import Runner
-from bench.store import Store
 
 _SEVERITIES = {"fault": "red", "warning": "yellow", "note": "dim"}
 
@@ -54,11 +51,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "fraud.yaml"
             path.write_text(text, encoding="utf-8")
-            plan = make_plan(read_grid(path))
-            store = Store(Path(folder) / "store")
-            Runner(plan, store, LocalEngine(pick_device("cpu"))).run()
-            results = collect(plan, store)
-            store.close()
+            results = run_plan(make_plan(read_grid(path)), Path(folder), control=4)
+            # What is audited was never asked anything: a plan of its own.
             row = next(r for r in audit(make_plan(read_grid(path)), results, clips=6) if "frauds:" in r.defense)
         left = ", ".join(
             f"{r.attack} {r.score.correct:g}{f' ({r.score.failed} failed)' if r.score.failed else ''}"

@@ -175,11 +175,11 @@ class LocalEngine:
         asked, defended = asked.to(self.device), cell.defended.to(self.device)
         begun = time.perf_counter()
         decision = defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.id))
-        again = [
-            defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.id, query))
-            for query in range(1, cell.queries)
-        ]
-        finite = torch.stack([d.finite for d in (decision, *again)]).all(0)
+        finite, draws = decision.finite, [decision.prediction]
+        for query in range(1, cell.queries):  # of these only the answers are kept: purified clips are large
+            again = defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.id, query))
+            finite = finite & again.finite
+            draws.append(again.prediction)
         seconds = (time.perf_counter() - begun) / len(refs)
         measured = defended.measure(asked, decision.purified)
         outcomes = []
@@ -204,7 +204,7 @@ class LocalEngine:
                 outcome.prediction = int(decision.prediction[i])
                 outcome.votes = decision.votes[:, i].tolist()
                 if defended.stochastic:
-                    outcome.draws = [int(d.prediction[i]) for d in (decision, *again)]
+                    outcome.draws = [int(prediction[i]) for prediction in draws]
                 if bool(torch.isfinite(measured[:, i]).all()):
                     outcome.measured = [float(f"{value:.6g}") for value in measured[:, i].tolist()]
                 outcome.correct = outcome.prediction == ref.label

@@ -83,7 +83,7 @@ CLASSIFIERS: tuple[Recipe, ...] = (
     Recipe("flow-stream", "flow stream", steps=300, warmup=30, clips=1800),
     Recipe("flow-stream-again", "flow stream", steps=80, lr=1e-3, clips=480, start="motion12"),
     # The motion-consistency paper does not say how it fine-tunes I3D. This is our fact sheet's recommendation for
-    # UCF-101: 20 epochs, here of 9537 clips by 24.
+    # UCF-101: 20 epochs, of the whole list's 9537 clips by 24.
     Recipe(
         "flow-stream-published",
         "flow stream",
