@@ -281,12 +281,14 @@ def draw(*shape: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Ten
 
 
 class Two(nn.Module):
-    """Two classes; the second leads by ``<weight, clip> + lead``, summed clip by clip."""
+    """Two classes; the second leads by ``<weight, clip> + lead``, summed clip by clip. Notes what it is asked."""
 
     def __init__(self, weight: Tensor, lead: float) -> None:
         super().__init__()
         self.weight, self.lead = weight, lead
+        self.seen: list[Tensor] = []
 
     def forward(self, clips: Tensor) -> Tensor:
+        self.seen.append(clips.detach().clone())
         score = (clips * self.weight.to(clips)).flatten(1).sum(1) + self.lead
         return torch.stack([-score / 2, score / 2], 1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import draw
+from helpers import Two, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -34,20 +34,6 @@ class Smooth(nn.Module):
         self.seen.append(clips.detach().clone())
         hidden = torch.tanh((clips.double().flatten(1)[:, None] * self.first).sum(-1))
         return (hidden[:, None] * self.second).sum(-1)
-
-
-class Two(nn.Module):
-    """Two classes; the second leads by ``<weight, clip> + lead``."""
-
-    def __init__(self, weight: Tensor, lead: float) -> None:
-        super().__init__()
-        self.weight, self.lead = weight, lead
-        self.seen: list[Tensor] = []
-
-    def forward(self, clips: Tensor) -> Tensor:
-        self.seen.append(clips.detach().clone())
-        score = (clips * self.weight.to(clips)).flatten(1).sum(1) + self.lead
-        return torch.stack([-score / 2, score / 2], 1)
 
 
 def attack(model: nn.Module | Target, clips: Tensor, labels: Tensor, budget: Budget, **how: Any) -> AttackResult:

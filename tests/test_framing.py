@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,10 +25,6 @@ from bench.training.objectives.framing import FramingObjective
 from bench.training.recipes import RECIPES, Recipe
 
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_a_framed_clip_is_the_shrunken_one_with_a_border() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import draw
+from helpers import Two, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -23,20 +23,6 @@ from bench.judge import violation
 
 SHAPE = (3, 3, 8, 8)
 EPS = 8 / 255
-
-
-class Two(nn.Module):
-    """Two classes; the second leads by ``<weight, clip> + lead``."""
-
-    def __init__(self, weight: Tensor, lead: float) -> None:
-        super().__init__()
-        self.weight, self.lead = weight, lead
-        self.seen: list[Tensor] = []
-
-    def forward(self, clips: Tensor) -> Tensor:
-        self.seen.append(clips.detach().clone())
-        score = (clips * self.weight.to(clips)).flatten(1).sum(1) + self.lead
-        return torch.stack([-score / 2, score / 2], 1)
 
 
 class Change(FlowEstimator):

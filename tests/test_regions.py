@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -21,10 +22,6 @@ shapes = st.tuples(st.integers(1, 2), st.just(3), st.integers(1, 3), st.integers
 seeds = st.integers(0, 10_000)
 regions = st.sampled_from(["rectangle", "border", "pixels"])
 ratios = st.sampled_from(["mult-linf", "mult-l2"])
-
-
-def draw(shape: tuple[int, ...], seed: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def allowed(norm: str, size: int, height: int, width: int) -> list[np.ndarray]:
@@ -52,7 +49,7 @@ def allowed(norm: str, size: int, height: int, width: int) -> list[np.ndarray]:
 def test_the_projection_is_the_nearest_point_of_all_regions(
     norm: str, shape: tuple[int, ...], size: int, seed: int
 ) -> None:
-    clips, points = draw(shape, seed), draw(shape, seed + 1, -1, 2)
+    clips, points = draw(*shape, seed=seed), draw(*shape, seed=seed + 1, low=-1, high=2)
     found = norm_of(norm).project(points, clips, size).double().numpy()
     x, p = clips.double().numpy(), points.double().numpy()
     for b, t in itertools.product(range(shape[0]), range(shape[2])):
@@ -67,11 +64,12 @@ def test_the_projection_is_the_nearest_point_of_all_regions(
 @few
 @given(st.one_of(regions, ratios), shapes, st.integers(0, 2), seeds)
 def test_starts_and_projections_satisfy_the_judge(norm: str, shape: tuple[int, ...], size: int, seed: int) -> None:
-    clips = draw(shape, seed)
+    clips = draw(*shape, seed=seed)
     clips[:, :, :, 0] = 0.0  # black, which no factor moves
     clips[:, :, :, 1] = 1.0
     geometry = norm_of(norm)
-    points = clips * draw(shape, seed + 1, 0.5, 2) if norm.startswith("mult") else draw(shape, seed + 1, -1, 2)
+    anything = draw(*shape, seed=seed + 1, low=-1, high=2)
+    points = clips * draw(*shape, seed=seed + 1, low=0.5, high=2) if norm.startswith("mult") else anything
     for found in (
         geometry.random_start(clips, size, ClipRandom(range(shape[0]))),
         geometry.project(points, clips, size),
@@ -86,7 +84,7 @@ def test_starts_and_projections_satisfy_the_judge(norm: str, shape: tuple[int, .
 @few
 @given(st.one_of(regions, ratios), shapes, st.integers(1, 2), seeds)
 def test_the_judge_catches_what_is_one_size_larger(norm: str, shape: tuple[int, ...], size: int, seed: int) -> None:
-    clips = draw(shape, seed, 0.2, 0.4)
+    clips = draw(*shape, seed=seed, low=0.2, high=0.4)
     geometry = norm_of(norm)
     found = geometry.random_start(clips, size, ClipRandom(range(shape[0])))
     distance = geometry.distance(found, clips)
