@@ -126,6 +126,7 @@ def run(
     _warn_broken()
     if dry_run:
         _print_plan(plan)
+        _print_stored(plan, results / ".store")
         return
 
     from bench.render import LEGEND, heading, render
@@ -276,6 +277,19 @@ def _print_plan(plan: Plan) -> None:
         f"{forwards} forward and {backwards} backward passes of one clip.",
         highlight=False,
     )
+
+
+def _print_stored(plan: Plan, folder: Path) -> None:
+    from bench.store import Store
+
+    if not folder.is_dir():  # opening a store makes one
+        return
+    store, clips = Store(folder), {r.id for r in plan.refs}
+    try:
+        done = sum(len(clips & store.done(cell.id)) for cell in plan.cells)
+    finally:
+        store.close()
+    out.print(f"{done} of {len(plan.cells) * len(clips)} outcomes are stored in {folder}.", highlight=False)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -186,6 +187,16 @@ def test_dry_run_counts_passes_and_computes_nothing(bench: Bench, tmp_path: Path
     refused = bench("run", "--dry-run", "--results", tmp_path / "r", "--defense", "jpeg", "--attack", "PGD+exact")
     assert "JPEG has no exact gradient" in refused.out
     assert not (tmp_path / "r").exists()
+
+
+def test_dry_run_says_how_much_is_stored(bench: Bench, gray_grid: Write, tmp_path: Path) -> None:
+    arguments = ("run", "--grid", gray_grid(), "--results", tmp_path / "r")
+    assert bench(*arguments, "--clips", 2).code == 0
+    whole, part = bench(*arguments, "--dry-run"), bench(*arguments, "--clips", 2, "--dry-run")
+    counts = [re.search(r"(\d+) of (\d+) outcomes are stored", answer.out) for answer in (whole, part)]
+    (done, all_of_them), (done_again, asked) = [(int(c[1]), int(c[2])) for c in counts if c]
+    assert done == done_again == asked
+    assert 0 < done < all_of_them
 
 
 def test_leaderboard_is_written_once(bench: Bench, gray_grid: Write, tmp_path: Path) -> None:
