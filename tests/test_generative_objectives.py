@@ -1,10 +1,8 @@
-"""What the trainings of flow and diffusion minimise, on networks with known answers; and the zoo's table."""
+"""What the trainings of flow and diffusion minimise, on networks with known answers."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,14 +14,10 @@ from bench.datasets.actions12 import Actions12
 from bench.diffusion.schedule import scaled_linear
 from bench.diffusion.tiny import PixelTiny, TinyAutoencoder
 from bench.flow.tiny import TinyFlow
-from bench.metrics import wilson
 from bench.procedural import render
-from bench.results import Score
 from bench.training.objectives.generative import Denoising, LatentDenoising, Reconstruction, psnr, small_times
 from bench.training.objectives.mixture import load_mixed, rendered_mixed
 from bench.training.objectives.motion import FlowSupervision
-
-ROOT = Path(__file__).parents[1]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -141,16 +135,3 @@ def test_latents_are_encoded_once_and_kept() -> None:
 def test_models_of_another_kind_are_refused(objective: Any, model: str, why: str) -> None:
     with pytest.raises(BenchError, match=why):
         objective.build(model, "actions12")
-
-
-def test_the_zoo_table_pools_seeds_and_counts_clips_once() -> None:
-    spec = importlib.util.spec_from_file_location("zoo_table", ROOT / "benchmarks" / "zoo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    one, two = Score(correct=40, clips=50), Score(correct=20, clips=50)
-    low, high = (round(100 * v) for v in wilson(30, 50))
-    assert script.pooled([one, two]) == f"60.0\n{low} to {high}\nseeds 40.0 to 80.0"
-    low, high = (round(100 * v) for v in wilson(40, 50))
-    assert script.pooled([one]) == f"80.0\n{low} to {high}"

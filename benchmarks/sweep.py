@@ -1,0 +1,91 @@
+"""Sweep curves of the adaptive attacks on motion consistency: accuracy and detector over the weight of the penalty.
+
+Run: ``python benchmarks/sweep.py``, which draws ``docs/sweep.png`` from ``results/embedded_motion_flow``. It reads
+result files and computes nothing anew. A weight of 0 is PGD, of which attacks I and II are variants.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from bench.results import CellResult, Score, read_results
+from bench.tables import make_tables
+
+PANELS = {"motion_i": "Attack I: loss of the defence", "motion_ii": "Attack II: change of the flow"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one weight did to one defence; ``area`` is that of the ROC curve, ``None`` where nothing is detected."""
+
+    weight: float
+    score: Score
+    area: float | None
+
+
+def weight_of(result: CellResult, attack: str) -> float | None:
+    """The one weight of the gray-box attack, 0 for PGD; ``None`` if the cell belongs to no sweep."""
+    settings = result.settings["attack"]
+    if result.knowledge != "gray-box" or settings is None:
+        return None
+    if settings["name"] == "pgd":
+        return 0.0
+    lambdas = settings["params"].get("lambdas", []) if settings["name"] == attack else []
+    return float(lambdas[0]) if len(lambdas) == 1 else None
+
+
+def sweep(results: Sequence[CellResult], attack: str) -> dict[str, list[Point]]:
+    """Per defence the points of one attack, by weight."""
+    (table,) = make_tables(results)
+    areas = {row.defense: row.detected for row in table.rows}
+    curves: dict[str, list[Point]] = {}
+    for result in results:
+        weight = weight_of(result, attack)
+        if weight is not None:
+            point = Point(weight, result.score, areas[result.defense].get(result.attack))
+            curves.setdefault(result.defense, []).append(point)
+    return {defense: sorted(points, key=lambda p: p.weight) for defense, points in curves.items()}
+
+
+def draw(axis: Axes, curves: dict[str, list[Point]], title: str) -> None:
+    """Accuracy with its interval, and the detector's area on the same scale of 0 to 100."""
+    for i, (defense, points) in enumerate(curves.items()):
+        weights = [p.weight for p in points]
+        axis.plot(weights, [p.score.accuracy for p in points], "o-", color=f"C{i}", label=defense)
+        low, high = zip(*(p.score.interval for p in points), strict=True)
+        axis.fill_between(weights, low, high, color=f"C{i}", alpha=0.12, linewidth=0)
+        detected = [(p.weight, 100 * p.area) for p in points if p.area is not None]
+        if detected:
+            axis.plot(*zip(*detected, strict=True), "x--", color=f"C{i}", label=f"{defense}, ROC area x 100")
+    positive = [p.weight for points in curves.values() for p in points if p.weight]
+    axis.set_xscale("symlog", linthresh=min(positive, default=1.0))
+    axis.set(title=title, xlabel="weight (0: PGD)", ylim=(-3, 103))
+    axis.grid(alpha=0.3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results/embedded_motion_flow"), help="a grid's folder")
+    parser.add_argument("--out", type=Path, default=Path("docs/sweep.png"))
+    arguments = parser.parse_args()
+    results = read_results(arguments.results)
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(PANELS), sharey=True)
+    for axis, (attack, title) in zip(axes, PANELS.items(), strict=True):
+        draw(axis, sweep(results, attack), title)
+    axes[0].set_ylabel("per cent right")
+    axes[0].legend(loc="lower right")
+    figure.savefig(arguments.out, dpi=110, metadata={"Software": None})
+    print(f"wrote {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What the scripts in ``benchmarks/`` print and draw, on figures that are known."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from test_results import cell
+
+from bench.metrics import wilson
+from bench.results import CellResult, Score
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    """A script as a module, its ``main`` not called."""
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_zoo_table_pools_seeds_and_counts_clips_once() -> None:
+    pooled = script("zoo").pooled
+    one, two = Score(correct=40, clips=50), Score(correct=20, clips=50)
+    low, high = (round(100 * v) for v in wilson(30, 50))
+    assert pooled([one, two]) == f"60.0\n{low} to {high}\nseeds 40.0 to 80.0"
+    low, high = (round(100 * v) for v in wilson(40, 50))
+    assert pooled([one]) == f"80.0\n{low} to {high}"
+
+
+def of_sweep(label: str, attack: str, right: str, loss: Sequence[float], knowledge: str = "gray-box") -> CellResult:
+    """The cell of an attack like ``motion_i 300``; ``loss`` is what the defence measures of its clips."""
+    name, *weights = attack.split() or [""]
+    params: dict[str, Any] = {"lambdas": [float(w) for w in weights]} if weights else {}
+    result = cell("Defended", label, knowledge, right)
+    for outcome, value in zip(result.outcomes, loss, strict=True):
+        outcome.measured, outcome.attacked = [value, value], True
+    return result.model_copy(update={"settings": {"attack": {"name": name, "params": params} if name else None}})
+
+
+def test_sweep_curves_are_sorted_by_weight_and_take_nothing_else() -> None:
+    cells = [
+        of_sweep("clean", "", "1111", [1, 2, 3, 4], "clean"),
+        of_sweep("I 300", "motion_i 300", "1110", [1, 2, 3, 4]),
+        of_sweep("PGD", "pgd", "1000", [5, 6, 7, 8]),
+        of_sweep("I 1", "motion_i 1", "1100", [0, 0, 5, 5]),
+        of_sweep("I", "motion_i 1 10", "0000", [0, 0, 0, 0]),
+        of_sweep("II 1", "motion_ii 1", "0000", [0, 0, 0, 0]),
+        of_sweep("PGD+BPDA", "pgd", "0000", [5, 6, 7, 8], "adaptive"),
+    ]
+    curves = script("sweep").sweep(cells, "motion_i")
+    assert list(curves) == ["Defended"]
+    points = [(p.weight, p.score.accuracy, p.area) for p in curves["Defended"]]
+    assert points == [(0, 25, 1.0), (1, 50, 0.5), (300, 75, 0.5)]
+
+
+def test_sweep_curves_are_drawn_of_committed_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(FOLDER.parent)
+    monkeypatch.setattr(sys, "argv", ["sweep.py", "--out", str(tmp_path / "sweep.png")])
+    script("sweep").main()
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
