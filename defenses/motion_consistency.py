@@ -55,7 +55,8 @@ class MotionConsistency(Purifier):
         constraints: ``forward`` (the paper's single constraint), ``backward``, ``long``, or several of them.
         weights: of the constraints, in their order; 1 each if empty, as in the paper.
         similarity: ``l1``, ``l2`` or ``ssim``.
-        smoothness: weight of the smoothness of the forward flow, in pixels.
+        smoothness: weight of the smoothness of the forward flow, in pixels. It belongs to the flow network and the
+            clips: for real video set ``flow`` and find a weight as ``docs/motion.md`` says.
         edge: how fast an edge of the image frees the flow.
         distance: of the ``long`` constraint, in frames; 0 for half the clip.
         flow: ``flow_tiny`` (shipped), ``raft_large`` or ``raft_small``.
