@@ -55,7 +55,7 @@ class Dataset(ABC):
     files on this machine.
 
     Attributes:
-        classes: class names in label order.
+        classes: class names in label order; empty if they are not known. A classifier must have as many.
     """
 
     kind: ClassVar[str] = "dataset"

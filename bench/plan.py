@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -211,7 +212,17 @@ def _identity(spec: Spec, entry: Entry, made: Any) -> dict[str, Any]:
         settings["parts"] = [_identity(part, e, e.create(part.params)) for part, e in inner]
     if isinstance(made, Attack) and made.files:
         settings["files"] = [sha256_of(file) if file.is_file() else "absent" for file in made.files]
+    elif isinstance(made, Attack):  # a defence's weights are part of it, an attack need not keep its own
+        files = {k: sha256_of(Path(v)) for k, v in settings["params"].items() if _is_file(v)}
+        settings |= {"files": files} if files else {}
     return settings
+
+
+def _is_file(value: Any) -> bool:
+    """Whether a parameter is a file with an ending; a word such as ``margin`` is none, whatever lies in this folder."""
+    if not isinstance(value, str) or not Path(value).suffix:
+        return False
+    return os.path.isfile(value)  # a Path would raise where a text is too long for a file's name
 
 
 def _components(specs: list[Spec], registry: Any) -> list[Component]:

@@ -220,7 +220,7 @@ class Runner:
         if clip is not None:
             labels = 1 + max(ref.label for ref in self.plan.refs)
             for model in {c.model.label: c.model for c in cells}.values():
-                self.engine.probe(model.made, model.label, clip, labels)
+                self.engine.probe(model.made, model.label, clip, labels, len(self.plan.dataset.classes))
 
     def _any_clip(self) -> Tensor | None:
         clips = (self._try_load(ref) for ref in self.plan.refs)

@@ -47,6 +47,12 @@ class GrayClips(Dataset):
         return torch.full((3, 4, 8, 8), LEVELS[index % 3 if self.only < 0 else self.only])
 
 
+class Dozen(GrayClips):
+    """A data set of twelve classes, of which the clips show three."""
+
+    classes = tuple("abcdefghijkl")
+
+
 class Still(GrayClips):
     """Clips of one frame."""
 
@@ -197,6 +203,17 @@ class Cheater(Attack):
 
     def passes(self, budget: Budget) -> tuple[int, int]:
         return 0, 0
+
+
+class Reading(Counting):
+    """Is told a file.
+
+    Args:
+        weights: the file.
+    """
+
+    def __init__(self, weights: str = "") -> None:
+        self.weights = weights
 
 
 TEXT = "not callable"

@@ -322,9 +322,29 @@ def test_cell_ids_see_the_code_of_the_classifier_and_the_weights_of_a_defence(gr
     assert weights[0.1] != weights[0.2]
 
 
+def test_cell_ids_see_the_files_of_an_attack(gray_grid: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def identity(weights: str) -> str:
+        path = gray_grid((ALL, f"[{{attack: {{name: 'helpers:Reading', weights: '{weights}'}}, label: reading}}]"))
+        return next(c.id for c in make_plan(read_grid(path)).cells if c.attack_label == "reading")
+
+    file, ids = tmp_path / "weights.bin", []
+    for content in (b"one", b"other", b"one"):
+        file.write_bytes(content)
+        ids.append(identity(str(file)))
+    assert ids[0] == ids[2] != ids[1]
+    # A word is no file, even where a file has its name; nor is a text that no file system takes for a name.
+    before = identity("margin")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "margin").write_bytes(b"one")
+    assert identity("margin") == before
+    assert identity("x" * 5000 + ".bin")
+
+
 def test_a_classifier_that_does_not_fit_is_one_sentence_before_any_work(gray_grid: Write, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"has 3 classes, but the labels go up to 6"):
         run(gray_grid(("length: 6", "length: 6, label: 6")), tmp_path / "s")
+    with pytest.raises(BenchError, match=r"has 3 classes, but the data set has 12"):
+        run(gray_grid(("helpers:GrayClips", "helpers:Dozen")), tmp_path / "s")
     torch.manual_seed(0)
     for model, says in (("helpers:PerFrame", r"logits of shape \(1, K\)"), ("helpers:NeedsBigFrames", "cannot take")):
         with pytest.raises(BenchError, match=says):

@@ -64,16 +64,17 @@ class LocalEngine:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def probe(self, classifier: nn.Module, label: str, clip: Tensor, labels: int) -> None:
+    def probe(self, classifier: nn.Module, label: str, clip: Tensor, labels: int, classes: int = 0) -> None:
         """Asks a classifier once, so that a misfit is one sentence before the work and not an error per clip.
 
         Args:
             label: what to call the classifier.
             clip: ``(3, T, H, W)``.
             labels: number of classes that the labels need.
+            classes: number of classes of the data set; 0 if nobody knows.
 
         Raises:
-            BenchError: it raises, returns no logits ``(1, K)``, or has too few classes.
+            BenchError: it raises, returns no logits ``(1, K)``, or ``K`` is not the number of classes.
         """
         try:
             with torch.no_grad():
@@ -91,6 +92,11 @@ class LocalEngine:
             raise BenchError(
                 f"Classifier {label} has {logits.shape[1]} classes, but the labels go up to {labels - 1}: give labels "
                 f"in 0 .. {logits.shape[1] - 1}, or a classifier of this data set."
+            )
+        if classes and logits.shape[1] != classes:
+            raise BenchError(
+                f"Classifier {label} has {logits.shape[1]} classes, but the data set has {classes}: give a classifier, "
+                "or a checkpoint, of this data set."
             )
 
     def batch_size(self, defended: DefendedClassifier, clip: Tensor) -> int:
