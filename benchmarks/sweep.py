@@ -1,7 +1,8 @@
 """Sweep curves of the adaptive attacks on motion consistency: accuracy and detector over the weight of the penalty.
 
 Run: ``python benchmarks/sweep.py``, which draws ``docs/sweep.png`` from ``results/embedded_motion_flow``. It reads
-result files and computes nothing anew. A weight of 0 is PGD, of which attacks I and II are variants.
+result files and computes nothing anew. A weight of 0 is PGD, of which attacks I and II are variants; each loss has a
+panel of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from matplotlib.figure import Figure
 from bench.results import CellResult, Score, read_results
 from bench.tables import make_tables
 
-PANELS = {"motion_i": "Attack I: loss of the defence", "motion_ii": "Attack II: change of the flow"}
+ATTACKS = {"motion_i": "attack I", "motion_ii": "attack II"}
+LOSSES = {"ce": "cross-entropy", "margin": "margin"}
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,10 @@ class Point:
     area: float | None
 
 
-def weight_of(result: CellResult, attack: str) -> float | None:
-    """The one weight of the gray-box attack, 0 for PGD; ``None`` if the cell belongs to no sweep."""
+def weight_of(result: CellResult, attack: str, loss: str) -> float | None:
+    """The one weight of the gray-box attack, 0 for PGD; ``None`` if the cell belongs to another sweep or to none."""
     settings = result.settings["attack"]
-    if result.knowledge != "gray-box" or settings is None:
+    if result.knowledge != "gray-box" or settings is None or settings["params"].get("loss") != loss:
         return None
     if settings["name"] == "pgd":
         return 0.0
@@ -41,13 +43,16 @@ def weight_of(result: CellResult, attack: str) -> float | None:
     return float(lambdas[0]) if len(lambdas) == 1 else None
 
 
-def sweep(results: Sequence[CellResult], attack: str) -> dict[str, list[Point]]:
-    """Per defence the points of one attack, by weight."""
-    (table,) = make_tables(results)
+def sweep(results: Sequence[CellResult], attack: str, loss: str) -> dict[str, list[Point]]:
+    """Per defence the points of one attack with one loss, by weight."""
+    tables = make_tables(results)
+    if len(tables) != 1:
+        raise SystemExit(f"A sweep is one table of results, not {len(tables)}: run its grid, or name its folder.")
+    (table,) = tables
     areas = {row.defense: row.detected for row in table.rows}
     curves: dict[str, list[Point]] = {}
     for result in results:
-        weight = weight_of(result, attack)
+        weight = weight_of(result, attack, loss)
         if weight is not None:
             point = Point(weight, result.score, areas[result.defense].get(result.attack))
             curves.setdefault(result.defense, []).append(point)
@@ -76,13 +81,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/sweep.png"))
     arguments = parser.parse_args()
     results = read_results(arguments.results)
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(10, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(PANELS), sharey=True)
-    for axis, (attack, title) in zip(axes, PANELS.items(), strict=True):
-        draw(axis, sweep(results, attack), title)
-    axes[0].set_ylabel("per cent right")
-    axes[0].legend(loc="lower right")
+    axes = figure.subplots(len(LOSSES), len(ATTACKS), sharey=True)
+    for row, loss in zip(axes, LOSSES, strict=True):
+        for axis, attack in zip(row, ATTACKS, strict=True):
+            draw(axis, sweep(results, attack, loss), f"{ATTACKS[attack]}, {LOSSES[loss]}")
+        row[0].set_ylabel("per cent right")
+    axes[0][0].legend(loc="lower right")
     figure.savefig(arguments.out, dpi=110, metadata={"Software": None})
     print(f"wrote {arguments.out}")
 

@@ -39,9 +39,10 @@ def test_the_zoo_table_pools_seeds_and_counts_clips_once() -> None:
 
 
 def of_sweep(label: str, attack: str, right: str, loss: Sequence[float], knowledge: str = "gray-box") -> CellResult:
-    """The cell of an attack like ``motion_i 300``; ``loss`` is what the defence measures of its clips."""
-    name, *weights = attack.split() or [""]
-    params: dict[str, Any] = {"lambdas": [float(w) for w in weights]} if weights else {}
+    """The cell of an attack like ``motion_i ce 300``; ``loss`` is what the defence measures of its clips."""
+    name, *rest = attack.split() or [""]
+    params: dict[str, Any] = {"loss": rest[0]} if rest else {}
+    params |= {"lambdas": [float(w) for w in rest[1:]]} if rest[1:] else {}
     result = cell("Defended", label, knowledge, right)
     for outcome, value in zip(result.outcomes, loss, strict=True):
         outcome.measured, outcome.attacked = [value, value], True
@@ -51,17 +52,20 @@ def of_sweep(label: str, attack: str, right: str, loss: Sequence[float], knowled
 def test_sweep_curves_are_sorted_by_weight_and_take_nothing_else() -> None:
     cells = [
         of_sweep("clean", "", "1111", [1, 2, 3, 4], "clean"),
-        of_sweep("I 300", "motion_i 300", "1110", [1, 2, 3, 4]),
-        of_sweep("PGD", "pgd", "1000", [5, 6, 7, 8]),
-        of_sweep("I 1", "motion_i 1", "1100", [0, 0, 5, 5]),
-        of_sweep("I", "motion_i 1 10", "0000", [0, 0, 0, 0]),
-        of_sweep("II 1", "motion_ii 1", "0000", [0, 0, 0, 0]),
-        of_sweep("PGD+BPDA", "pgd", "0000", [5, 6, 7, 8], "adaptive"),
+        of_sweep("I 300", "motion_i ce 300", "1110", [1, 2, 3, 4]),
+        of_sweep("PGD", "pgd ce", "1000", [5, 6, 7, 8]),
+        of_sweep("I 1", "motion_i ce 1", "1100", [0, 0, 5, 5]),
+        of_sweep("I", "motion_i ce 1 10", "0000", [0, 0, 0, 0]),
+        of_sweep("I margin 1", "motion_i margin 1", "0000", [0, 0, 0, 0]),
+        of_sweep("II 1", "motion_ii ce 1", "0000", [0, 0, 0, 0]),
+        of_sweep("PGD+BPDA", "pgd ce", "0000", [5, 6, 7, 8], "adaptive"),
     ]
-    curves = script("sweep").sweep(cells, "motion_i")
+    curves = script("sweep").sweep(cells, "motion_i", "ce")
     assert list(curves) == ["Defended"]
     points = [(p.weight, p.score.accuracy, p.area) for p in curves["Defended"]]
     assert points == [(0, 25, 1.0), (1, 50, 0.5), (300, 75, 0.5)]
+    with pytest.raises(SystemExit, match="one table of results, not 0"):
+        script("sweep").sweep([], "motion_i", "ce")
 
 
 def test_sweep_curves_are_drawn_of_committed_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
