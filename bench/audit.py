@@ -8,6 +8,7 @@ Robustness" (2019), and the flags of AutoAttack (Croce and Hein, ICML 2020).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,6 +243,33 @@ def knowing_more_helps(row: Evidence) -> Finding | None:
     )
 
 
+def derivatives_guide(row: Evidence) -> Finding | None:
+    """The derivative of what is computed should break what the same attack breaks with a stand-in for it. Where it does
+    not, it is masked, and a figure of it alone would be worth nothing."""
+    adaptive = list(row.known("adaptive").values())
+    lost: dict[str, list[str]] = {}
+    for cell in (c for c in adaptive if c.gradient in ("exact", "surrogate")):
+        for twin in (c for c in adaptive if c.gradient == "bpda"):
+            if all(cell.settings[key] == twin.settings[key] for key in ("attack", "budget")):
+                (fell, _), (gained, _) = _left([twin], [cell]), _left([cell], [twin])
+                if _more_than_chance(len(fell), len(gained)):
+                    lost[cell.attack] = fell
+    if not lost:
+        return None
+    clips = _once(lost.values())
+    said = (
+        f"{len(clips)} clips fall to a stand-in for the gradient (BPDA) and survive the derivative itself "
+        f"({', '.join(lost)}): it is masked, so believe no figure of it alone."
+    )
+    return Finding(check="derivative", severity="note", said=said, cells=list(lost), clips=clips)
+
+
+def _more_than_chance(wins: int, losses: int) -> bool:
+    """Sign test, one-sided, 5 %: whether so many wins among all decided pairs are no luck."""
+    n = wins + losses
+    return sum(math.comb(n, k) for k in range(wins, n + 1)) <= 0.05 * 2**n
+
+
 def gradients_beat_queries(row: Evidence) -> Finding | None:
     """An attack that follows the gradient must not leave what one breaks that only asks: the flag of AutoAttack's last
     part."""
@@ -377,6 +405,7 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     control_holds,
     outcomes_are_valid,
     knowing_more_helps,
+    derivatives_guide,
     gradients_beat_queries,
     attacks_beat_noise,
     attacks_work_undefended,

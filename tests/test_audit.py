@@ -233,11 +233,12 @@ def cell(
     norm: str = "linf",
     backwards: int = 10,
     params: dict[str, Any] | None = None,
+    clips: str = "abcd",
 ) -> CellResult:
     """A cell on clips a, b, c, d of which those in ``right`` are right."""
     spent = {} if knowledge in ("clean", "noise") else {"forwards": 10, "backwards": backwards}
     outcomes = [
-        outcome(c, c in right, trace=(traces or {}).get(c, []), draws=(draws or {}).get(c, []), **spent) for c in "abcd"
+        outcome(c, c in right, trace=(traces or {}).get(c, []), draws=(draws or {}).get(c, []), **spent) for c in clips
     ]
     clean = knowledge == "clean"
     return CellResult(
@@ -295,6 +296,22 @@ def test_attackers_are_compared_who_may_do_the_same() -> None:
     finding = found(cell("PGD", "a", "gray-box"), adaptive, flicker)["knowing more"]
     assert (finding.cells, finding.clips) == (["PGD"], ["b", "c"])
     assert "noise" in found(cell("noise", "ab", "noise"), adaptive, flicker)
+
+
+def test_a_derivative_that_is_beaten_by_a_stand_in_is_masked() -> None:
+    def of_eight(stand_in: str, derivative: str, **how: Any) -> dict[str, Finding]:
+        bpda = cell("PGD+BPDA", stand_in, control=PASSED, clips="abcdefgh")
+        exact = cell("PGD+exact", derivative, gradient="exact", control=PASSED, clips="abcdefgh", **how)
+        clean = cell("clean", "abcdefgh", "clean", clips="abcdefgh")
+        return {f.check: f for f in examine(next(iter(rows_of([clean, bpda, exact])))).findings}
+
+    finding = of_eight("fgh", "abcdefgh")["derivative"]
+    assert (finding.severity, finding.cells, finding.clips) == ("note", ["PGD+exact"], list("abcde"))
+    # Four in a row are luck once in sixteen; five against one, seven times in sixty-four.
+    assert "derivative" not in of_eight("efgh", "abcdefgh")
+    assert "derivative" not in of_eight("fgh", "abcdegh")
+    assert "derivative" not in of_eight("abcdefgh", "")
+    assert "derivative" not in of_eight("fgh", "abcdefgh", params={"loss": "margin"})
 
 
 def test_queries_that_beat_gradients() -> None:
