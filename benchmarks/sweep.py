@@ -88,7 +88,7 @@ def main() -> None:
         for axis, attack in zip(row, ATTACKS, strict=True):
             draw(axis, sweep(results, attack, loss), f"{ATTACKS[attack]}, {LOSSES[loss]}")
         row[0].set_ylabel("per cent right")
-    axes[0][0].legend(loc="lower right")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(arguments.out, dpi=110, metadata={"Software": None})
     print(f"wrote {arguments.out}")
 
