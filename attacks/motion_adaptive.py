@@ -33,9 +33,11 @@ class MotionI(PricedAttack):
         flow: the attacker's flow network, ``flow_tiny``, ``raft_large`` or ``raft_small``.
         flow_weights: of RAFT, as of the defence.
         updates: of RAFT.
-        loss: in place of cross-entropy, ``margin`` or ``dlr``.
+        loss: in place of cross-entropy, ``margin`` or ``dlr``. Where the classifier is sure, cross-entropy is flat and
+            the price drowns it: then take ``margin``.
         start: ``uniform`` in the ball, or ``clean``.
-        keep: ``worst`` iterate, or the ``last`` one of a run that nothing stops, as the paper's protocol has it.
+        keep: ``worst`` iterate, or the ``last`` one of a run that nothing stops, as the paper's protocol has it. On the
+            bare classifier take ``last``: the worst by its loss is an early one, whose price has not come down yet.
         pairs_at_once: pairs of frames that are in memory together; 0 for all.
     """
 
@@ -85,9 +87,11 @@ class MotionII(PricedAttack):
         flow: the attacker's flow network, ``flow_tiny``, ``raft_large`` or ``raft_small``.
         flow_weights: of RAFT, as of the defence.
         updates: of RAFT, for the clean flow, too.
-        loss: in place of cross-entropy, ``margin`` or ``dlr``.
+        loss: in place of cross-entropy, ``margin`` or ``dlr``. Where the classifier is sure, cross-entropy is flat and
+            the price drowns it: then take ``margin``.
         start: ``uniform`` in the ball, or ``clean``.
-        keep: ``worst`` iterate, or the ``last`` one of a run that nothing stops, as the paper's protocol has it.
+        keep: ``worst`` iterate, or the ``last`` one of a run that nothing stops, as the paper's protocol has it. On the
+            bare classifier take ``last``: the worst by its loss is an early one, whose price has not come down yet.
         pairs_at_once: pairs of frames that are in memory together; 0 for all.
     """
 
