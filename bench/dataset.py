@@ -55,7 +55,7 @@ class Dataset(ABC):
     files on this machine.
 
     Attributes:
-        classes: class names in label order; empty if they are not known. A classifier must have as many.
+        classes: class names in label order; empty if they are not known. A classifier must have as many, or more.
     """
 
     kind: ClassVar[str] = "dataset"
