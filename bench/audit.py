@@ -293,6 +293,15 @@ def attacks_beat_noise(row: Evidence) -> Finding | None:
     return Finding(check="noise", severity="fault", said=said, cells=cells, clips=lost)
 
 
+def the_classifier_knows_the_clips(row: Evidence) -> Finding | None:
+    """A classifier that is wrong on most clean clips was trained for others, and its table means nothing."""
+    clean = next((c for c in row.bare.values() if c.knowledge == "clean"), None)
+    if clean is None or clean.score.accuracy >= 50:
+        return None
+    said = f"Undefended, {clean.score.accuracy:.0f} % of the clean clips are right: are these weights of this data set?"
+    return Finding(check="clean", severity="warning", said=said, cells=[clean.attack])
+
+
 def attacks_work_undefended(row: Evidence) -> Finding | None:
     """An attack that fails on the bare classifier says nothing about a defence."""
     weak = {}
@@ -408,6 +417,7 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     derivatives_guide,
     gradients_beat_queries,
     attacks_beat_noise,
+    the_classifier_knows_the_clips,
     attacks_work_undefended,
     losses_rise,
     larger_budgets_break_more,

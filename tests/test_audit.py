@@ -314,6 +314,15 @@ def test_a_derivative_that_is_beaten_by_a_stand_in_is_masked() -> None:
     assert "derivative" not in of_eight("fgh", "abcdefgh", params={"loss": "margin"})
 
 
+def test_a_classifier_of_other_clips_is_noticed() -> None:
+    def of_bare(right: str) -> dict[str, Finding]:
+        bare = cell("clean", right, "clean", defense="none")
+        return found(bare, cell("PGD+BPDA", "", defense="none"), cell("PGD+BPDA", "a", control=PASSED))
+
+    assert (of_bare("d")["clean"].severity, of_bare("d")["clean"].cells) == ("warning", ["clean"])
+    assert "clean" not in of_bare("ad")
+
+
 def test_queries_that_beat_gradients() -> None:
     square = cell("Square", "a", backwards=0, control=PASSED, gradient="query")
     finding = found(square, cell("PGD+BPDA", "abc", control=PASSED))["queries"]
