@@ -7,6 +7,7 @@ Robustness" (2019), and the flags of AutoAttack (Croce and Hein, ICML 2020).
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -246,14 +247,16 @@ def knowing_more_helps(row: Evidence) -> Finding | None:
 def derivatives_guide(row: Evidence) -> Finding | None:
     """The derivative of what is computed should break what the same attack breaks with a stand-in for it. Where it does
     not, it is masked, and a figure of it alone would be worth nothing."""
-    adaptive = list(row.known("adaptive").values())
+    adaptive = row.known("adaptive").values()
+    derived = [c for c in adaptive if c.gradient in ("exact", "surrogate")]
+    stand_ins = [c for c in adaptive if c.gradient == "bpda"]
     lost: dict[str, list[str]] = {}
-    for cell in (c for c in adaptive if c.gradient in ("exact", "surrogate")):
-        for twin in (c for c in adaptive if c.gradient == "bpda"):
-            if all(cell.settings[key] == twin.settings[key] for key in ("attack", "budget")):
-                (fell, _), (gained, _) = _left([twin], [cell]), _left([cell], [twin])
-                if _more_than_chance(len(fell), len(gained)):
-                    lost[cell.attack] = fell
+    for cell, twin in itertools.product(derived, stand_ins):
+        if any(cell.settings[key] != twin.settings[key] for key in ("attack", "budget")):
+            continue
+        (fell, _), (gained, _) = _left([twin], [cell]), _left([cell], [twin])
+        if _more_than_chance(len(fell), len(gained)):
+            lost[cell.attack] = fell
     if not lost:
         return None
     clips = _once(lost.values())

@@ -124,9 +124,10 @@ def run(
             keep_freed_memory()
         plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint)
     _warn_broken()
+    kept = results / ".store"
     if dry_run:
         _print_plan(plan)
-        _print_stored(plan, results / ".store")
+        _print_stored(plan, kept)
         return
 
     from bench.render import LEGEND, heading, render
@@ -134,7 +135,7 @@ def run(
     from bench.tables import make_tables
 
     reported = Reported(chosen.reported, shipped_folder()) if chosen.reported else None
-    store = Store(results / ".store")
+    store = Store(kept)
     try:
         with _RunProgress() as progress:
             runner = Runner(

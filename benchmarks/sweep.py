@@ -8,7 +8,7 @@ panel of its own.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +43,18 @@ def weight_of(result: CellResult, attack: str, loss: str) -> float | None:
     return float(lambdas[0]) if len(lambdas) == 1 else None
 
 
-def sweep(results: Sequence[CellResult], attack: str, loss: str) -> dict[str, list[Point]]:
-    """Per defence the points of one attack with one loss, by weight."""
+def areas_of(results: Sequence[CellResult]) -> dict[str, dict[str, float]]:
+    """Areas under the detector's curve, by defence and attack."""
     tables = make_tables(results)
     if len(tables) != 1:
         raise SystemExit(f"A sweep is one table of results, not {len(tables)}: run its grid, or name its folder.")
-    (table,) = tables
-    areas = {row.defense: row.detected for row in table.rows}
+    return {row.defense: row.detected for row in tables[0].rows}
+
+
+def sweep(
+    results: Sequence[CellResult], areas: Mapping[str, Mapping[str, float]], attack: str, loss: str
+) -> dict[str, list[Point]]:
+    """Per defence the points of one attack with one loss, by weight."""
     curves: dict[str, list[Point]] = {}
     for result in results:
         weight = weight_of(result, attack, loss)
@@ -81,12 +86,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/sweep.png"))
     arguments = parser.parse_args()
     results = read_results(arguments.results)
+    areas = areas_of(results)
     figure = Figure(figsize=(10, 7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(LOSSES), len(ATTACKS), sharey=True)
     for row, loss in zip(axes, LOSSES, strict=True):
         for axis, attack in zip(row, ATTACKS, strict=True):
-            draw(axis, sweep(results, attack, loss), f"{ATTACKS[attack]}, {LOSSES[loss]}")
+            draw(axis, sweep(results, areas, attack, loss), f"{ATTACKS[attack]}, {LOSSES[loss]}")
         row[0].set_ylabel("per cent right")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(arguments.out, dpi=110, metadata={"Software": None})

@@ -235,7 +235,7 @@ def cell(
     params: dict[str, Any] | None = None,
     clips: str = "abcd",
 ) -> CellResult:
-    """A cell on clips a, b, c, d of which those in ``right`` are right."""
+    """A cell on clips of one letter each, of which those in ``right`` are right."""
     spent = {} if knowledge in ("clean", "noise") else {"forwards": 10, "backwards": backwards}
     outcomes = [
         outcome(c, c in right, trace=(traces or {}).get(c, []), draws=(draws or {}).get(c, []), **spent) for c in clips

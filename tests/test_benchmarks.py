@@ -60,12 +60,13 @@ def test_sweep_curves_are_sorted_by_weight_and_take_nothing_else() -> None:
         of_sweep("II 1", "motion_ii ce 1", "0000", [0, 0, 0, 0]),
         of_sweep("PGD+BPDA", "pgd ce", "0000", [5, 6, 7, 8], "adaptive"),
     ]
-    curves = script("sweep").sweep(cells, "motion_i", "ce")
+    module = script("sweep")
+    curves = module.sweep(cells, module.areas_of(cells), "motion_i", "ce")
     assert list(curves) == ["Defended"]
     points = [(p.weight, p.score.accuracy, p.area) for p in curves["Defended"]]
     assert points == [(0, 25, 1.0), (1, 50, 0.5), (300, 75, 0.5)]
     with pytest.raises(SystemExit, match="one table of results, not 0"):
-        script("sweep").sweep([], "motion_i", "ce")
+        module.areas_of([])
 
 
 def test_sweep_curves_are_drawn_of_committed_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

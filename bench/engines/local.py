@@ -64,7 +64,7 @@ class LocalEngine:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def probe(self, classifier: nn.Module, label: str, clip: Tensor, labels: int, classes: int = 0) -> None:
+    def probe(self, classifier: nn.Module, label: str, clip: Tensor, labels: int, classes: int) -> None:
         """Asks a classifier once, so that a misfit is one sentence before the work and not an error per clip.
 
         Args:
