@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict
 from torch import nn
 
+from bench import code
 from bench.attack import Attack
 from bench.budgets import Budget
 from bench.dataset import ClipRef, Dataset, Missing, listing
@@ -25,14 +26,16 @@ from bench.models.checkpoints import build_classifier, find_weights, fingerprint
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Spec
 from bench.robust import know_origin
 
-# Part of every cell's identity. Bump it when the engine itself (loops, judge, seeds) changes results.
-ENGINE_VERSION = 2
-
 
 def digest(settings: Any) -> str:
     """Identity of anything made of plain values: 16 hex digits of its canonical JSON."""
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _threat(budget: Budget) -> dict[str, Any]:
+    """A budget's settings, and the code of its geometry."""
+    return {**budget.settings(), "code": code.digest(budget.geometry)}
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,11 @@ class ClipsUnit:
         """Seeds the attack. It leaves the defence out, so that every defence meets the same random starts."""
         return digest(
             {
-                "engine": ENGINE_VERSION,
+                "engine": code.engine(),
                 "dataset": self.dataset.settings,
                 "model": self.model.settings if self.model else None,
                 "attack": self.attack.settings,
-                "budget": self.budget.settings(),
+                "budget": _threat(self.budget),
                 "seed": self.seed,
             }
         )
@@ -128,12 +131,12 @@ class Cell:
         return {
             **({"source": dict(source.settings)} if source else {}),
             **({"queries": self.queries} if self.defended.stochastic else {}),
-            "engine": ENGINE_VERSION,
+            "engine": code.engine(),
             "dataset": dict(self.dataset.settings),
             "model": dict(self.model.settings),
             "defense": dict(self.defense.settings),
             "attack": dict(self.unit.attack.settings) if self.unit else None,
-            "budget": self.unit.budget.settings() if self.unit else None,
+            "budget": _threat(self.unit.budget) if self.unit else None,
             "gradient": self.gradient,
             "knowledge": self.knowledge,
             "seed": self.seed,
@@ -242,6 +245,12 @@ def _with_weights(component: Component, network: nn.Module) -> Component:
     return replace(component, settings={**component.settings, "weights": fingerprint(network)})
 
 
+def _architecture(factory: Any, network: nn.Module) -> str:
+    """Digest of the code that makes a network and of the layers that it is made of, wherever they come from."""
+    layers = {type(layer) for layer in network.modules()}
+    return code.digest(factory, *sorted((t for t in layers if code.is_ours(t)), key=lambda t: t.__qualname__))
+
+
 def _defend(model: Component, defense: Component) -> tuple[Component, DefendedClassifier]:
     """Puts a classifier behind a defence, once for all cells; a robust model is identified by its weights too."""
     try:
@@ -254,6 +263,8 @@ def _defend(model: Component, defense: Component) -> tuple[Component, DefendedCl
         ) from error
     if isinstance(defense.made, RobustModel):
         defense = _with_weights(defense, defended.classifier)
+        made = _architecture(type(defense.made), defended.classifier)
+        defense = replace(defense, settings={**defense.settings, "code": made})
     return defense, defended
 
 
@@ -275,7 +286,7 @@ def _models(
         entry = MODELS.get(spec.name)
         params = {k: v for k, v in entry.settings(spec.params).items() if k != "checkpoint"}
         digits = fingerprint(model)
-        settings = {"name": spec.name, "params": params, "code": entry.code, "weights": digits}
+        settings = {"name": spec.name, "params": params, "code": _architecture(entry.factory, model), "weights": digits}
         # Other weights must not pass for the shipped or published ones, nor for one another, in any table.
         label = str(spec) if checkpoint is None else f"{spec}@{checkpoint.stem}-{digits[:6]}"
         models.append(Component(label, model, settings))

@@ -9,10 +9,8 @@ first use, never before: every module of its folder (``attacks/``, ``defenses/``
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
 import pkgutil
 import re
@@ -20,10 +18,9 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from importlib.machinery import ModuleSpec
-from pathlib import Path
 from typing import Any, TypeVar
 
+from bench import code
 from bench.errors import BenchError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -177,71 +174,12 @@ class Entry:
 
     @cached_property
     def code(self) -> str:
-        """Digest of the module that defines the component and of the modules of its own package that it imports,
-        directly or not; blind to comments, docstrings and layout.
+        """Digest of what the component's code means, see :mod:`bench.code`.
 
         It is part of a cell's identity: editing a defence, or the sampler it calls, makes its stored outcomes
-        stale instead of silently passing them off as results of the new code. The engine's own modules are left
-        out: ``ENGINE_VERSION`` stands for them.
+        stale instead of silently passing them off as results of the new code.
         """
-        factory = inspect.unwrap(self.factory)
-        file = inspect.getsourcefile(factory)
-        if file is None or not Path(file).is_file():
-            return "unknown"
-        sources: dict[str, str] = {}
-        _collect(factory.__module__, Path(file), sources)
-        text = "\n".join(sources[name] for name in sorted(sources))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-# Top-level modules of `bench` that are no engine but data, and a module of a sub-package that only reads files.
-_DATA, _LOADER = "bench.procedural", "bench.models.checkpoints"
-
-
-def _collect(module: str, file: Path, sources: dict[str, str]) -> None:
-    """Adds the code of a module, and of what it imports from its own package, to ``sources``."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    package = module.partition(".")[0]
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):  # a string that stands alone is documentation wherever it stands
-            body[:] = [s for s in body if not _is_text(s)] or [ast.Pass()]
-    sources[module] = ast.unparse(tree)
-    here = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            wanted = [(alias.name, "") for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), here)
-            wanted = [(base, alias.name) for alias in node.names]
-        else:
-            continue
-        for name, attribute in wanted:
-            if name.partition(".")[0] != package:
-                continue
-            found = _find(name)
-            if found is not None and found.submodule_search_locations and attribute:
-                name = f"{name}.{attribute}"  # perhaps a module of that package
-                found = _find(name)
-            engine = package == "bench" and (name.count(".") < 2 or name == _LOADER) and name != _DATA
-            if found is None or engine or name in sources or not (found.origin or "").endswith(".py"):
-                continue
-            _collect(name, Path(str(found.origin)), sources)
-
-
-def _find(module: str) -> ModuleSpec | None:
-    try:
-        return importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # an optional import that is not there: nothing to digest
-        return None
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+        return code.digest(self.factory)
 
 
 def _annotation(annotation: Any) -> str:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import Attack, BenchError, Dataset, Purifier, RobustModel, register
+from bench.code import sources
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, REGISTRIES, NameClash, Registry, Spec
 
 few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -474,13 +475,8 @@ def test_digest_sees_the_modules_of_the_same_package_that_are_imported(roost: Ro
 
 
 def test_digest_of_a_shipped_component_follows_its_package_but_not_the_engine() -> None:
-    from bench.registry import _collect
-
     def modules(registry: Registry, name: str) -> set[str]:
-        factory = registry.get(name).factory
-        sources: dict[str, str] = {}
-        _collect(factory.__module__, Path(sys.modules[factory.__module__].__file__ or ""), sources)
-        return set(sources)
+        return set(sources(registry.get(name).factory) or ())
 
     assert modules(MODELS, "nl_tiny") == {"bench.models.nl", "bench.models.base"}
     assert modules(DATASETS, "motion12") == {"bench.datasets.motion12", "bench.procedural"}
