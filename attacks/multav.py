@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench import Budget, ClipRandom, Target, register
 from bench.masked import MaskedAttack
-from bench.regions import Region
+from bench.threat.regions import Region
 
 _ALPHA = 1.01
 _REGIONAL_ALPHA = 1.3

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench import BenchError, Budget, ClipRandom, Target, register
 from bench.errors import at_least
 from bench.masked import MaskedAttack, region_of
-from bench.regions import boxes
+from bench.threat.regions import boxes
 
 _GREY = 0.5
 _WHERE = ("random", "fixed", "gradient", "gradient-per-frame", "exhaustive")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bench.attack import AttackResult as AttackResult
     from bench.attack import GradientAttack as GradientAttack
     from bench.attack import Target as Target
-    from bench.budgets import Budget as Budget
     from bench.dataset import ClipRef as ClipRef
     from bench.dataset import Dataset as Dataset
     from bench.defended import DefendedClassifier as DefendedClassifier
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from bench.models.base import VideoClassifier as VideoClassifier
     from bench.registry import register as register
     from bench.seeds import ClipRandom as ClipRandom
+    from bench.threat.budgets import Budget as Budget
 
 __version__ = "0.1.0"
 
@@ -33,7 +33,7 @@ _HOME = {
     "Attack": "bench.attack",
     "AttackResult": "bench.attack",
     "BenchError": "bench.errors",
-    "Budget": "bench.budgets",
+    "Budget": "bench.threat.budgets",
     "ClipRandom": "bench.seeds",
     "ClipRef": "bench.dataset",
     "Dataset": "bench.dataset",

@@ -15,7 +15,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bench.attack import Attack
-from bench.budgets import Budget
 from bench.dataset import ClipRef, Dataset
 from bench.defended import why_not
 from bench.defense import Defense, Purifier, RobustModel
@@ -30,6 +29,7 @@ from bench.results import collect, to_frame
 from bench.runner import Runner
 from bench.store import Store
 from bench.tables import make_tables
+from bench.threat.budgets import Budget
 
 
 class _InMemory(Dataset):

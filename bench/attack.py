@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from bench.budgets import Budget
 from bench.errors import BenchError
 from bench.losses import loss_of
 from bench.seeds import ClipRandom
+from bench.threat.budgets import Budget
 
 _FEW_QUERIES = 20
 

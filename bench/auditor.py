@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 import torch
 
 from bench.audit import AuditedRow, Evidence, Finding, examine, rows_of
-from bench.budgets import Budget
 from bench.defended import DefendedClassifier, why_not
 from bench.defense import changes_nothing
 from bench.errors import BenchError
 from bench.plan import Cell, Plan, digest
 from bench.probes import Suspect, probe
 from bench.results import CellResult
+from bench.threat.budgets import Budget
 
 
 def _maker(defended: DefendedClassifier, device: torch.device) -> Callable[[], DefendedClassifier]:

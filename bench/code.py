@@ -31,7 +31,7 @@ from typing import Any
 # Runs and judges every cell, whatever its components are: part of every identity, by `engine()`.
 ENGINE = (
     "bench.attack",
-    "bench.budgets",
+    "bench.threat.budgets",
     "bench.dataset",
     "bench.defended",
     "bench.defense",
@@ -76,16 +76,16 @@ FOLLOWED = (
     "bench.defenses",
     "bench.diffusion",
     "bench.flow",
-    "bench.framing",
+    "bench.threat.framing",
     "bench.losses",
     "bench.masked",
     "bench.media",
     "bench.models",
-    "bench.norms",
+    "bench.threat.norms",
     "bench.priced",
     "bench.procedural",
-    "bench.ratios",
-    "bench.regions",
+    "bench.threat.ratios",
+    "bench.threat.regions",
     "bench.robust",
 )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.budgets import Budget
+from bench.threat.budgets import Budget
 
 # float32 rounding of x + d and of the clamp: a few units in the last place of values up to 1.
 LINF_SLACK = 1e-6

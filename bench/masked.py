@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from bench.attack import AttackResult, GradientAttack, Objective, Target
-from bench.budgets import Budget
-from bench.regions import Region
 from bench.seeds import ClipRandom
+from bench.threat.budgets import Budget
+from bench.threat.regions import Region
 
 STEP = 70 / 255
 

@@ -16,7 +16,6 @@ from torch import nn
 
 from bench import code
 from bench.attack import Attack
-from bench.budgets import Budget
 from bench.dataset import ClipRef, Dataset, Missing, listing
 from bench.defended import GRADIENTS, DefendedClassifier, why_not
 from bench.defense import Defense, RobustModel, changes_nothing
@@ -25,6 +24,7 @@ from bench.grid import AttackSection, Grid
 from bench.models.checkpoints import build_classifier, find_weights, fingerprint, sha256_of
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Spec
 from bench.robust import know_origin
+from bench.threat.budgets import Budget
 
 
 def digest(settings: Any) -> str:

@@ -12,8 +12,8 @@ from typing import Literal
 from torch import Tensor
 
 from bench.attack import AttackResult, GradientAttack, Objective, Target
-from bench.budgets import Budget
 from bench.seeds import ClipRandom
+from bench.threat.budgets import Budget
 
 Slope = Callable[[Tensor, Tensor], Tensor]
 """Iterates ``(b, 3, T, H, W)`` and their rows of the batch ``(b,)`` to a gradient of the iterates' shape."""

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from bench.audit import Finding, Severity
-from bench.budgets import Budget
 from bench.defended import DefendedClassifier, why_not
 from bench.defense import Purifier
 from bench.errors import BenchError
 from bench.losses import cross_entropy
 from bench.registry import ATTACKS
 from bench.seeds import ClipRandom
+from bench.threat.budgets import Budget
 
 # Logits of unit length that differ by more than this are different answers (AutoAttack's threshold).
 _SAME = 1e-4

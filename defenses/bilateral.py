@@ -6,7 +6,7 @@ from kornia.filters import bilateral_blur
 from torch import Tensor
 
 from bench import ClipRandom, Purifier, register
-from bench.budgets import parse_size
+from bench.threat.budgets import parse_size
 
 
 @register("bilateral", source="Tomasi and Manduchi, ICCV 1998; as a defence: Raff et al., CVPR 2019")

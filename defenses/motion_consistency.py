@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from bench import ClipRandom, Purifier, register
-from bench.budgets import parse_size
 from bench.errors import at_least
 from bench.flow.losses import MotionLoss, load_motion_flow
 from bench.flow.pairs import with_updates
+from bench.threat.budgets import parse_size
 
 
 @register(

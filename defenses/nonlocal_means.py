@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from bench import ClipRandom, Purifier, register
-from bench.budgets import parse_size
+from bench.threat.budgets import parse_size
 
 
 @register(

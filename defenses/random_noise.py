@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from bench import ClipRandom, Purifier, register
-from bench.budgets import parse_size
+from bench.threat.budgets import parse_size
 
 
 @register("random_noise", source="the column 'Random' of the motion-consistency paper, Tables 1 and 2")

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from bench import BenchError, Budget, ClipRandom
-from bench.budgets import NORMS, norm_of, parse_size
+from bench.threat.budgets import NORMS, norm_of, parse_size
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 shapes = st.tuples(st.integers(1, 3), st.just(3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))

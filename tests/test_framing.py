@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from bench import BenchError, Budget, ClipRandom
 from bench.attacks.af_universal import UniversalFramingAttack
-from bench.budgets import norm_of
-from bench.framing import UniversalFraming, framed
 from bench.judge import violation
+from bench.threat.budgets import norm_of
+from bench.threat.framing import UniversalFraming, framed
 from bench.training.loop import export, train
 from bench.training.objectives.framing import FramingObjective
 from bench.training.recipes import RECIPES, Recipe

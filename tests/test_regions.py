@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench import BenchError, Budget, ClipRandom
-from bench.budgets import norm_of
 from bench.judge import violation
+from bench.threat.budgets import norm_of
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 shapes = st.tuples(st.integers(1, 2), st.just(3), st.integers(1, 3), st.integers(5, 7), st.integers(5, 7))

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.attack import Attack
-from bench.budgets import Budget
 from bench.dataset import ClipRef, Dataset
 from bench.errors import BenchError
 from bench.metrics import wilson
@@ -19,6 +18,7 @@ from bench.models.checkpoints import build_classifier
 from bench.models.flow_stream import FlowStream
 from bench.registry import ATTACKS, DATASETS, MODELS, Spec
 from bench.seeds import ClipRandom
+from bench.threat.budgets import Budget
 from bench.training.data import check_classes, some_of, split_of
 from bench.training.objective import Objective
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.framing import UniversalFraming, framed
 from bench.models.checkpoints import load_checkpoint, load_strictly, zoo_file
 from bench.models.robust import entry_name
 from bench.registry import Spec
 from bench.seeds import ClipRandom
+from bench.threat.framing import UniversalFraming, framed
 from bench.training.data import some_of, split_of
 from bench.training.objectives.classifier import Classification, accuracy, labelled, proportion
 

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.attack import Attack
-from bench.budgets import Budget
 from bench.errors import BenchError, nearest
 from bench.models.checkpoints import load_checkpoint, load_strictly
 from bench.models.multibn import BRANCHES, NORMS, Branches, MultiBN
 from bench.models.robust import entry_name, rebuilt
-from bench.norms import Linf
-from bench.regions import Rectangle
 from bench.registry import ATTACKS, Spec
 from bench.seeds import ClipRandom
+from bench.threat.budgets import Budget
+from bench.threat.norms import Linf
+from bench.threat.regions import Rectangle
 from bench.training.data import some_of, split_of
 from bench.training.objectives.classifier import Classification, accuracy, labelled, proportion
 

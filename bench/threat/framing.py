@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench.norms import Norm, whole_sizes
 from bench.seeds import ClipRandom
+from bench.threat.norms import Norm, whole_sizes
 
 _NEAR = 1e-5  # resizing rounds
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from bench.norms import L2, Norm, per_clip
 from bench.seeds import ClipRandom
+from bench.threat.norms import L2, Norm, per_clip
 
 
 class MultLinf(Norm):

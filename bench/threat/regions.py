@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.errors import BenchError
-from bench.norms import Norm, whole_sizes
 from bench.seeds import ClipRandom
+from bench.threat.norms import Norm, whole_sizes
 
 
 class Region(Norm):

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from bench.errors import BenchError, nearest
-from bench.framing import Framing
-from bench.norms import L2, Flicker, Linf, Norm, OneFrame
-from bench.ratios import MultL2, MultLinf
-from bench.regions import Border, Pixels, Rectangle
+from bench.threat.framing import Framing
+from bench.threat.norms import L2, Flicker, Linf, Norm, OneFrame
+from bench.threat.ratios import MultL2, MultLinf
+from bench.threat.regions import Border, Pixels, Rectangle
 
 NORMS: dict[str, Norm] = {
     norm.name: norm

@@ -1,0 +1,1 @@
+"""Threat models: what may be done to a clip, and how far."""
