@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
-from bench.attack import Objective
+from bench.attack.losses import LOSSES, loss_of, targeted_dlr
+from bench.attack.target import Objective
 from bench.errors import at_least, nearest
-from bench.losses import LOSSES, loss_of, targeted_dlr
 
 _TARGETED = "targeted-dlr"
 # Share of a step that follows the gradient; the rest is the last move once more. The first step has none.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
-from bench.attack import Answer, Objective, Transform, Wrapped
+from bench.attack.losses import margin
+from bench.attack.target import Answer, Objective, Transform, Wrapped
 from bench.errors import at_least, nearest
-from bench.losses import margin
 from bench.registry import ATTACKS
 
 _VERSIONS = {"standard": "apgd-ce, apgd-t, fab, square", "rand": "apgd-ce, apgd-dlr"}

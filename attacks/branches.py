@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
-from bench.attack import Best
-from bench.losses import cross_entropy
+from bench.attack.best import Best
+from bench.attack.losses import cross_entropy
 from bench.registry import ATTACKS, Spec
 
 

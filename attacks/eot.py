@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, Budget, ClipRandom, Target, register
-from bench.attack import Answer, Objective, Transform, Wrapped
+from bench.attack.target import Answer, Objective, Transform, Wrapped
 from bench.defended import plurality
 from bench.errors import at_least
 from bench.registry import ATTACKS

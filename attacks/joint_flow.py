@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from bench import BenchError, register
+from bench.attack.penalised import PricedAttack, Slope
 from bench.flow.base import endpoint_error
 from bench.flow.estimators import load_flow
-from bench.priced import PricedAttack, Slope
 
 
 @register("joint_flow", source="Jiang et al., IEEE TCSVT 2025, Table VI (the idea; loss, weights and steps are ours)")

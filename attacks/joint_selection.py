@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
-from bench.attack import Answer, Best, Transform
-from bench.losses import cross_entropy
+from bench.attack.best import Best
+from bench.attack.losses import cross_entropy
+from bench.attack.target import Answer, Transform
 from bench.models.multibn import BRANCHES
 from bench.registry import ATTACKS, Spec
 

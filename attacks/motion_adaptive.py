@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from bench import BenchError, register
+from bench.attack.penalised import PricedAttack, Slope
 from bench.errors import at_least
 from bench.flow.losses import MotionLoss, load_motion_flow
 from bench.flow.pairs import clip_flow
-from bench.priced import PricedAttack, Slope
 
 
 @register(

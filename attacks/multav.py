@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench import Budget, ClipRandom, Target, register
-from bench.masked import MaskedAttack
+from bench.attack.masked import MaskedAttack
 from bench.threat.regions import Region
 
 _ALPHA = 1.01

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, GradientAttack, Target, register
-from bench.attack import Objective
+from bench.attack.target import Objective
 from bench.errors import at_least
 
 _STEP = 2 / 255

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import BenchError, Budget, ClipRandom, Target, register
+from bench.attack.masked import MaskedAttack, region_of
 from bench.errors import at_least
-from bench.masked import MaskedAttack, region_of
 from bench.threat.regions import boxes
 
 _GREY = 0.5

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench import Budget, ClipRandom, Target, register
-from bench.masked import MaskedAttack, region_of
+from bench.attack.masked import MaskedAttack, region_of
 
 
 @register("spa", source="Lo and Patel, MultiBN, IEEE T-IP 2022, attack SPA")

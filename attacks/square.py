@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, Budget, ClipRandom, Target, register
+from bench.attack.losses import loss_of
 from bench.errors import at_least
-from bench.losses import loss_of
 
 # Of 10 000 steps, those after which the share of the squares is halved.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

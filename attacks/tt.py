@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench import Budget, ClipRandom, GradientAttack, Target, register
-from bench.attack import Objective
+from bench.attack.target import Objective
 from bench.errors import at_least
 
 _PAPER = "Wei et al., Boosting the Transferability of Video Adversarial Examples via Temporal Translation, AAAI 2022"

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.api import evaluate as evaluate
-    from bench.attack import Attack as Attack
-    from bench.attack import AttackResult as AttackResult
-    from bench.attack import GradientAttack as GradientAttack
-    from bench.attack import Target as Target
+    from bench.attack.base import Attack as Attack
+    from bench.attack.base import AttackResult as AttackResult
+    from bench.attack.gradient import GradientAttack as GradientAttack
+    from bench.attack.target import Target as Target
     from bench.dataset import ClipRef as ClipRef
     from bench.dataset import Dataset as Dataset
     from bench.defended import DefendedClassifier as DefendedClassifier
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Attack": "bench.attack",
-    "AttackResult": "bench.attack",
+    "Attack": "bench.attack.base",
+    "AttackResult": "bench.attack.base",
     "BenchError": "bench.errors",
     "Budget": "bench.threat.budgets",
     "ClipRandom": "bench.seeds",
     "ClipRef": "bench.dataset",
     "Dataset": "bench.dataset",
     "DefendedClassifier": "bench.defended",
-    "GradientAttack": "bench.attack",
+    "GradientAttack": "bench.attack.gradient",
     "Purifier": "bench.defense",
     "RobustModel": "bench.defense",
-    "Target": "bench.attack",
+    "Target": "bench.attack.target",
     "VideoClassifier": "bench.models.base",
     "evaluate": "bench.api",
     "register": "bench.registry",

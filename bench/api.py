@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from bench.attack import Attack
+from bench.attack.base import Attack
 from bench.dataset import ClipRef, Dataset
 from bench.defended import why_not
 from bench.defense import Defense, Purifier, RobustModel

@@ -30,7 +30,7 @@ from typing import Any
 
 # Runs and judges every cell, whatever its components are: part of every identity, by `engine()`.
 ENGINE = (
-    "bench.attack",
+    "bench.attack.target",
     "bench.threat.budgets",
     "bench.dataset",
     "bench.defended",
@@ -71,21 +71,16 @@ SILENT = (
 )
 # Enters with the components that reach it.
 FOLLOWED = (
+    "bench.attack",
     "bench.attacks",
     "bench.datasets",
     "bench.defenses",
     "bench.diffusion",
     "bench.flow",
-    "bench.threat.framing",
-    "bench.losses",
-    "bench.masked",
     "bench.media",
     "bench.models",
-    "bench.threat.norms",
-    "bench.priced",
+    "bench.threat",
     "bench.procedural",
-    "bench.threat.ratios",
-    "bench.threat.regions",
     "bench.robust",
 )
 
@@ -184,12 +179,25 @@ def _collect(module: str, file: Path, package: str, found: dict[str, Path]) -> N
 
 def _meant(name: str, attribute: str) -> Iterator[str]:
     """The modules that ``from name import attribute`` may read: ``name``, and ``name.attribute`` if that is one."""
-    if name == "bench":  # names that are imported on first use
-        name = importlib.import_module(name)._HOME.get(attribute, name)
-    yield name
     spec = _find(name)
-    if attribute and spec is not None and spec.submodule_search_locations:
+    is_package = spec is not None and bool(spec.submodule_search_locations)
+    if is_package and name.partition(".")[0] == "bench":
+        # The files of our packages only say where their names are: what else is there is not meant.
+        home = _home(name, attribute)
+        if home != name:
+            yield from _meant(home, attribute)
+            return
+    yield name
+    if is_package and attribute:
         yield f"{name}.{attribute}"
+
+
+def _home(package: str, attribute: str) -> str:
+    """The module from which a package of ours takes a name, or the package itself."""
+    if package == "bench":  # on first use
+        return str(importlib.import_module(package)._HOME.get(attribute, package))
+    text = Path(str(_find(package).origin)).read_text(encoding="utf-8")  # type: ignore[union-attr]
+    return next((module for _, module, known in _module(text).imports if known == attribute), package)
 
 
 @lru_cache(maxsize=4096)

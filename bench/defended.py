@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.attack import Answer, Target, Transform
+from bench.attack.target import Answer, Target, Transform
 from bench.defense import Defense, Purifier, RobustModel
 from bench.errors import BenchError
 from bench.seeds import ClipRandom

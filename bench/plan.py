@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 from torch import nn
 
 from bench import code
-from bench.attack import Attack
+from bench.attack.base import Attack
 from bench.dataset import ClipRef, Dataset, Missing, listing
 from bench.defended import GRADIENTS, DefendedClassifier, why_not
 from bench.defense import Defense, RobustModel, changes_nothing

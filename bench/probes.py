@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.attack.losses import cross_entropy
 from bench.audit import Finding, Severity
 from bench.defended import DefendedClassifier, why_not
 from bench.defense import Purifier
 from bench.errors import BenchError
-from bench.losses import cross_entropy
 from bench.registry import ATTACKS
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bench import BenchError, Budget, ClipRandom, Target
-from bench.attack import Answer, Objective, Transform
+from bench.attack.losses import cross_entropy, loss_of, targeted_dlr
+from bench.attack.target import Answer, Objective, Transform
 from bench.attacks.apgd import APGD, checkpoints
 from bench.judge import violation
-from bench.losses import cross_entropy, loss_of, targeted_dlr
 from bench.registry import ATTACKS
 
 SHAPE = (3, 2, 4, 5)

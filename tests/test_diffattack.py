@@ -10,13 +10,13 @@ from test_videopure import miniature
 from torch import Tensor, nn
 
 from bench import BenchError, Budget, ClipRandom, DefendedClassifier
+from bench.attack.losses import cross_entropy
 from bench.defended import why_not
 from bench.defenses.ddim_inversion import DDIMInversion
 from bench.defenses.diffpure import DiffPureDDIM, DiffPureDDPM, DiffPureSDE
 from bench.defenses.jpeg import JPEG
 from bench.defenses.videopure import VideoPure
 from bench.diffusion.purifier import DiffusionPurifier
-from bench.losses import cross_entropy
 from bench.registry import ATTACKS
 
 KINDS: list[type[DiffusionPurifier]] = [DDIMInversion, DiffPureDDIM, DiffPureDDPM, DiffPureSDE, VideoPure]

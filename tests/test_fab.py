@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchattacks.attacks.fab import projection_l2, projection_linf
 
 from bench import BenchError, Budget, ClipRandom, Target
-from bench.attack import Answer
+from bench.attack.target import Answer
 from bench.attacks.fab import FAB, fill_level, onto_plane
 from bench.judge import violation
 from bench.registry import ATTACKS

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bench import Budget, ClipRandom, DefendedClassifier, Purifier, Target
+from bench.attack.losses import cross_entropy
 from bench.judge import violation
-from bench.losses import cross_entropy
 from bench.registry import ATTACKS
 
 few = settings(max_examples=15, deadline=None, derandomize=True, database=None)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import BenchError
-from bench.losses import LOSSES, cross_entropy, dlr, loss_of, margin, targeted_dlr
+from bench.attack.losses import LOSSES, cross_entropy, dlr, loss_of, margin, targeted_dlr
 
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 rows = st.lists(st.integers(-40, 40), min_size=2, max_size=6, unique=True)  # unique: no ties

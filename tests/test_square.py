@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bench import AttackResult, BenchError, Budget, ClipRandom, Target
-from bench.attack import Answer
+from bench.attack.target import Answer
 from bench.attacks.square import Square, bumps
 from bench.judge import violation
 

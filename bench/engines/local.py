@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.attack import Attack, Target
+from bench.attack.base import Attack
+from bench.attack.target import Target
 from bench.dataset import ClipRef
 from bench.defended import DefendedClassifier
 from bench.errors import BenchError

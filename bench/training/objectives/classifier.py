@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.attack import Attack
+from bench.attack.base import Attack
 from bench.dataset import ClipRef, Dataset
 from bench.errors import BenchError
 from bench.metrics import wilson

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.attack import Attack
+from bench.attack.base import Attack
 from bench.errors import BenchError, nearest
 from bench.models.checkpoints import load_checkpoint, load_strictly
 from bench.models.multibn import BRANCHES, NORMS, Branches, MultiBN

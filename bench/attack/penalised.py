@@ -11,7 +11,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from bench.attack import AttackResult, GradientAttack, Objective, Target
+from bench.attack.base import AttackResult
+from bench.attack.gradient import GradientAttack
+from bench.attack.target import Objective, Target
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
 

@@ -1,0 +1,168 @@
+"""The classifier as an attack sees it: differentiable, and every pass is counted per clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _CountBackward(torch.autograd.Function):
+    """The identity; counts the clips whose gradient passes through it."""
+
+    @staticmethod
+    def forward(ctx: Any, clips: Tensor, count: Callable[[], None]) -> Tensor:
+        ctx.count = count
+        return clips.view_as(clips)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        ctx.count()
+        return grads[0], None
+
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""Logits ``(b, K)`` and classes ``(b,)`` to one value per clip ``(b,)``, larger is better for the attacker."""
+
+
+Transform = Callable[[Tensor], Tensor]
+"""Clips ``(b, 3, T, H, W)`` to ``S`` altered copies of each, ``(S * b, 3, T, H, W)``, the copies one after another."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a classifier says about clips.
+
+    Attributes:
+        logits: ``(b, K)``.
+        decision: ``int64 (b,)``, the hard decision, which is not always the largest logit.
+        deviation: ``(b,)``, a second objective of the gradient ``diffattack``, or ``None``.
+    """
+
+    logits: Tensor
+    decision: Tensor
+    deviation: Tensor | None = None
+
+
+class Target:
+    """The classifier as an attack sees it: differentiable, and every pass is counted per clip.
+
+    Args:
+        function: ``(clips (b, 3, T, H, W), rows (b,)) -> logits (b, K)``, or an :class:`Answer`. One that takes a third
+            argument, a :class:`Transform` or ``None``, applies it between the defence and the classifier.
+        batch: number of clips in the batch under attack.
+        stochastic: whether two calls on the same clip may differ.
+        transfer: whether the clips are meant for another pipeline than this one (gray-box, black-box), so
+            that fooling this one is not the end.
+        selection: of a network that chooses between branches of its own, how: clips to one logit per branch. Such calls
+            are not counted.
+        views: of such a network, other ways through it by name: clips to logits. Nor are these.
+
+    Attributes:
+        decision: ``int64 (b,)``, the hard decision of the last call. It is what the judge goes by, and with
+            several voting candidates not always the largest logit.
+        decisive: whether a misclassification seen here is final: neither stochastic nor transfer.
+        forwards, backwards: ``int64 (B,)``, passes spent on each clip so far.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor | Answer],
+        batch: int,
+        *,
+        stochastic: bool = False,
+        transfer: bool = False,
+        selection: Callable[[Tensor], Tensor] | None = None,
+        views: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    ) -> None:
+        self._function = function
+        self.selection, self.views = selection, dict(views or {})
+        self.stochastic = stochastic
+        self.decisive = not (stochastic or transfer)
+        self.decision = torch.zeros(0, dtype=torch.int64)
+        self.forwards = torch.zeros(batch, dtype=torch.int64)
+        self.backwards = torch.zeros(batch, dtype=torch.int64)
+
+    @classmethod
+    def of(cls, model: Target | nn.Module, batch: int) -> Target:
+        """Wraps a plain classifier; a target is returned as it is."""
+        if isinstance(model, Target):
+            return model
+        return cls(lambda clips, rows, then=None: model(clips if then is None else then(clips)), batch)
+
+    def __call__(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Tensor:
+        """Logits of some clips.
+
+        Args:
+            clips: ``(b, 3, T, H, W)``.
+            rows: ``(b,)``, which clips of the batch these are; needed as soon as some have left it, or are there
+                several times.
+            then: applied to the clips as they leave the defence; the logits are then those of the ``S * b`` altered
+                copies, and a pass is counted for each.
+        """
+        return self.ask(clips, rows, then).logits
+
+    def gradient(
+        self,
+        clips: Tensor,
+        rows: Tensor | None,
+        labels: Tensor,
+        objective: Objective,
+        then: Transform | None = None,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Value of an objective on some clips, and its gradient: what every gradient attack climbs.
+
+        Args:
+            clips, rows, then: as for a call.
+            labels: ``(b,)``.
+            weights: ``(S,)``, of the copies that ``then`` makes; equal ones if not given.
+
+        Returns:
+            ``(b,)`` and the shape of ``clips``.
+        """
+        x = clips.detach().requires_grad_(True)
+        answer = self.ask(x, rows, then)
+        copies = len(answer.logits) // len(x)
+        value = objective(answer.logits, labels.repeat(copies)).unflatten(0, (copies, len(x)))
+        value = value.mean(0) if weights is None else (weights.to(value)[:, None] * value).sum(0)
+        if answer.deviation is not None:
+            value = value + answer.deviation
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+        return value.detach(), gradient
+
+    def ask(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Answer:
+        """All that is known of some clips; every other way of asking comes here. For the arguments see a call."""
+        if rows is None:
+            rows = torch.arange(len(self.forwards))
+        where = rows.cpu()
+        copies = 1
+
+        def count() -> None:
+            self.backwards.index_add_(0, where, torch.full_like(where, copies))
+
+        if clips.requires_grad:
+            clips = _CountBackward.apply(clips, count)
+        found = self._function(clips, where) if then is None else self._function(clips, where, then)
+        answer = found if isinstance(found, Answer) else Answer(found, found.detach().argmax(1))
+        copies = max(1, len(answer.logits) // len(clips))
+        self.forwards.index_add_(0, where, torch.full_like(where, copies))
+        self.decision = answer.decision
+        return answer
+
+
+class Wrapped(Target):
+    """A target in front of another one: what it says of itself, its counters and its streams are the inner one's.
+
+    Args:
+        inner: what is asked.
+    """
+
+    def __init__(self, inner: Target) -> None:
+        self._inner = inner
+        self.stochastic, self.decisive, self.decision = inner.stochastic, inner.decisive, inner.decision
+        self.forwards, self.backwards = inner.forwards, inner.backwards
+        self.selection, self.views = inner.selection, inner.views
