@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench import Attack, AttackResult, Budget, ClipRandom, Target, register
 from bench.attack.target import Answer, Objective, Transform, Wrapped
-from bench.defended import plurality
+from bench.defense.defended import plurality
 from bench.errors import at_least
 from bench.registry import ATTACKS
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from bench.attack.target import Target as Target
     from bench.dataset import ClipRef as ClipRef
     from bench.dataset import Dataset as Dataset
-    from bench.defended import DefendedClassifier as DefendedClassifier
-    from bench.defense import Purifier as Purifier
-    from bench.defense import RobustModel as RobustModel
+    from bench.defense.base import Purifier as Purifier
+    from bench.defense.base import RobustModel as RobustModel
+    from bench.defense.defended import DefendedClassifier as DefendedClassifier
     from bench.errors import BenchError as BenchError
     from bench.models.base import VideoClassifier as VideoClassifier
     from bench.registry import register as register
@@ -37,10 +37,10 @@ _HOME = {
     "ClipRandom": "bench.seeds",
     "ClipRef": "bench.dataset",
     "Dataset": "bench.dataset",
-    "DefendedClassifier": "bench.defended",
+    "DefendedClassifier": "bench.defense.defended",
     "GradientAttack": "bench.attack.gradient",
-    "Purifier": "bench.defense",
-    "RobustModel": "bench.defense",
+    "Purifier": "bench.defense.base",
+    "RobustModel": "bench.defense.base",
     "Target": "bench.attack.target",
     "VideoClassifier": "bench.models.base",
     "evaluate": "bench.api",

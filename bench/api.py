@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from bench.attack.base import Attack
 from bench.dataset import ClipRef, Dataset
-from bench.defended import why_not
-from bench.defense import Defense, Purifier, RobustModel
+from bench.defense.base import Defense, Purifier, RobustModel
+from bench.defense.defended import why_not
 from bench.engines.local import LocalEngine, pick_device
 from bench.errors import BenchError
 from bench.grid import DatasetSection, Grid

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from bench.audit import AuditedRow, Evidence, Finding, examine, rows_of
-from bench.defended import DefendedClassifier, why_not
-from bench.defense import changes_nothing
+from bench.defense.base import changes_nothing
+from bench.defense.defended import DefendedClassifier, why_not
 from bench.errors import BenchError
 from bench.plan import Cell, Plan, digest
 from bench.probes import Suspect, probe

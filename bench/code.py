@@ -33,8 +33,8 @@ ENGINE = (
     "bench.attack.target",
     "bench.threat.budgets",
     "bench.dataset",
-    "bench.defended",
-    "bench.defense",
+    "bench.defense.defended",
+    "bench.defense.base",
     "bench.engines.local",
     "bench.judge",
     "bench.plan",
@@ -74,6 +74,7 @@ FOLLOWED = (
     "bench.attack",
     "bench.attacks",
     "bench.datasets",
+    "bench.defense",
     "bench.defenses",
     "bench.diffusion",
     "bench.flow",
@@ -81,7 +82,6 @@ FOLLOWED = (
     "bench.models",
     "bench.threat",
     "bench.procedural",
-    "bench.robust",
 )
 
 

@@ -44,8 +44,8 @@ class Outcome(BaseModel):
         prediction: its decision on the adversarial clip, on a fresh pass.
         votes: the class each purified candidate was given.
         draws: of a randomised defence, its decisions on several fresh passes, ``prediction`` being the first.
-        measured: of a defence that measures clips (:meth:`bench.defense.Purifier.measure`), what it finds in the clip
-            as it came and purified.
+        measured: of a defence that measures clips (:meth:`bench.defense.base.Purifier.measure`), what it finds in the
+            clip as it came and purified.
         linf, l2, changed: distances between the clean and the adversarial clip; ``None`` if it is not finite or not
             of the same shape.
         trace: the attack's loss at each step; ``None`` entries after the clip has left the batch.

@@ -17,13 +17,13 @@ from torch import nn
 from bench import code
 from bench.attack.base import Attack
 from bench.dataset import ClipRef, Dataset, Missing, listing
-from bench.defended import GRADIENTS, DefendedClassifier, why_not
-from bench.defense import Defense, RobustModel, changes_nothing
+from bench.defense.base import Defense, RobustModel, changes_nothing
+from bench.defense.defended import GRADIENTS, DefendedClassifier, why_not
+from bench.defense.trained import know_origin
 from bench.errors import BenchError, nearest
 from bench.grid import AttackSection, Grid
 from bench.models.checkpoints import build_classifier, find_weights, fingerprint, sha256_of
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Spec
-from bench.robust import know_origin
 from bench.threat.budgets import Budget
 
 

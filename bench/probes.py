@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bench.attack.losses import cross_entropy
 from bench.audit import Finding, Severity
-from bench.defended import DefendedClassifier, why_not
-from bench.defense import Purifier
+from bench.defense.base import Purifier
+from bench.defense.defended import DefendedClassifier, why_not
 from bench.errors import BenchError
 from bench.registry import ATTACKS
 from bench.seeds import ClipRandom

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.dataset import ClipRef, MissingClip
-from bench.defended import DefendedClassifier
+from bench.defense.defended import DefendedClassifier
 from bench.engines.local import LocalEngine
 from bench.errors import BenchError
 from bench.metrics import wilson

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from bench import register
-from bench.robust import TrainedDefense
+from bench.defense.trained import TrainedDefense
 
 
 @register(

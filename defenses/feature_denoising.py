@@ -7,8 +7,8 @@ from typing import Literal
 from torch import nn
 
 from bench import register
+from bench.defense.trained import TrainedDefense
 from bench.models.robust import feature_denoising
-from bench.robust import TrainedDefense
 
 
 @register("feature_denoising", source="Xie et al., CVPR 2019; ported to video by Lo, Valanarasu and Patel, 2021")

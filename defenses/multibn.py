@@ -7,9 +7,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from bench import register
+from bench.defense.trained import TrainedDefense
 from bench.models.multibn import from_published
 from bench.models.robust import multibn
-from bench.robust import TrainedDefense
 
 
 @register("multibn", source="Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, T-IP 2022")

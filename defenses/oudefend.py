@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from bench import register
+from bench.defense.trained import TrainedDefense
 from bench.models.robust import oudefend
-from bench.robust import TrainedDefense
 
 
 @register("oudefend", source="Lo, Valanarasu and Patel, Overcomplete Representations Against Adversarial Videos, 2021")

@@ -445,7 +445,7 @@ def test_the_suspect_is_fresh_and_shares_its_weights() -> None:
     from frauds import Remembering
 
     from bench.auditor import _maker
-    from bench.defended import DefendedClassifier
+    from bench.defense.defended import DefendedClassifier
 
     defended = DefendedClassifier(level_classifier(), Remembering())
     make = _maker(defended, torch.device("cpu"))

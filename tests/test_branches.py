@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench import BenchError, Budget, ClipRandom, DefendedClassifier, Target
 from bench.attacks.branches import Branches
 from bench.attacks.pgd import PGD
-from bench.defense import RobustModel
+from bench.defense.base import RobustModel
 from bench.judge import violation
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench import BenchError, Budget, ClipRandom, DefendedClassifier, Purifier, RobustModel
 from bench.attacks.pgd import PGD
-from bench.defended import GRADIENTS, plurality, why_not
+from bench.defense.defended import GRADIENTS, plurality, why_not
 from bench.defenses.jpeg import JPEG
 from bench.defenses.none import NoDefense
 from bench.defenses.temporal_shuffle import TemporalShuffle

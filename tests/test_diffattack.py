@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench import BenchError, Budget, ClipRandom, DefendedClassifier
 from bench.attack.losses import cross_entropy
-from bench.defended import why_not
+from bench.defense.defended import why_not
 from bench.defenses.ddim_inversion import DDIMInversion
 from bench.defenses.diffpure import DiffPureDDIM, DiffPureDDPM, DiffPureSDE
 from bench.defenses.jpeg import JPEG
@@ -117,6 +117,6 @@ def test_who_has_no_trajectory_says_so() -> None:
 class VideoPurelyNot(DiffPureDDIM):
     """A diffusion purifier that forgot its trajectory."""
 
-    from bench.defense import Purifier as _Base
+    from bench.defense.base import Purifier as _Base
 
     deviation = _Base.deviation

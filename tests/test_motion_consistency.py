@@ -11,7 +11,7 @@ from test_flow_losses import draw, miniature, normal, slope
 from torch import Tensor, nn
 
 from bench import BenchError, ClipRandom, DefendedClassifier, evaluate
-from bench.defended import why_not
+from bench.defense.defended import why_not
 from bench.defenses.motion_consistency import MotionConsistency
 from bench.defenses.random_noise import RandomNoise
 from bench.flow.base import FlowEstimator

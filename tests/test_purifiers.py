@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench import BenchError, Budget, ClipRandom, DefendedClassifier
-from bench.defense import Purifier
+from bench.defense.base import Purifier
 from bench.defenses.diffpure import DiffPureDDIM, DiffPureDDPM
 from bench.defenses.encode_decode import EncodeDecode
 from bench.defenses.gaussian_noise import GaussianNoise

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.defense import Purifier
+from bench.defense.base import Purifier
 from bench.diffusion.backbones import load_backbone
 from bench.diffusion.sampling import Trajectory
 from bench.diffusion.schedule import timesteps

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.attack.target import Answer, Target, Transform
-from bench.defense import Defense, Purifier, RobustModel
+from bench.defense.base import Defense, Purifier, RobustModel
 from bench.errors import BenchError
 from bench.seeds import ClipRandom
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from bench.defense import RobustModel
+from bench.defense.base import RobustModel
 from bench.errors import BenchError
 from bench.models.checkpoints import load_checkpoint, load_strictly, zoo_file
 from bench.models.robust import entry_name
