@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from bench.attack.base import AttackResult as AttackResult
     from bench.attack.gradient import GradientAttack as GradientAttack
     from bench.attack.target import Target as Target
-    from bench.dataset import ClipRef as ClipRef
-    from bench.dataset import Dataset as Dataset
+    from bench.data.base import ClipRef as ClipRef
+    from bench.data.base import Dataset as Dataset
     from bench.defense.base import Purifier as Purifier
     from bench.defense.base import RobustModel as RobustModel
     from bench.defense.defended import DefendedClassifier as DefendedClassifier
@@ -35,8 +35,8 @@ _HOME = {
     "BenchError": "bench.errors",
     "Budget": "bench.threat.budgets",
     "ClipRandom": "bench.seeds",
-    "ClipRef": "bench.dataset",
-    "Dataset": "bench.dataset",
+    "ClipRef": "bench.data.base",
+    "Dataset": "bench.data.base",
     "DefendedClassifier": "bench.defense.defended",
     "GradientAttack": "bench.attack.gradient",
     "Purifier": "bench.defense.base",

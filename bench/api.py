@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bench.attack.base import Attack
-from bench.dataset import ClipRef, Dataset
+from bench.data.base import ClipRef, Dataset
 from bench.defense.base import Defense, Purifier, RobustModel
 from bench.defense.defended import why_not
 from bench.engines.local import LocalEngine, pick_device

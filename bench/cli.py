@@ -451,7 +451,7 @@ def show(
     if sheet is not None or animate is not None:
         if not any(e.kind == "dataset" for e in entries):
             raise BenchError(f"{name!r} is not a data set, so it has no clips to draw.")
-        from bench.figures import write_sheets
+        from bench.data.pictures import write_sheets
 
         params = {"root": data_root} if data_root is not None else {}
         dataset = DATASETS.get(name).create(params)

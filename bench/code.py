@@ -32,7 +32,6 @@ from typing import Any
 ENGINE = (
     "bench.attack.target",
     "bench.threat.budgets",
-    "bench.dataset",
     "bench.defense.defended",
     "bench.defense.base",
     "bench.engines.local",
@@ -50,7 +49,7 @@ SILENT = (
     "bench.cli",
     "bench.code",
     "bench.errors",
-    "bench.figures",
+    "bench.data.pictures",
     "bench.files",
     "bench.grid",
     "bench.grids",
@@ -73,15 +72,14 @@ SILENT = (
 FOLLOWED = (
     "bench.attack",
     "bench.attacks",
+    "bench.data",
     "bench.datasets",
     "bench.defense",
     "bench.defenses",
     "bench.diffusion",
     "bench.flow",
-    "bench.media",
     "bench.models",
     "bench.threat",
-    "bench.procedural",
 )
 
 

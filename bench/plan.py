@@ -16,7 +16,7 @@ from torch import nn
 
 from bench import code
 from bench.attack.base import Attack
-from bench.dataset import ClipRef, Dataset, Missing, listing
+from bench.data.base import ClipRef, Dataset, Missing, listing
 from bench.defense.base import Defense, RobustModel, changes_nothing
 from bench.defense.defended import GRADIENTS, DefendedClassifier, why_not
 from bench.defense.trained import know_origin

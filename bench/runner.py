@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bench.dataset import ClipRef, MissingClip
+from bench.data.base import ClipRef, MissingClip
 from bench.defense.defended import DefendedClassifier
 from bench.engines.local import LocalEngine
 from bench.errors import BenchError

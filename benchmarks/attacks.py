@@ -26,11 +26,11 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from bench import Budget, Target
+from bench.data.procedural import render
 from bench.grid import find_grid
 from bench.leaderboard import markdown_table
 from bench.models.checkpoints import build_classifier, zoo_file
 from bench.plan import make_plan
-from bench.procedural import render
 from bench.registry import ATTACKS, Spec
 from bench.results import collect
 from bench.store import Store

@@ -30,10 +30,10 @@ from pipelines import SCHEDULE, save_modelscope
 from straightforward import Straightforward
 
 from bench import ClipRandom
+from bench.data.procedural import render
 from bench.defenses.ddim_inversion import DDIMInversion
 from bench.defenses.diffpure import DiffPureDDIM, DiffPureDDPM
 from bench.defenses.videopure import VideoPure
-from bench.procedural import render
 
 
 def full_size(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench import register
-from bench.procedural import ProceduralDataset
+from bench.data.procedural import ProceduralDataset
 
 
 @register("actions12")

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench import BenchError, ClipRef, Dataset, register
-from bench.dataset import Missing, MissingClip, listing
+from bench.data.base import Missing, MissingClip, listing
+from bench.data.frames import number_of, to_clip
 from bench.errors import at_least
-from bench.media.frames import number_of, to_clip
 from bench.seeds import seed_of
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

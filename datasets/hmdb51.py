@@ -8,9 +8,9 @@ from typing import Literal
 from torch import Tensor
 
 from bench import BenchError, ClipRef, Dataset, register
-from bench.dataset import Missing, MissingClip, listing
+from bench.data.base import Missing, MissingClip, listing
+from bench.data.frames import decode, squeeze, strided, to_clip
 from bench.errors import at_least
-from bench.media.frames import decode, squeeze, strided, to_clip
 from bench.seeds import seed_of
 
 # Alphabetical order, which is that of everybody's labels.

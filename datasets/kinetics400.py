@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from bench import BenchError, ClipRef, Dataset, register
-from bench.dataset import Missing, MissingClip, listing
+from bench.data.base import Missing, MissingClip, listing
+from bench.data.frames import Frame, decode, to_clip
 from bench.errors import at_least
-from bench.media.frames import Frame, decode, to_clip
 from bench.seeds import seed_of
 
 _VIDEOS = (".mp4", ".mkv", ".webm", ".avi")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench import register
-from bench.procedural import ProceduralDataset
+from bench.data.procedural import ProceduralDataset
 
 
 @register("motion12")
@@ -11,7 +11,7 @@ class Motion12(ProceduralDataset):
     """Procedural clips of a textured sprite whose motion is its class; appearance says nothing about it.
 
     Clips are rendered on demand, deterministic by (split, index), with ground-truth optical flow
-    (:func:`bench.procedural.render`). Labels cycle, so every block of 12 clips is balanced.
+    (:func:`bench.data.procedural.render`). Labels cycle, so every block of 12 clips is balanced.
 
     Args:
         split: ``train``, ``val`` or ``test``; the splits share no clip.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import Attack, AttackResult, Budget, ClipRandom, ClipRef, Dataset, Purifier, RobustModel, Target
-from bench.dataset import MissingClip
+from bench.data.base import MissingClip
 from bench.models.i3d import I3D
 
 LEVELS = (0.3, 0.5, 0.7)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bench import BenchError
-from bench.dataset import Missing
+from bench.data.base import Missing
 from bench.models import checkpoints
 from bench.models.checkpoints import (
     build_classifier,

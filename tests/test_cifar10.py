@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench import BenchError, ClipRef
-from bench.dataset import MissingClip
+from bench.data.base import MissingClip
 from bench.datasets import cifar10
 from bench.datasets.cifar10 import CIFAR10
 from bench.registry import DATASETS

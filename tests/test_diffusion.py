@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from bench import BenchError, ClipRandom
+from bench.data.procedural import render
 from bench.diffusion.backbones import BACKBONES, build_backbone, load_backbone
 from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.sampling import denoise_ddim, denoise_ddpm, invert_ddim, noise_to
 from bench.diffusion.schedule import add_noise, predict_clean, timesteps
 from bench.diffusion.tiny import PixelTiny, Preconditioned, TinyAutoencoder
 from bench.models.checkpoints import load_shipped, manifest
-from bench.procedural import render
 
 NAMES = list(BACKBONES)
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench import BenchError
+from bench.data.procedural import render
 from bench.flow.base import endpoint_error, splat, warp
 from bench.flow.estimators import load_flow
 from bench.flow.tiny import TinyFlow, correlation, displacements, upsample_convex
-from bench.procedural import render
 
 
 def smooth(batch: int, height: int, width: int, seed: int = 0) -> Tensor:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from bench import BenchError
+from bench.data.procedural import render
 from bench.datasets.actions12 import Actions12
 from bench.diffusion.schedule import scaled_linear
 from bench.diffusion.tiny import PixelTiny, TinyAutoencoder
 from bench.flow.tiny import TinyFlow
-from bench.procedural import render
 from bench.training.objectives.generative import Denoising, LatentDenoising, Reconstruction, psnr, small_times
 from bench.training.objectives.mixture import load_mixed, rendered_mixed
 from bench.training.objectives.motion import FlowSupervision

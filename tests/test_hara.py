@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import BenchError
-from bench.dataset import Missing
+from bench.data.base import Missing
 from bench.models.checkpoints import build_classifier, find_weights, load_with_arch
 from bench.models.hara import HaraResNet, PaddedShortcut, load_published, r3d18_hara, resnext3d101, wrn3d50
 from bench.registry import MODELS, Spec

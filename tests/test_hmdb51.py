@@ -13,7 +13,7 @@ from torch import Tensor
 from videos import write_video
 
 from bench import BenchError, ClipRef
-from bench.dataset import MissingClip
+from bench.data.base import MissingClip
 from bench.datasets.hmdb51 import HMDB51
 from bench.registry import DATASETS, Spec
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.models.optical_flow import raft_small
 
 from bench import BenchError
-from bench.dataset import Missing
+from bench.data.base import Missing
 from bench.flow.base import Features, FlowEstimator
 from bench.flow.raft import Raft
 from bench.models.checkpoints import build_classifier, find_weights

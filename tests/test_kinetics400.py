@@ -11,7 +11,7 @@ from torch import Tensor
 from videos import write_video
 
 from bench import BenchError, ClipRef
-from bench.dataset import MissingClip
+from bench.data.base import MissingClip
 from bench.datasets.kinetics400 import Kinetics400, class_names, last_frames
 
 

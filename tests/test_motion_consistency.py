@@ -11,13 +11,13 @@ from test_flow_losses import draw, miniature, normal, slope
 from torch import Tensor, nn
 
 from bench import BenchError, ClipRandom, DefendedClassifier, evaluate
+from bench.data.procedural import render
 from bench.defense.defended import why_not
 from bench.defenses.motion_consistency import MotionConsistency
 from bench.defenses.random_noise import RandomNoise
 from bench.flow.base import FlowEstimator
 from bench.flow.losses import photometric, smoothness
 from bench.metrics import roc_area
-from bench.procedural import render
 from bench.registry import DEFENSES
 
 STEP, BOUND = 2 / 255, 12 / 255

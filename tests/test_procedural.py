@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import BenchError
-from bench.procedural import LOOKS, MOTIONS, RECIPES, TYPICAL, RenderedClip, render
+from bench.data.procedural import LOOKS, MOTIONS, RECIPES, TYPICAL, RenderedClip, render
 from bench.registry import DATASETS
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench import BenchError, Budget, ClipRandom, DefendedClassifier
+from bench.data.procedural import render
 from bench.defense.base import Purifier
 from bench.defenses.diffpure import DiffPureDDIM, DiffPureDDPM
 from bench.defenses.encode_decode import EncodeDecode
@@ -19,7 +20,6 @@ from bench.diffusion.sampling import noise_to
 from bench.grid import DatasetSection, Grid
 from bench.models.checkpoints import build_classifier, zoo_file
 from bench.plan import make_plan
-from bench.procedural import render
 from bench.registry import ATTACKS, DEFENSES, Spec
 
 

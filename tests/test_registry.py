@@ -479,5 +479,5 @@ def test_digest_of_a_shipped_component_follows_its_package_but_not_the_engine() 
         return set(sources(registry.get(name).factory) or ())
 
     assert modules(MODELS, "nl_tiny") == {"bench.models.nl", "bench.models.base"}
-    assert modules(DATASETS, "motion12") == {"bench.datasets.motion12", "bench.procedural"}
+    assert modules(DATASETS, "motion12") == {"bench.datasets.motion12", "bench.data.procedural"}
     assert modules(ATTACKS, "pgd") == {"bench.attacks.pgd"}

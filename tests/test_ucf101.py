@@ -14,7 +14,7 @@ from torch import Tensor
 from videos import write_video
 
 from bench import BenchError, ClipRef
-from bench.dataset import MissingClip
+from bench.data.base import MissingClip
 from bench.datasets.ucf101 import UCF101
 from bench.registry import DATASETS
 

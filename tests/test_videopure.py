@@ -15,6 +15,7 @@ from straightforward import Straightforward
 from torch import Tensor, nn
 
 from bench import BenchError, ClipRandom, DefendedClassifier
+from bench.data.procedural import render
 from bench.defenses.ddim_inversion import DDIMInversion
 from bench.defenses.diffpure import DiffPureDDIM, DiffPureDDPM, DiffPureSDE
 from bench.defenses.videopure import VideoPure, latent_flow, log_variance, push_and_pull
@@ -24,7 +25,6 @@ from bench.diffusion.sampling import denoise_ddpm, denoise_sde
 from bench.diffusion.schedule import timesteps
 from bench.flow.base import warp
 from bench.flow.tiny import TinyFlow
-from bench.procedural import render
 from bench.registry import DEFENSES
 
 DEFENCES: list[type[DiffusionPurifier]] = [DDIMInversion, DiffPureDDIM, DiffPureDDPM, DiffPureSDE, VideoPure]

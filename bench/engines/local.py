@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.attack.base import Attack
 from bench.attack.target import Target
-from bench.dataset import ClipRef
+from bench.data.base import ClipRef
 from bench.defense.defended import DefendedClassifier
 from bench.errors import BenchError
 from bench.judge import measure, violation

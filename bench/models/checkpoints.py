@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bench.dataset import Missing
+from bench.data.base import Missing
 from bench.errors import BenchError
 from bench.registry import MODELS, Spec
 

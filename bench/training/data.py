@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.dataset import ClipRef, Dataset, listing
+from bench.data.base import ClipRef, Dataset, listing
+from bench.data.procedural import ProceduralDataset
 from bench.errors import BenchError
-from bench.procedural import ProceduralDataset
 from bench.registry import DATASETS, Spec
 from bench.seeds import seed_of
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bench.dataset import Dataset
+from bench.data.base import Dataset
 from bench.errors import BenchError
 from bench.files import replacing
 from bench.models.base import build_seeded

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.dataset import ClipRef, Dataset
+from bench.data.base import ClipRef, Dataset
 from bench.models.checkpoints import load_checkpoint, load_strictly
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.attack.base import Attack
-from bench.dataset import ClipRef, Dataset
+from bench.data.base import ClipRef, Dataset
 from bench.errors import BenchError
 from bench.metrics import wilson
 from bench.models.checkpoints import build_classifier

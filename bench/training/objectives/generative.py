@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.dataset import ClipRef, Dataset
+from bench.data.base import ClipRef, Dataset
 from bench.diffusion.backbones import build_backbone
 from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.sampling import denoise_ddim, invert_ddim

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.dataset import ClipRef, Dataset
+from bench.data.base import ClipRef, Dataset
+from bench.data.procedural import MOTIONS, RECIPES, ProceduralDataset, RenderedClip, render
 from bench.errors import BenchError
-from bench.procedural import MOTIONS, RECIPES, ProceduralDataset, RenderedClip, render
 
 
 def rendered_mixed(data: Dataset, refs: Sequence[ClipRef]) -> list[RenderedClip]:

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.dataset import ClipRef, Dataset
+from bench.data.base import ClipRef, Dataset
+from bench.data.procedural import RECIPES, render
 from bench.errors import BenchError, nearest
 from bench.flow.base import endpoint_error
 from bench.flow.estimators import ESTIMATORS
 from bench.flow.tiny import TinyFlow
-from bench.procedural import RECIPES, render
 from bench.training.objective import Objective
 from bench.training.objectives.mixture import rendered_mixed
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from bench.dataset import Dataset, listing
+from bench.data.base import Dataset, listing
 from bench.errors import BenchError
 
 _GAP = 4

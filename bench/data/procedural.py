@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.dataset import ClipRef, Dataset
+from bench.data.base import ClipRef, Dataset
 from bench.errors import BenchError, at_least, nearest
 
 MOTIONS: tuple[str, ...] = (

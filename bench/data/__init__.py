@@ -1,0 +1,1 @@
+"""Clips: the base class of data sets, the embedded ones, reading videos and drawing clips."""

@@ -1,1 +1,0 @@
-"""Reading videos and pictures."""
