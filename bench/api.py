@@ -20,7 +20,7 @@ from bench.defense.base import Defense, Purifier, RobustModel
 from bench.defense.defended import why_not
 from bench.engines.local import LocalEngine, pick_device
 from bench.errors import BenchError
-from bench.grid import DatasetSection, Grid
+from bench.grids.grid import DatasetSection, Grid
 from bench.models.checkpoints import fingerprint
 from bench.plan import Component, expand
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec

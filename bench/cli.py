@@ -101,7 +101,7 @@ def run(
     """
     begun = time.monotonic()
     size = _batch_size(batch_size)
-    from bench.grid import find_grid, override
+    from bench.grids.grid import find_grid, override
 
     chosen = override(
         find_grid(grid),
@@ -314,7 +314,7 @@ def audit(
 
     Every row gets a grade, from A (nothing found) to F (void), which the leaderboard shows.
     """
-    from bench.grid import find_grid, override
+    from bench.grids.grid import find_grid, override
 
     chosen = override(find_grid(grid), models=model or (), defenses=defense or ())
     folder = results / chosen.name
@@ -365,7 +365,7 @@ def list_(
 ) -> None:
     """List what is registered, or the shipped weights."""
     if what is What.grids:
-        from bench.grid import read_grid, shipped_grids
+        from bench.grids.grid import read_grid, shipped_grids
 
         items = [{"name": n, "summary": read_grid(p).title} for n, p in shipped_grids().items()]
     elif what is What.weights:
@@ -438,7 +438,7 @@ def show(
     data_root: DataRoot = None,
 ) -> None:
     """Show what a component is: summary, source, parameters, defaults."""
-    from bench.grid import shipped_grids
+    from bench.grids.grid import shipped_grids
     from bench.registry import DATASETS, REGISTRIES
 
     entries = [e for r in REGISTRIES.values() for e in r if e.name == name]
@@ -460,7 +460,7 @@ def show(
         return
     described = [_describe(e) for e in entries]
     if name in grids:
-        from bench.grid import read_grid
+        from bench.grids.grid import read_grid
 
         grid = read_grid(grids[name])
         described.append({"kind": "grid", "origin": str(grids[name]), **json.loads(grid.model_dump_json())})

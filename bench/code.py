@@ -51,7 +51,6 @@ SILENT = (
     "bench.errors",
     "bench.data.pictures",
     "bench.files",
-    "bench.grid",
     "bench.grids",
     "bench.leaderboard",
     "bench.metrics",

@@ -21,7 +21,7 @@ from bench.defense.base import Defense, RobustModel, changes_nothing
 from bench.defense.defended import GRADIENTS, DefendedClassifier, why_not
 from bench.defense.trained import know_origin
 from bench.errors import BenchError, nearest
-from bench.grid import AttackSection, Grid
+from bench.grids.grid import AttackSection, Grid
 from bench.models.checkpoints import build_classifier, find_weights, fingerprint, sha256_of
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Spec
 from bench.threat.budgets import Budget

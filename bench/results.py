@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import BenchError
-from bench.grid import ReportedSection
+from bench.grids.grid import ReportedSection
 from bench.metrics import wilson
 from bench.outcome import Control, Outcome
 from bench.plan import Plan, Skipped
@@ -132,7 +132,7 @@ class GridFile(BaseModel):
         order: file names in the order of the rows.
         skipped: combinations that do not exist.
         worst: columns that are the worst of others.
-        oracles, counts_clean, timed: of the grid's tables, see :class:`~bench.grid.Grid`.
+        oracles, counts_clean, timed: of the grid's tables, see :class:`~bench.grids.grid.Grid`.
         reported: which published figures stand beside the measured ones.
     """
 

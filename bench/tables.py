@@ -173,7 +173,7 @@ def make_tables(
         reported: published figures; they stand beside the classifier they belong to and no other.
         skipped: cells that do not exist.
         worst: columns that are the worst of others, per clip. A part that does not exist for a defence is left out.
-        oracles, counts_clean: see :class:`~bench.grid.Grid`.
+        oracles, counts_clean: see :class:`~bench.grids.grid.Grid`.
         seconds: of a pass, :func:`~bench.results.pass_seconds`, where the tables are to show them.
     """
     results = list(results)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from bench import Budget, Target
 from bench.data.procedural import render
-from bench.grid import find_grid
+from bench.grids.grid import find_grid
 from bench.leaderboard import markdown_table
 from bench.models.checkpoints import build_classifier, zoo_file
 from bench.plan import make_plan

@@ -22,7 +22,7 @@ from test_run import run_plan
 
 from bench import Purifier, RobustModel
 from bench.auditor import audit
-from bench.grid import read_grid
+from bench.grids.grid import read_grid
 from bench.plan import make_plan
 
 _SEVERITIES = {"fault": "red", "warning": "yellow", "note": "dim"}

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from bench.engines.local import LocalEngine, keep_freed_memory, pick_device
 from bench.errors import BenchError
-from bench.grid import DatasetSection, Grid
+from bench.grids.grid import DatasetSection, Grid
 from bench.leaderboard import markdown_table
 from bench.metrics import wilson
 from bench.plan import Plan, make_plan

@@ -16,7 +16,7 @@ from test_run import run_plan
 from bench import BenchError, Budget, probes
 from bench.audit import AuditedRow, Evidence, Finding, examine, grade, read_audit, rows_of, write_audit
 from bench.auditor import audit
-from bench.grid import read_grid
+from bench.grids.grid import read_grid
 from bench.outcome import Control, Outcome
 from bench.plan import make_plan
 from bench.results import CellResult, Score

@@ -215,7 +215,7 @@ def test_the_leaderboard_may_go_into_a_new_folder(bench: Bench, tmp_path: Path) 
 
 
 def test_a_shipped_grid_is_shown_as_it_is_written(bench: Bench) -> None:
-    from bench.grid import shipped_grids
+    from bench.grids.grid import shipped_grids
 
     path = shipped_grids()["demo"]
     assert bench("show", "demo").out.strip() == f"# {path}\n{path.read_text().strip()}"

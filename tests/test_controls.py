@@ -10,7 +10,7 @@ import torch
 from test_run import run
 
 from bench import BenchError, Budget, ClipRandom
-from bench.grid import read_grid
+from bench.grids.grid import read_grid
 from bench.outcome import Outcome
 from bench.plan import make_plan
 from bench.registry import ATTACKS

@@ -373,7 +373,7 @@ def test_bad_parameters_are_one_sentence(spec: str, match: str) -> None:
 
 
 def test_labels_of_grids_find_the_attacks() -> None:
-    from bench.grid import AttackSection
+    from bench.grids.grid import AttackSection
 
     for label, name in (
         ("TT-MI+BPDA", "tt_mi"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import BenchError, Budget
-from bench.grid import find_grid, override, read_grid, shipped_grids
+from bench.grids.grid import find_grid, override, read_grid, shipped_grids
 from bench.plan import make_plan
 from bench.registry import Spec
 from bench.reported_figures import Reported, shipped_folder

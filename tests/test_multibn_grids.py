@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save_file
 
 from bench import BenchError, Budget
-from bench.grid import Grid, find_grid, read_grid, shipped_grids
+from bench.grids.grid import Grid, find_grid, read_grid, shipped_grids
 from bench.models.checkpoints import build_classifier
 from bench.models.robust import ARCHITECTURES
 from bench.plan import make_plan

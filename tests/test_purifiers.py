@@ -17,7 +17,7 @@ from bench.defenses.gaussian_noise import GaussianNoise
 from bench.defenses.none import NoDefense
 from bench.diffusion.backbones import BACKBONES, load_backbone
 from bench.diffusion.sampling import noise_to
-from bench.grid import DatasetSection, Grid
+from bench.grids.grid import DatasetSection, Grid
 from bench.models.checkpoints import build_classifier, zoo_file
 from bench.plan import make_plan
 from bench.registry import ATTACKS, DEFENSES, Spec

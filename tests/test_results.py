@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bench import BenchError
 from bench.engines.local import LocalEngine
-from bench.grid import override, read_grid
+from bench.grids.grid import override, read_grid
 from bench.leaderboard import make_leaderboard
 from bench.outcome import Control, Outcome
 from bench.plan import make_plan

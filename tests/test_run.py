@@ -12,7 +12,7 @@ from helpers import MARGIN, Counting, Offset
 
 from bench import BenchError
 from bench.engines.local import LocalEngine, pick_device
-from bench.grid import read_grid
+from bench.grids.grid import read_grid
 from bench.outcome import Outcome
 from bench.plan import Plan, make_plan
 from bench.results import CellResult, collect

@@ -1,1 +1,1 @@
-"""Grids shipped with the package: one YAML file each."""
+"""Grids: how they are written and read, and those shipped with the package, one YAML file each."""
