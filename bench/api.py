@@ -23,9 +23,10 @@ from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
 from bench.models.checkpoints import fingerprint
 from bench.plan import Component, expand
+from bench.records.results import to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
 from bench.render import heading, render
-from bench.results import collect, to_frame
+from bench.run.export import collect
 from bench.runner import Runner
 from bench.store import Store
 from bench.tables import make_tables

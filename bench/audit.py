@@ -8,68 +8,12 @@ Robustness" (2019), and the flags of AutoAttack (Croce and Hein, ICML 2020).
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from bench.errors import BenchError
-from bench.files import replacing
-from bench.results import CellResult
-
-AUDIT_FILE = "_audit.json"
-
-Severity = Literal["fault", "warning", "note"]
-"""``fault``: the row's figure is too high, or means nothing. ``warning``: it may be too high. ``note``: worth
-knowing."""
-
-Grade = Literal["A", "B", "C", "F"]
-"""``A``: nothing found. ``B``: warnings. ``C``: a fault. ``F``: void, or nothing adaptive was run."""
-
-
-class Finding(BaseModel):
-    """What one check found in one row.
-
-    Attributes:
-        check: its name.
-        severity: see :data:`Severity`.
-        said: one sentence.
-        cells: attack labels concerned.
-        clips: ids of the clips concerned, in the order of the data set.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    check: str
-    severity: Severity
-    said: str
-    cells: list[str] = []
-    clips: list[str] = []
-
-
-class AuditedRow(BaseModel):
-    """Findings about one row and the grade they come to.
-
-    Attributes:
-        model, defense, budget: the row.
-        grade: see :data:`Grade`.
-        measured: ids of the cells that were looked at; with other cells the audit says nothing.
-        probed: clips that were asked again; 0 if only stored outcomes were looked at.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str
-    defense: str
-    budget: str
-    grade: Grade
-    findings: list[Finding]
-    measured: list[str]
-    probed: int = 0
+from bench.records.audits import AuditedRow, Finding, grade
+from bench.records.results import CellResult
 
 
 @dataclass(frozen=True)
@@ -196,7 +140,7 @@ def adaptive_attacks_are_there(row: Evidence) -> Finding | None:
 
 
 def control_holds(row: Evidence) -> Finding | None:
-    """The zero-budget control, see :class:`bench.outcome.Control`."""
+    """The zero-budget control, see :class:`bench.records.outcome.Control`."""
     failed = {label: c.control.said for label, c in row.cells.items() if c.control is not None and not c.control.passed}
     if failed:
         said = "; ".join(f"{label}: {words}" for label, words in failed.items())
@@ -429,16 +373,6 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
 )
 
 
-def grade(findings: Sequence[Finding]) -> Grade:
-    """What findings come to, see :data:`Grade`."""
-    faults = [f.check for f in findings if f.severity == "fault"]
-    if "control" in faults or "adaptive" in faults:
-        return "F"
-    if faults:
-        return "C"
-    return "B" if any(f.severity == "warning" for f in findings) else "A"
-
-
 def examine(
     row: Evidence, more: Sequence[Finding] = (), probed: Sequence[Finding] = (), asked: Sequence[str] = ()
 ) -> AuditedRow:
@@ -470,30 +404,3 @@ def _located(finding: Finding, row: Evidence, clips: list[str]) -> Finding:
     """What a check says of the whole row concerns its adaptive cells, or all there are, and all clips looked at."""
     cells = finding.cells or list(row.known("adaptive")) or list(row.cells)
     return finding.model_copy(update={"cells": cells, "clips": finding.clips or clips})
-
-
-def write_audit(folder: Path, rows: Sequence[AuditedRow]) -> Path:
-    """Writes the audit beside the results it is about; rows that were not audited this time stay."""
-    path = folder / AUDIT_FILE
-    mine = {(r.model, r.defense, r.budget) for r in rows}
-    kept = [r for r in read_audit(folder) if (r.model, r.defense, r.budget) not in mine]
-    text = json.dumps([r.model_dump() for r in (*kept, *rows)], indent=1)
-    with replacing(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
-    return path
-
-
-def read_audit(folder: Path) -> list[AuditedRow]:
-    """The audit of a results folder; nothing if there is none.
-
-    Raises:
-        BenchError: the file is damaged.
-    """
-    path = folder / AUDIT_FILE
-    if not path.is_file():
-        return []
-    try:
-        return [AuditedRow.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise BenchError(f"{path} is not a valid audit: {reason}; delete it and run bench audit again.") from error

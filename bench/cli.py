@@ -130,8 +130,9 @@ def run(
         _print_stored(plan, kept)
         return
 
+    from bench.records.results import pass_seconds
     from bench.render import LEGEND, heading, render
-    from bench.results import export, pass_seconds
+    from bench.run.export import export
     from bench.tables import make_tables
 
     reported = Reported(chosen.reported, shipped_folder()) if chosen.reported else None
@@ -321,11 +322,11 @@ def audit(
     if not folder.is_dir():
         raise BenchError(f"There are no results of {chosen.name!r} in {results}: run 'bench run --grid {grid}' first.")
     with err.status("Loading ...") as status:
-        from bench.audit import write_audit
         from bench.auditor import audit as audit_rows
         from bench.engines.local import pick_device
         from bench.plan import make_plan
-        from bench.results import read_results
+        from bench.records.audits import write_audit
+        from bench.records.results import read_results
 
         cells = read_results(folder)
         plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.audit import read_audit
 from bench.errors import BenchError
+from bench.records.audits import read_audit
+from bench.records.results import Score, read_grid_file, read_results, read_seconds
 from bench.reported_figures import Reported, read_table
-from bench.results import Score, read_grid_file, read_results, read_seconds
 from bench.tables import Row, Table, area, duration, flaws, interval, make_tables, percent, printed, voided
 
 _PREAMBLE = """# Leaderboard

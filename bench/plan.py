@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import ConfigDict
 from torch import nn
 
 from bench import code
@@ -23,6 +22,7 @@ from bench.defense.trained import know_origin
 from bench.errors import BenchError, nearest
 from bench.grids.grid import AttackSection, Grid
 from bench.models.checkpoints import build_classifier, find_weights, fingerprint, sha256_of
+from bench.records.description import Skipped
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Spec
 from bench.threat.budgets import Budget
 
@@ -149,18 +149,6 @@ class Cell:
     @property
     def budget(self) -> Budget | None:
         return self.unit.budget if self.unit else None
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A combination that does not exist, and why: what a table prints as ``n/a``."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # result folders store it
-
-    model: str
-    defense: str
-    attack: str
-    reason: str
 
 
 @dataclass

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from bench.attack.losses import cross_entropy
-from bench.audit import Finding, Severity
 from bench.defense.base import Purifier
 from bench.defense.defended import DefendedClassifier, why_not
 from bench.errors import BenchError
+from bench.records.audits import Finding, Severity
 from bench.registry import ATTACKS
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.results import Score
+from bench.records.results import Score
 from bench.tables import Row, Table, area, duration, flaws, percent, printed
 
 LEGEND = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.errors import BenchError, nearest
-from bench.grids.grid import ReportedSection
+from bench.records.description import ReportedSection
 
 # Columns that hold per cents: tables of conditions and columns call theirs a value.
 _FIGURES = ("accuracy", "value")

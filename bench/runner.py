@@ -14,9 +14,9 @@ from bench.data.base import ClipRef, MissingClip
 from bench.defense.defended import DefendedClassifier
 from bench.engines.local import LocalEngine
 from bench.errors import BenchError
-from bench.metrics import wilson
-from bench.outcome import Control, Outcome, Status
 from bench.plan import Cell, ClipsUnit, Plan, digest
+from bench.records.metrics import wilson
+from bench.records.outcome import Control, Outcome, Status
 from bench.store import Adversarial, Store
 
 # Clips of each adaptive cell that the zero-budget control attacks, and the steps it takes: enough to notice a pipeline
@@ -58,7 +58,7 @@ class Runner:
             run that continues a killed one forms the same batches and ends with the same result.
         retry: run clips again that failed, were missing or came back invalid.
         control: clips of each adaptive cell that are also attacked with a budget of size 0, see
-            :class:`bench.outcome.Control`; 0 for none.
+            :class:`bench.records.outcome.Control`; 0 for none.
     """
 
     def __init__(

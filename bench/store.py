@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench.errors import BenchError
 from bench.files import replacing
-from bench.outcome import Control, Outcome, Status
+from bench.records.outcome import Control, Outcome, Status
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cells (id TEXT PRIMARY KEY, settings TEXT NOT NULL);

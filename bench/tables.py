@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from bench.metrics import mean, roc_area, union
-from bench.plan import Skipped
+from bench.records.description import Skipped
+from bench.records.metrics import mean, roc_area, union
+from bench.records.results import CellResult, Score
 from bench.reported_figures import Reported
-from bench.results import CellResult, Score
 
 HEADINGS = {
     "clean": "Standard",
@@ -174,7 +174,7 @@ def make_tables(
         skipped: cells that do not exist.
         worst: columns that are the worst of others, per clip. A part that does not exist for a defence is left out.
         oracles, counts_clean: see :class:`~bench.grids.grid.Grid`.
-        seconds: of a pass, :func:`~bench.results.pass_seconds`, where the tables are to show them.
+        seconds: of a pass, :func:`~bench.records.results.pass_seconds`, where the tables are to show them.
     """
     results = list(results)
     absent: dict[tuple[str, str], set[str]] = {}

@@ -32,7 +32,7 @@ from bench.leaderboard import markdown_table
 from bench.models.checkpoints import build_classifier, zoo_file
 from bench.plan import make_plan
 from bench.registry import ATTACKS, Spec
-from bench.results import collect
+from bench.run.export import collect
 from bench.store import Store
 from bench.tables import interval
 

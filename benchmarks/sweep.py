@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.results import CellResult, Score, read_results
+from bench.records.results import CellResult, Score, read_results
 from bench.tables import make_tables
 
 ATTACKS = {"motion_i": "attack I", "motion_ii": "attack II"}

@@ -27,9 +27,10 @@ from bench.engines.local import LocalEngine, keep_freed_memory, pick_device
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
 from bench.leaderboard import markdown_table
-from bench.metrics import wilson
 from bench.plan import Plan, make_plan
-from bench.results import CellResult, Score, collect
+from bench.records.metrics import wilson
+from bench.records.results import CellResult, Score
+from bench.run.export import collect
 from bench.runner import Runner
 from bench.store import Store
 

@@ -14,12 +14,13 @@ from helpers import level_classifier
 from test_run import run_plan
 
 from bench import BenchError, Budget, probes
-from bench.audit import AuditedRow, Evidence, Finding, examine, grade, read_audit, rows_of, write_audit
+from bench.audit import Evidence, examine, rows_of
 from bench.auditor import audit
 from bench.grids.grid import read_grid
-from bench.outcome import Control, Outcome
 from bench.plan import make_plan
-from bench.results import CellResult, Score
+from bench.records.audits import AuditedRow, Finding, grade, read_audit, write_audit
+from bench.records.outcome import Control, Outcome
+from bench.records.results import CellResult, Score
 
 Write = Callable[..., Path]
 ATTACKS = "[clean, noise, PGD, PGD+BPDA, PGD+exact]"

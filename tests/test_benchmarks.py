@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from test_results import cell
 
-from bench.metrics import wilson
-from bench.results import CellResult, Score
+from bench.records.metrics import wilson
+from bench.records.results import CellResult, Score
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import ClipRef, Dataset
-from bench.metrics import wilson
+from bench.records.metrics import wilson
 from bench.training.objectives.classifier import Classification, LooksClassification
 
 CLIPS = 200

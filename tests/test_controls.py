@@ -11,10 +11,11 @@ from test_run import run
 
 from bench import BenchError, Budget, ClipRandom
 from bench.grids.grid import read_grid
-from bench.outcome import Outcome
 from bench.plan import make_plan
+from bench.records.outcome import Outcome
+from bench.records.results import Score
 from bench.registry import ATTACKS
-from bench.results import Score, collect
+from bench.run.export import collect
 from bench.runner import Runner, compare
 from bench.store import Store
 from bench.tables import make_tables, to_pandas

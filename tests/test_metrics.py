@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
 from bench import BenchError
-from bench.metrics import Z95, mean, roc_area, union, wilson
+from bench.records.metrics import Z95, mean, roc_area, union, wilson
 
 few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 

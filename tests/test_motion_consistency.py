@@ -17,7 +17,7 @@ from bench.defenses.motion_consistency import MotionConsistency
 from bench.defenses.random_noise import RandomNoise
 from bench.flow.base import FlowEstimator
 from bench.flow.losses import photometric, smoothness
-from bench.metrics import roc_area
+from bench.records.metrics import roc_area
 from bench.registry import DEFENSES
 
 STEP, BOUND = 2 / 255, 12 / 255

@@ -17,11 +17,12 @@ from bench import BenchError
 from bench.engines.local import LocalEngine
 from bench.grids.grid import override, read_grid
 from bench.leaderboard import make_leaderboard
-from bench.outcome import Control, Outcome
 from bench.plan import make_plan
+from bench.records.outcome import Control, Outcome
+from bench.records.results import CellResult, Score, pass_seconds, read_results, read_seconds, to_frame
 from bench.render import render
 from bench.reported_figures import shipped_folder
-from bench.results import CellResult, Score, export, pass_seconds, read_results, read_seconds, to_frame
+from bench.run.export import export
 from bench.runner import Runner
 from bench.store import Store
 from bench.tables import make_tables, to_pandas

@@ -13,9 +13,10 @@ from helpers import MARGIN, Counting, Offset
 from bench import BenchError
 from bench.engines.local import LocalEngine, pick_device
 from bench.grids.grid import read_grid
-from bench.outcome import Outcome
 from bench.plan import Plan, make_plan
-from bench.results import CellResult, collect
+from bench.records.outcome import Outcome
+from bench.records.results import CellResult
+from bench.run.export import collect
 from bench.runner import Runner
 from bench.store import Store
 

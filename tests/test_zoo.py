@@ -12,9 +12,9 @@ import torch
 
 from bench import BenchError, Budget, ClipRandom
 from bench.data.procedural import RenderedClip, render
-from bench.metrics import wilson
 from bench.models import checkpoints
 from bench.models.checkpoints import build_classifier, load_checkpoint, manifest, sha256_of, zoo_file
+from bench.records.metrics import wilson
 from bench.registry import ATTACKS, MODELS, Spec
 from bench.training.objectives.robust import budget_of
 from bench.training.recipes import OBJECTIVES, Recipe, objective_of

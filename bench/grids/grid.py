@@ -27,34 +27,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.errors import BenchError, nearest
+from bench.records.description import ReportedSection
 from bench.registry import Spec
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-
-
-class ReportedSection(_Section):
-    """Which published figures belong beside this grid's.
-
-    A label of this grid is mapped to values of columns, e.g. ``{variant: Ours}``; a bare value is that of the column
-    ``defense`` or ``attack``. Where a defence and an attack speak of one column, the defence has the word.
-
-    Attributes:
-        file: CSV in ``results/reported/``.
-        model: this grid's label of the classifier they were measured on; its only one if not given.
-        where: column values that all rows have, e.g. ``{dataset: UCF-101, model: NL}``.
-        defenses, attacks: this grid's labels, and those of its oracles, to the file's rows; among the attacks,
-            ``Union`` and ``Mean`` are what all of them say together, ``Seconds`` the time of a pass.
-        budgets: this grid's budgets, as tables print them, to the file's rows; all rows if empty.
-    """
-
-    file: str
-    model: str = ""
-    where: dict[str, str] = {}
-    defenses: dict[str, str | dict[str, str]] = {}
-    attacks: dict[str, str | dict[str, str]] = {}
-    budgets: dict[str, dict[str, str]] = {}
 
 
 class DatasetSection(BaseModel):

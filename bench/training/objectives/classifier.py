@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from bench.attack.base import Attack
 from bench.data.base import ClipRef, Dataset
 from bench.errors import BenchError
-from bench.metrics import wilson
 from bench.models.checkpoints import build_classifier
 from bench.models.flow_stream import FlowStream
+from bench.records.metrics import wilson
 from bench.registry import ATTACKS, DATASETS, MODELS, Spec
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget

@@ -1,0 +1,70 @@
+"""What a results folder says about its grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ReportedSection(BaseModel):
+    """Which published figures belong beside this grid's.
+
+    A label of this grid is mapped to values of columns, e.g. ``{variant: Ours}``; a bare value is that of the column
+    ``defense`` or ``attack``. Where a defence and an attack speak of one column, the defence has the word.
+
+    Attributes:
+        file: CSV in ``results/reported/``.
+        model: this grid's label of the classifier they were measured on; its only one if not given.
+        where: column values that all rows have, e.g. ``{dataset: UCF-101, model: NL}``.
+        defenses, attacks: this grid's labels, and those of its oracles, to the file's rows; among the attacks,
+            ``Union`` and ``Mean`` are what all of them say together, ``Seconds`` the time of a pass.
+        budgets: this grid's budgets, as tables print them, to the file's rows; all rows if empty.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str
+    model: str = ""
+    where: dict[str, str] = {}
+    defenses: dict[str, str | dict[str, str]] = {}
+    attacks: dict[str, str | dict[str, str]] = {}
+    budgets: dict[str, dict[str, str]] = {}
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A combination that does not exist, and why: what a table prints as ``n/a``."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # result folders store it
+
+    model: str
+    defense: str
+    attack: str
+    reason: str
+
+
+class GridFile(BaseModel):
+    """What a results folder says about its grid.
+
+    Attributes:
+        order: file names in the order of the rows.
+        skipped: combinations that do not exist.
+        worst: columns that are the worst of others.
+        oracles, counts_clean, timed: of the grid's tables, see :class:`~bench.grids.grid.Grid`.
+        reported: which published figures stand beside the measured ones.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    title: str
+    summary: str
+    order: list[str]
+    skipped: list[Skipped]
+    worst: dict[str, list[str]] = {}
+    oracles: dict[str, dict[str, str]] = {}
+    counts_clean: bool = False
+    timed: bool = False
+    reported: ReportedSection | None = None

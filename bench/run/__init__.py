@@ -1,0 +1,1 @@
+"""Runs plans: the runner, its engine, the judge, and the store of outcomes."""

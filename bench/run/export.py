@@ -1,0 +1,168 @@
+"""Writes what a run measured: a file per cell, and when, where and how long."""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.plan import Plan
+from bench.records.description import GridFile
+from bench.records.outcome import Outcome
+from bench.records.results import (
+    GRID_FILE,
+    RUN_FILE,
+    CellResult,
+    Score,
+    by_model,
+    difference,
+    meanings,
+    pass_seconds,
+    read_grid_file,
+    read_result,
+    read_seconds,
+    result_files,
+)
+from bench.store import Store
+
+
+def collect(plan: Plan, store: Store) -> list[CellResult]:
+    """The plan's cells with their stored outcomes, restricted to the plan's clips.
+
+    A clip without an outcome (an interrupted run) is entered as ``missing``, so that no denominator shrinks.
+    """
+    results = []
+    clean: dict[tuple[str, str], dict[str, Outcome]] = {}
+    for cell in plan.cells:
+        stored = store.outcomes(cell.id)
+        outcomes = [
+            stored.get(r.id) or Outcome(clip=r.id, label=r.label, status="missing", error="not run yet")
+            for r in plan.refs
+        ]
+        row = cell.model.label, cell.defense.label
+        if cell.knowledge == "clean":
+            clean[row] = {o.clip: o for o in outcomes}
+        for outcome in outcomes:
+            outcome.clean_prediction = clean[row][outcome.clip].prediction
+        results.append(
+            CellResult(
+                cell=cell.id,
+                dataset=cell.dataset.label,
+                model=cell.model.label,
+                defense=cell.defense.label,
+                attack=cell.attack_label,
+                knowledge=cell.knowledge,
+                gradient=cell.gradient,
+                budget=cell.threat,
+                settings=json.loads(json.dumps(cell.settings, default=str)),
+                score=Score.of(outcomes),
+                control=store.control(cell.id),
+                outcomes=outcomes,
+            )
+        )
+    return results
+
+
+def export(
+    plan: Plan, store: Store, folder: Path, device: str, *, ran: bool = True
+) -> tuple[list[CellResult], list[str]]:
+    """Writes ``folder/<grid>/``: a file per cell, the grid's description and, apart from the reproducible
+    record, when, where and how long it ran.
+
+    Files of cells that are not in the plan stay (a run with ``--defense mine`` adds a row) unless one of their
+    labels now stands for something else: other weights, edited code, other clips. Those are removed, since no table
+    may mix two measurements; their outcomes remain in the store.
+
+    Args:
+        device: PyTorch's name of the device that was used.
+        ran: whether anything was computed; if not, the record of when, where and how long is left alone.
+
+    Returns:
+        The plan's results, and the names of the files that were removed.
+
+    Raises:
+        BenchError: the folder cannot be written.
+    """
+    target = folder / plan.grid.name
+    results = collect(plan, store)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for result in results:
+            (target / result.file_name).write_text(result.to_text(), encoding="utf-8")
+    except OSError as error:
+        raise BenchError(f"Cannot write results to {target}: {error}.") from error
+    stale = _remove_stale(target, results)
+    _describe(plan, target, [r.file_name for r in results])
+    if ran or not (target / RUN_FILE).is_file():
+        _record_run(target, results, device)
+    elif not read_seconds(target):
+        _record_seconds(target, results)
+    return results, stale
+
+
+def _remove_stale(target: Path, results: list[CellResult]) -> list[str]:
+    known = {key: value for result in results for key, value in meanings(result).items()}
+    written = {result.file_name for result in results}
+    stale = []
+    for path in result_files(target):
+        if path.name not in written:
+            other = read_result(path)
+            if difference(known, meanings(other)):
+                path.unlink()
+                stale.append(path.name)
+    return stale
+
+
+def _describe(plan: Plan, target: Path, order: list[str]) -> None:
+    old = read_grid_file(target)
+    run = {(c.model.label, c.defense.label, c.attack_label) for c in plan.cells}
+    skipped = list(plan.skipped)
+    if old:
+        run |= {(s.model, s.defense, s.attack) for s in skipped}
+        skipped += [s for s in old.skipped if (s.model, s.defense, s.attack) not in run]
+        kept = [name for name in old.order if (target / name).is_file()]
+        # A whole grid brings its own order; a part of it, or a row more, does not disturb what is there.
+        order = order if set(kept) <= set(order) else list(dict.fromkeys([*kept, *order]))
+    described = GridFile(
+        name=plan.grid.name,
+        title=plan.grid.title,
+        summary=" ".join(plan.grid.summary.split()),
+        order=order,
+        skipped=skipped,
+        worst=plan.grid.worst,
+        oracles=plan.grid.oracles,
+        counts_clean=plan.grid.counts_clean,
+        timed=plan.grid.timed,
+        reported=plan.grid.reported,
+    )
+    (target / GRID_FILE).write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _record_run(target: Path, results: list[CellResult], device: str) -> None:
+    import torch  # the only use; reading results needs no torch
+
+    seconds = sum(o.seconds for r in results for o in r.outcomes)
+    try:
+        known = read_seconds(target)  # a run of some rows says nothing about the others
+    except BenchError:
+        known = {}  # a damaged record is replaced by this one
+    run = {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+        "clip_seconds_of_all_outcomes": round(seconds, 1),
+        "seconds_of_a_pass": by_model({**known, **pass_seconds(results)}),
+    }
+    (target / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+
+
+def _record_seconds(target: Path, results: list[CellResult]) -> None:
+    """Adds the times to the record of a run that was made before they were part of it."""
+    path = target / RUN_FILE
+    run = {**json.loads(path.read_text(encoding="utf-8")), "seconds_of_a_pass": by_model(pass_seconds(results))}
+    path.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
