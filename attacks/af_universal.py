@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
-from bench.models.checkpoints import load_checkpoint, load_strictly, zoo_file
 from bench.models.robust import entry_name
 from bench.threat.framing import UniversalFraming, framed
+from bench.weights.files import load_checkpoint, load_strictly
+from bench.weights.zoo import zoo_file
 
 _WIDEST = 4  # for which there are recipes
 

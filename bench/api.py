@@ -21,7 +21,6 @@ from bench.defense.defended import why_not
 from bench.engines.local import LocalEngine, pick_device
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
-from bench.models.checkpoints import fingerprint
 from bench.plan import Component, expand
 from bench.records.results import to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
@@ -31,6 +30,7 @@ from bench.runner import Runner
 from bench.store import Store
 from bench.tables import make_tables
 from bench.threat.budgets import Budget
+from bench.weights.files import fingerprint
 
 
 class _InMemory(Dataset):

@@ -370,7 +370,7 @@ def list_(
 
         items = [{"name": n, "summary": read_grid(p).title} for n, p in shipped_grids().items()]
     elif what is What.weights:
-        from bench.models.checkpoints import figures_in_words, manifest
+        from bench.weights.zoo import figures_in_words, manifest
 
         items = [{"name": Path(f).stem, "summary": figures_in_words(e), **e} for f, e in manifest().items()]
     else:
@@ -420,7 +420,7 @@ def _describe(entry: Entry) -> dict[str, Any]:
         "parameters": parameters,
     }
     if entry.kind == "model":
-        from bench.models.checkpoints import manifest
+        from bench.weights.zoo import manifest
 
         described["weights"] = [e for e in manifest().values() if e["model"] == entry.name]
     return described
@@ -477,7 +477,7 @@ def show(
 
 
 def _print_description(item: dict[str, Any]) -> None:
-    from bench.models.checkpoints import figures_in_words
+    from bench.weights.zoo import figures_in_words
 
     out.print(f"[bold]{item['name']}[/bold]  ({item['kind']})", highlight=False)
     out.print(item["description"].split("\n\nArgs:")[0].split("\nArgs:")[0], markup=False, highlight=False)

@@ -53,7 +53,6 @@ SILENT = (
     "bench.files",
     "bench.grids",
     "bench.leaderboard",
-    "bench.models.checkpoints",
     "bench.probes",
     "bench.records",
     "bench.registry",
@@ -64,6 +63,7 @@ SILENT = (
     "bench.store",
     "bench.tables",
     "bench.training",
+    "bench.weights",
     "bench.zoo",
 )
 # Enters with the components that reach it.

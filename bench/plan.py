@@ -21,10 +21,11 @@ from bench.defense.defended import GRADIENTS, DefendedClassifier, why_not
 from bench.defense.trained import know_origin
 from bench.errors import BenchError, nearest
 from bench.grids.grid import AttackSection, Grid
-from bench.models.checkpoints import build_classifier, find_weights, fingerprint, sha256_of
 from bench.records.description import Skipped
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Spec
 from bench.threat.budgets import Budget
+from bench.weights.files import fingerprint, sha256_of
+from bench.weights.zoo import build_classifier, find_weights
 
 
 def digest(settings: Any) -> str:

@@ -29,12 +29,12 @@ from bench import Budget, Target
 from bench.data.procedural import render
 from bench.grids.grid import find_grid
 from bench.leaderboard import markdown_table
-from bench.models.checkpoints import build_classifier, zoo_file
 from bench.plan import make_plan
 from bench.registry import ATTACKS, Spec
 from bench.run.export import collect
 from bench.store import Store
 from bench.tables import interval
+from bench.weights.zoo import build_classifier, zoo_file
 
 
 class FramesBelowOneAnother(nn.Module):

@@ -15,17 +15,10 @@ from torch import nn
 
 from bench import BenchError
 from bench.data.base import Missing
-from bench.models import checkpoints
-from bench.models.checkpoints import (
-    build_classifier,
-    find_weights,
-    fingerprint,
-    load_checkpoint,
-    load_strictly,
-    sha256_of,
-    zoo_file,
-)
 from bench.registry import Spec
+from bench.weights import files as checkpoints
+from bench.weights.files import fingerprint, load_checkpoint, load_strictly, sha256_of
+from bench.weights.zoo import build_classifier, find_weights, zoo_file
 
 HERE = Path("weights.pth")
 

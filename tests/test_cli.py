@@ -268,10 +268,10 @@ def test_train_resumes_and_exports_what_the_manifest_says(
 ) -> None:
     import torch
 
-    from bench.models.checkpoints import load_checkpoint, sha256_of
     from bench.training import loop
     from bench.training.objectives.classifier import Classification
     from bench.training.recipes import RECIPES, Recipe
+    from bench.weights.files import load_checkpoint, sha256_of
 
     monkeypatch.setitem(RECIPES, "short", Recipe("short", steps=4, batch=2, warmup=1))
     arguments = ("train", "--model", "nl_tiny", "--recipe", "short", "--curves", tmp_path / "curves")

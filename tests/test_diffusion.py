@@ -15,7 +15,7 @@ from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.sampling import denoise_ddim, denoise_ddpm, invert_ddim, noise_to
 from bench.diffusion.schedule import add_noise, predict_clean, timesteps
 from bench.diffusion.tiny import PixelTiny, Preconditioned, TinyAutoencoder
-from bench.models.checkpoints import load_shipped, manifest
+from bench.weights.zoo import load_shipped, manifest
 
 NAMES = list(BACKBONES)
 

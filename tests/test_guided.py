@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench import BenchError
 from bench.diffusion.guided import build_guided, convert
-from bench.models.checkpoints import load_strictly
+from bench.weights.files import load_strictly
 
 HEAD, GROUPS = 8, 4
 

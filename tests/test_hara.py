@@ -15,9 +15,10 @@ from torch import Tensor
 
 from bench import BenchError
 from bench.data.base import Missing
-from bench.models.checkpoints import build_classifier, find_weights, load_with_arch
 from bench.models.hara import HaraResNet, PaddedShortcut, load_published, r3d18_hara, resnext3d101, wrn3d50
 from bench.registry import MODELS, Spec
+from bench.weights.files import load_with_arch
+from bench.weights.zoo import build_classifier, find_weights
 
 FACTORIES = {"resnet-18": r3d18_hara, "resnext-101": resnext3d101, "wideresnet-50": wrn3d50}
 # Of each narrow network: arguments, and groups of its second convolutions.

@@ -16,11 +16,11 @@ from bench import BenchError
 from bench.data.base import Missing
 from bench.flow.base import Features, FlowEstimator
 from bench.flow.raft import Raft
-from bench.models.checkpoints import build_classifier, find_weights
 from bench.models.i3d import I3D, I3DFlow, Pool, Unit, i3d_flow, i3d_rgb, same_padding
 from bench.registry import MODELS, Spec
 from bench.training.loop import with_new_head
 from bench.training.objectives.classifier import FlowStreamClassification
+from bench.weights.zoo import build_classifier, find_weights
 
 # Output channels of the branches and of the convolutions before them, from the paper's figure of Inception-v1.
 BLOCKS = {

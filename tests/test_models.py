@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from bench import BenchError
-from bench.models.checkpoints import build_classifier
 from bench.models.resnet3d import ResNet3D
 from bench.models.transformer import Attention, DividedBlock, VideoTransformer
 from bench.registry import MODELS, Spec
+from bench.weights.zoo import build_classifier
 
 TINY = ["nl_tiny", "slowfast_tiny", "resnet3d_tiny", "transformer_tiny"]
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from bench import BenchError
 from bench.models.base import build_seeded
-from bench.models.checkpoints import fingerprint
 from bench.models.multibn import BRANCHES, Branches, MultiBN, Route, branched, from_published
 from bench.models.resnet3d import ResNet3D
 from bench.models.robust import multibn
+from bench.weights.files import fingerprint
 
 
 def clips(count: int = 6, seed: int = 0) -> Tensor:

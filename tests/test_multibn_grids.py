@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 
 from bench import BenchError, Budget
 from bench.grids.grid import Grid, find_grid, read_grid, shipped_grids
-from bench.models.checkpoints import build_classifier
 from bench.models.robust import ARCHITECTURES
 from bench.plan import make_plan
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Spec
 from bench.reported_figures import Reported, shipped_folder
 from bench.training.recipes import RECIPES
+from bench.weights.zoo import build_classifier
 
 FILES = {
     "multibn_ucf101": "multibn_ucf101.csv",

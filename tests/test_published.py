@@ -18,7 +18,7 @@ from torch import Tensor
 from bench import BenchError
 from bench.diffusion.backbones import load_backbone
 from bench.diffusion.sampling import predict
-from bench.models.checkpoints import fingerprint
+from bench.weights.files import fingerprint
 
 SAVE: dict[str, Callable[[Path], Path]] = {
     "modelscope": save_modelscope,

@@ -18,9 +18,9 @@ from bench.defenses.none import NoDefense
 from bench.diffusion.backbones import BACKBONES, load_backbone
 from bench.diffusion.sampling import noise_to
 from bench.grids.grid import DatasetSection, Grid
-from bench.models.checkpoints import build_classifier, zoo_file
 from bench.plan import make_plan
 from bench.registry import ATTACKS, DEFENSES, Spec
+from bench.weights.zoo import build_classifier, zoo_file
 
 
 def clips_of(count: int, frames: int = 16) -> Tensor:

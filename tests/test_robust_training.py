@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from bench import BenchError, ClipRef, Dataset
 from bench.models.base import build_seeded
-from bench.models.checkpoints import load_checkpoint
 from bench.models.multibn import BRANCHES, Branches, MultiBN
 from bench.models.resnet3d import ResNet3D
 from bench.training.data import some_of, split_of
@@ -31,6 +30,7 @@ from bench.training.objectives.robust import (
     evaluating,
 )
 from bench.training.recipes import RECIPES, Recipe, objective_of
+from bench.weights.files import load_checkpoint
 
 TINY: dict[str, Any] = {"width": 4, "blocks": (1,), "stem_kernel": (3, 3, 3), "stem_stride": (1, 2, 2)}
 

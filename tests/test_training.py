@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench import BenchError, ClipRef, Dataset
-from bench.models.checkpoints import sha256_of
 from bench.training import loop, recipes
 from bench.training.curve import Curve
 from bench.training.objective import Objective
 from bench.training.objectives.classifier import LooksClassification
 from bench.training.recipes import Recipe
+from bench.weights.files import sha256_of
 
 
 class Ramp(Dataset):

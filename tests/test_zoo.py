@@ -12,12 +12,13 @@ import torch
 
 from bench import BenchError, Budget, ClipRandom
 from bench.data.procedural import RenderedClip, render
-from bench.models import checkpoints
-from bench.models.checkpoints import build_classifier, load_checkpoint, manifest, sha256_of, zoo_file
 from bench.records.metrics import wilson
 from bench.registry import ATTACKS, MODELS, Spec
 from bench.training.objectives.robust import budget_of
 from bench.training.recipes import OBJECTIVES, Recipe, objective_of
+from bench.weights import files as checkpoints
+from bench.weights.files import load_checkpoint, sha256_of
+from bench.weights.zoo import build_classifier, manifest, zoo_file
 
 CLASSIFIERS = sorted((e["model"], e["dataset"]) for e in manifest().values() if e["kind"] == "classifier")
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from bench.defense.base import RobustModel
 from bench.errors import BenchError
-from bench.models.checkpoints import load_checkpoint, load_strictly, zoo_file
 from bench.models.robust import entry_name
+from bench.weights.files import load_checkpoint, load_strictly
+from bench.weights.zoo import zoo_file
 
 
 def know_origin(classifier: nn.Module, model: str, dataset: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.tiny import ImageTiny, LatentTiny, PixelTiny
 from bench.errors import BenchError, nearest
-from bench.models.checkpoints import load_shipped
+from bench.weights.zoo import load_shipped
 
 BACKBONES: dict[str, Callable[[], DiffusionBackbone]] = {
     "pixel_tiny": PixelTiny,

@@ -10,7 +10,7 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from bench.errors import BenchError
-from bench.models.checkpoints import load_checkpoint, load_strictly
+from bench.weights.files import load_checkpoint, load_strictly
 
 _UNet2D: Any = UNet2DModel  # only partly typed
 

@@ -22,7 +22,7 @@ from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.guided import load_guided
 from bench.diffusion.replay import replayed
 from bench.errors import BenchError
-from bench.models.checkpoints import UNREADABLE
+from bench.weights.files import UNREADABLE
 
 # diffusers and transformers are only partly typed.
 _AutoencoderKL: Any = AutoencoderKL

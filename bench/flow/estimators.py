@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.errors import BenchError, nearest
 from bench.flow.base import FlowEstimator
 from bench.flow.tiny import TinyFlow
-from bench.models.checkpoints import load_shipped
+from bench.weights.zoo import load_shipped
 
 ESTIMATORS: dict[str, Callable[[], FlowEstimator]] = {"flow_tiny": TinyFlow}
 

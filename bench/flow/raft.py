@@ -14,7 +14,7 @@ from torchvision.models.optical_flow.raft import RAFT, make_coords_grid, upsampl
 
 from bench.errors import BenchError, nearest
 from bench.flow.base import Features, FlowEstimator
-from bench.models.checkpoints import load_checkpoint, load_strictly
+from bench.weights.files import load_checkpoint, load_strictly
 
 SIZES: tuple[str, ...] = ("large", "small")
 

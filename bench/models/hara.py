@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError, at_least, nearest
 from bench.models.base import VideoClassifier
-from bench.models.checkpoints import load_strictly, load_with_arch
 from bench.registry import register
+from bench.weights.files import load_strictly, load_with_arch
 
 Block = Literal["basic", "bottleneck", "resnext", "wide"]
 Shortcut = Literal["A", "B"]

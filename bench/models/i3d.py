@@ -18,9 +18,9 @@ from bench.errors import BenchError, at_least
 from bench.flow.base import FlowEstimator
 from bench.flow.pairs import with_updates
 from bench.models.base import VideoClassifier
-from bench.models.checkpoints import load_checkpoint, load_strictly
 from bench.models.flow_stream import FlowStream
 from bench.registry import register
+from bench.weights.files import load_checkpoint, load_strictly
 
 Triple = tuple[int, int, int]
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.models.base import VideoClassifier, build_seeded
-from bench.models.checkpoints import load_checkpoint, load_strictly
 from bench.registry import register
+from bench.weights.files import load_checkpoint, load_strictly
 
 
 class NonLocalBlock(nn.Module):

@@ -12,9 +12,9 @@ from torch import nn
 from bench.errors import BenchError, nearest
 from bench.models.base import build_seeded
 from bench.models.blocks import FeatureDenoising, OUDefend, insert, stages_of
-from bench.models.checkpoints import build_classifier, manifest
 from bench.models.multibn import BRANCHES, MultiBN
 from bench.registry import MODELS, Spec, register
+from bench.weights.zoo import build_classifier, manifest
 
 
 def plain(classifier: nn.Module, seed: int = 0) -> nn.Module:

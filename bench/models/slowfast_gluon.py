@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.models.base import VideoClassifier
-from bench.models.checkpoints import load_checkpoint, load_strictly
 from bench.models.nl import Bottleneck
 from bench.registry import register
+from bench.weights.files import load_checkpoint, load_strictly
 
 _EXPANSION = 4
 

@@ -22,7 +22,6 @@ from bench.data.base import Dataset
 from bench.errors import BenchError
 from bench.files import replacing
 from bench.models.base import build_seeded
-from bench.models.checkpoints import load_checkpoint, load_strictly, sha256_of, zoo_file
 from bench.models.robust import entry_name
 from bench.registry import DATASETS, MODELS, Spec
 from bench.seeds import seed_of
@@ -31,6 +30,8 @@ from bench.training.data import split_of
 from bench.training.objective import Objective
 from bench.training.objectives.classifier import Classification
 from bench.training.recipes import Recipe, objective_of
+from bench.weights.files import load_checkpoint, load_strictly, sha256_of
+from bench.weights.zoo import zoo_file
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.data.base import ClipRef, Dataset
-from bench.models.checkpoints import load_checkpoint, load_strictly
+from bench.weights.files import load_checkpoint, load_strictly
 
 
 class Objective(ABC):

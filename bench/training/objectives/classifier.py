@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from bench.attack.base import Attack
 from bench.data.base import ClipRef, Dataset
 from bench.errors import BenchError
-from bench.models.checkpoints import build_classifier
 from bench.models.flow_stream import FlowStream
 from bench.records.metrics import wilson
 from bench.registry import ATTACKS, DATASETS, MODELS, Spec
@@ -21,6 +20,7 @@ from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
 from bench.training.data import check_classes, some_of, split_of
 from bench.training.objective import Objective
+from bench.weights.zoo import build_classifier
 
 _CHUNK = 25
 

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.models.checkpoints import load_checkpoint, load_strictly, zoo_file
 from bench.models.robust import entry_name
 from bench.registry import Spec
 from bench.seeds import ClipRandom
 from bench.threat.framing import UniversalFraming, framed
 from bench.training.data import some_of, split_of
 from bench.training.objectives.classifier import Classification, accuracy, labelled, proportion
+from bench.weights.files import load_checkpoint, load_strictly
+from bench.weights.zoo import zoo_file
 
 
 class FramingObjective(Classification):

@@ -17,10 +17,10 @@ from bench.diffusion.sampling import denoise_ddim, invert_ddim
 from bench.diffusion.schedule import add_noise, predict_clean, timesteps
 from bench.diffusion.tiny import LatentTiny, PixelSpace, Preconditioned, TinyAutoencoder
 from bench.errors import BenchError
-from bench.models.checkpoints import load_shipped
 from bench.training.data import split_of
 from bench.training.objective import Objective
 from bench.training.objectives.mixture import load_mixed
+from bench.weights.zoo import load_shipped
 
 AUTOENCODERS = {"autoencoder_tiny": TinyAutoencoder}
 MEASURED_TIMES = (10, 25, 50, 100, 250, 500)

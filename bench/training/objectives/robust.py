@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from bench.attack.base import Attack
 from bench.errors import BenchError, nearest
-from bench.models.checkpoints import load_checkpoint, load_strictly
 from bench.models.multibn import BRANCHES, NORMS, Branches, MultiBN
 from bench.models.robust import entry_name, rebuilt
 from bench.registry import ATTACKS, Spec
@@ -23,6 +22,7 @@ from bench.threat.norms import Linf
 from bench.threat.regions import Rectangle
 from bench.training.data import some_of, split_of
 from bench.training.objectives.classifier import Classification, accuracy, labelled, proportion
+from bench.weights.files import load_checkpoint, load_strictly
 
 # Lo and Patel: side of the rectangle, width of the border and number of pixels in frames of 112 x 112.
 _SIDE, _WIDTH, _PIXELS, _FRAME = 30, 10, 100, 112

@@ -1,0 +1,1 @@
+"""Weights: reading checkpoint files, and the files that are shipped or published."""
