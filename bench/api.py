@@ -21,7 +21,8 @@ from bench.defense.defended import why_not
 from bench.engines.local import LocalEngine, pick_device
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
-from bench.plan import Component, expand
+from bench.plan.cells import Component
+from bench.plan.expand import expand
 from bench.records.results import to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
 from bench.render import heading, render

@@ -11,7 +11,7 @@ from bench.audit import Evidence, examine, rows_of
 from bench.defense.base import changes_nothing
 from bench.defense.defended import DefendedClassifier, why_not
 from bench.errors import BenchError
-from bench.plan import Cell, Plan, digest
+from bench.plan.cells import Cell, Plan, digest
 from bench.probes import Suspect, probe
 from bench.records.audits import AuditedRow, Finding
 from bench.records.results import CellResult

@@ -17,7 +17,7 @@ from bench import __version__
 from bench.errors import BenchError, nearest
 
 if TYPE_CHECKING:
-    from bench.plan import Plan
+    from bench.plan.cells import Plan
     from bench.registry import Entry
 
 app = typer.Typer(
@@ -114,7 +114,7 @@ def run(
     )
     with err.status("Loading ..."):
         from bench.engines.local import LocalEngine, keep_freed_memory, pick_device
-        from bench.plan import make_plan
+        from bench.plan.expand import make_plan
         from bench.reported_figures import Reported, shipped_folder
         from bench.runner import Runner
         from bench.store import Store
@@ -324,7 +324,7 @@ def audit(
     with err.status("Loading ...") as status:
         from bench.auditor import audit as audit_rows
         from bench.engines.local import pick_device
-        from bench.plan import make_plan
+        from bench.plan.expand import make_plan
         from bench.records.audits import write_audit
         from bench.records.results import read_results
 

@@ -36,7 +36,8 @@ ENGINE = (
     "bench.defense.base",
     "bench.engines.local",
     "bench.judge",
-    "bench.plan",
+    "bench.plan.cells",
+    "bench.plan.expand",
     "bench.runner",
     "bench.seeds",
 )
@@ -53,6 +54,7 @@ SILENT = (
     "bench.files",
     "bench.grids",
     "bench.leaderboard",
+    "bench.plan.components",
     "bench.probes",
     "bench.records",
     "bench.registry",

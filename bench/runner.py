@@ -14,7 +14,7 @@ from bench.data.base import ClipRef, MissingClip
 from bench.defense.defended import DefendedClassifier
 from bench.engines.local import LocalEngine
 from bench.errors import BenchError
-from bench.plan import Cell, ClipsUnit, Plan, digest
+from bench.plan.cells import Cell, ClipsUnit, Plan, digest
 from bench.records.metrics import wilson
 from bench.records.outcome import Control, Outcome, Status
 from bench.store import Adversarial, Store

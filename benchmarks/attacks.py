@@ -29,7 +29,7 @@ from bench import Budget, Target
 from bench.data.procedural import render
 from bench.grids.grid import find_grid
 from bench.leaderboard import markdown_table
-from bench.plan import make_plan
+from bench.plan.expand import make_plan
 from bench.registry import ATTACKS, Spec
 from bench.run.export import collect
 from bench.store import Store

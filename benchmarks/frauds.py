@@ -23,7 +23,7 @@ from test_run import run_plan
 from bench import Purifier, RobustModel
 from bench.auditor import audit
 from bench.grids.grid import read_grid
-from bench.plan import make_plan
+from bench.plan.expand import make_plan
 
 _SEVERITIES = {"fault": "red", "warning": "yellow", "note": "dim"}
 

@@ -27,7 +27,8 @@ from bench.engines.local import LocalEngine, keep_freed_memory, pick_device
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
 from bench.leaderboard import markdown_table
-from bench.plan import Plan, make_plan
+from bench.plan.cells import Plan
+from bench.plan.expand import make_plan
 from bench.records.metrics import wilson
 from bench.records.results import CellResult, Score
 from bench.run.export import collect

@@ -17,7 +17,7 @@ from bench import BenchError, Budget, probes
 from bench.audit import Evidence, examine, rows_of
 from bench.auditor import audit
 from bench.grids.grid import read_grid
-from bench.plan import make_plan
+from bench.plan.expand import make_plan
 from bench.records.audits import AuditedRow, Finding, grade, read_audit, write_audit
 from bench.records.outcome import Control, Outcome
 from bench.records.results import CellResult, Score

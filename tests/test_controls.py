@@ -11,7 +11,7 @@ from test_run import run
 
 from bench import BenchError, Budget, ClipRandom
 from bench.grids.grid import read_grid
-from bench.plan import make_plan
+from bench.plan.expand import make_plan
 from bench.records.outcome import Outcome
 from bench.records.results import Score
 from bench.registry import ATTACKS

@@ -10,7 +10,7 @@ import pytest
 
 from bench import BenchError, Budget
 from bench.grids.grid import find_grid, override, read_grid, shipped_grids
-from bench.plan import make_plan
+from bench.plan.expand import make_plan
 from bench.registry import Spec
 from bench.reported_figures import Reported, shipped_folder
 

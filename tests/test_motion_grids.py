@@ -11,7 +11,7 @@ import pytest
 
 from bench import Budget
 from bench.grids.grid import Grid, find_grid, read_grid, shipped_grids
-from bench.plan import make_plan
+from bench.plan.expand import make_plan
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS
 from bench.reported_figures import Reported, shipped_folder
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from bench import BenchError, Budget
 from bench.grids.grid import Grid, find_grid, read_grid, shipped_grids
 from bench.models.robust import ARCHITECTURES
-from bench.plan import make_plan
+from bench.plan.expand import make_plan
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Spec
 from bench.reported_figures import Reported, shipped_folder
 from bench.training.recipes import RECIPES

@@ -18,7 +18,7 @@ from bench.defenses.none import NoDefense
 from bench.diffusion.backbones import BACKBONES, load_backbone
 from bench.diffusion.sampling import noise_to
 from bench.grids.grid import DatasetSection, Grid
-from bench.plan import make_plan
+from bench.plan.expand import make_plan
 from bench.registry import ATTACKS, DEFENSES, Spec
 from bench.weights.zoo import build_classifier, zoo_file
 

@@ -17,7 +17,7 @@ from bench import BenchError
 from bench.engines.local import LocalEngine
 from bench.grids.grid import override, read_grid
 from bench.leaderboard import make_leaderboard
-from bench.plan import make_plan
+from bench.plan.expand import make_plan
 from bench.records.outcome import Control, Outcome
 from bench.records.results import CellResult, Score, pass_seconds, read_results, read_seconds, to_frame
 from bench.render import render

@@ -13,7 +13,8 @@ from helpers import MARGIN, Counting, Offset
 from bench import BenchError
 from bench.engines.local import LocalEngine, pick_device
 from bench.grids.grid import read_grid
-from bench.plan import Plan, make_plan
+from bench.plan.cells import Plan
+from bench.plan.expand import make_plan
 from bench.records.outcome import Outcome
 from bench.records.results import CellResult
 from bench.run.export import collect

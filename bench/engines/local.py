@@ -16,7 +16,7 @@ from bench.data.base import ClipRef
 from bench.defense.defended import DefendedClassifier
 from bench.errors import BenchError
 from bench.judge import measure, violation
-from bench.plan import Cell, ClipsUnit
+from bench.plan.cells import Cell, ClipsUnit
 from bench.records.outcome import Outcome
 from bench.seeds import ClipRandom
 from bench.store import Adversarial

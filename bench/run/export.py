@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.plan import Plan
+from bench.plan.cells import Plan
 from bench.records.description import GridFile
 from bench.records.outcome import Outcome
 from bench.records.results import (

@@ -1,0 +1,1 @@
+"""From a grid to the smallest set of work."""
