@@ -18,7 +18,6 @@ from bench.attack.base import Attack
 from bench.data.base import ClipRef, Dataset
 from bench.defense.base import Defense, Purifier, RobustModel
 from bench.defense.defended import why_not
-from bench.engines.local import LocalEngine, pick_device
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
 from bench.plan.cells import Component
@@ -26,9 +25,10 @@ from bench.plan.expand import expand
 from bench.records.results import to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
 from bench.render import heading, render
+from bench.run.engine import LocalEngine, pick_device
 from bench.run.export import collect
-from bench.runner import Runner
-from bench.store import Store
+from bench.run.runner import Runner
+from bench.run.store import Store
 from bench.tables import make_tables
 from bench.threat.budgets import Budget
 from bench.weights.files import fingerprint

@@ -113,11 +113,11 @@ def run(
         seed=seed,
     )
     with err.status("Loading ..."):
-        from bench.engines.local import LocalEngine, keep_freed_memory, pick_device
         from bench.plan.expand import make_plan
         from bench.reported_figures import Reported, shipped_folder
-        from bench.runner import Runner
-        from bench.store import Store
+        from bench.run.engine import LocalEngine, keep_freed_memory, pick_device
+        from bench.run.runner import Runner
+        from bench.run.store import Store
 
         where = pick_device(device)
         if where.type == "cpu":
@@ -282,7 +282,7 @@ def _print_plan(plan: Plan) -> None:
 
 
 def _print_stored(plan: Plan, folder: Path) -> None:
-    from bench.store import Store
+    from bench.run.store import Store
 
     if not folder.is_dir():  # opening a store makes one
         return
@@ -323,10 +323,10 @@ def audit(
         raise BenchError(f"There are no results of {chosen.name!r} in {results}: run 'bench run --grid {grid}' first.")
     with err.status("Loading ...") as status:
         from bench.auditor import audit as audit_rows
-        from bench.engines.local import pick_device
         from bench.plan.expand import make_plan
         from bench.records.audits import write_audit
         from bench.records.results import read_results
+        from bench.run.engine import pick_device
 
         cells = read_results(folder)
         plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint)
@@ -543,7 +543,7 @@ def train(
     with err.status("Loading ..."):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from bench.engines.local import keep_freed_memory, pick_device
+        from bench.run.engine import keep_freed_memory, pick_device
         from bench.training.loop import TrainingState, default_work, export, remeasure
         from bench.training.loop import train as fit
         from bench.training.recipes import recipe_of

@@ -32,7 +32,7 @@ from bench.leaderboard import markdown_table
 from bench.plan.expand import make_plan
 from bench.registry import ATTACKS, Spec
 from bench.run.export import collect
-from bench.store import Store
+from bench.run.store import Store
 from bench.tables import interval
 from bench.weights.zoo import build_classifier, zoo_file
 

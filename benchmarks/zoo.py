@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bench.engines.local import LocalEngine, keep_freed_memory, pick_device
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
 from bench.leaderboard import markdown_table
@@ -31,9 +30,10 @@ from bench.plan.cells import Plan
 from bench.plan.expand import make_plan
 from bench.records.metrics import wilson
 from bench.records.results import CellResult, Score
+from bench.run.engine import LocalEngine, keep_freed_memory, pick_device
 from bench.run.export import collect
-from bench.runner import Runner
-from bench.store import Store
+from bench.run.runner import Runner
+from bench.run.store import Store
 
 COLUMNS = {
     "clean": "Standard",

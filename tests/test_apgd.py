@@ -20,8 +20,8 @@ from bench import BenchError, Budget, ClipRandom, Target
 from bench.attack.losses import cross_entropy, loss_of, targeted_dlr
 from bench.attack.target import Answer, Objective, Transform
 from bench.attacks.apgd import APGD, checkpoints
-from bench.judge import violation
 from bench.registry import ATTACKS
+from bench.run.judge import violation
 
 SHAPE = (3, 2, 4, 5)
 N = math.prod(SHAPE)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, evaluate
 from bench.attacks.autoattack import AutoAttack
-from bench.judge import violation
 from bench.registry import ATTACKS
+from bench.run.judge import violation
 
 SHAPE = (3, 2, 4, 5)
 few = settings(max_examples=12, deadline=None, derandomize=True, database=None)

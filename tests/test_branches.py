@@ -13,7 +13,7 @@ from bench import BenchError, Budget, ClipRandom, DefendedClassifier, Target
 from bench.attacks.branches import Branches
 from bench.attacks.pgd import PGD
 from bench.defense.base import RobustModel
-from bench.judge import violation
+from bench.run.judge import violation
 
 
 class Masked(nn.Module):

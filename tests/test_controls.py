@@ -15,9 +15,10 @@ from bench.plan.expand import make_plan
 from bench.records.outcome import Outcome
 from bench.records.results import Score
 from bench.registry import ATTACKS
+from bench.run.control import compare
 from bench.run.export import collect
-from bench.runner import Runner, compare
-from bench.store import Store
+from bench.run.runner import Runner
+from bench.run.store import Store
 from bench.tables import make_tables, to_pandas
 
 Write = Callable[..., Path]
@@ -201,7 +202,7 @@ def test_the_worst_of_some_attacks_is_computed_from_their_outcomes(gray_grid: Wr
     assert [s.label for s in grid.attack_sections] == ["clean", "PGD", "noise"]  # nothing more is run
     plan = make_plan(grid)
     store = Store(tmp_path / "s")
-    from bench.engines.local import LocalEngine
+    from bench.run.engine import LocalEngine
 
     Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
     results = collect(plan, store)

@@ -12,8 +12,8 @@ from test_joint_selection import Selecting
 from torch import Tensor, nn
 
 from bench import Attack, BenchError, Budget, ClipRandom, Target
-from bench.judge import violation
 from bench.registry import ATTACKS
+from bench.run.judge import violation
 
 few = settings(max_examples=4, deadline=None, derandomize=True, database=None)
 

@@ -20,8 +20,8 @@ from torchattacks.attacks.fab import projection_l2, projection_linf
 from bench import BenchError, Budget, ClipRandom, Target
 from bench.attack.target import Answer
 from bench.attacks.fab import FAB, fill_level, onto_plane
-from bench.judge import violation
 from bench.registry import ATTACKS
+from bench.run.judge import violation
 
 SHAPE = (3, 2, 3, 4)
 N = math.prod(SHAPE)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench import AttackResult, BenchError, Budget, ClipRandom, Target
 from bench.attacks.flicker import Flicker, adversarial_loss, regulariser, roughness, thickness
-from bench.judge import violation
+from bench.run.judge import violation
 
 SHAPE = (3, 5, 3, 4)
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)

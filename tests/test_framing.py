@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bench import BenchError, Budget, ClipRandom
 from bench.attacks.af_universal import UniversalFramingAttack
-from bench.judge import violation
+from bench.run.judge import violation
 from bench.threat.budgets import norm_of
 from bench.threat.framing import UniversalFraming, framed
 from bench.training.loop import export, train

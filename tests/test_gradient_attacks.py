@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from bench import Budget, ClipRandom, DefendedClassifier, Purifier, Target
 from bench.attack.losses import cross_entropy
-from bench.judge import violation
 from bench.registry import ATTACKS
+from bench.run.judge import violation
 
 few = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 

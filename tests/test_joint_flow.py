@@ -19,7 +19,7 @@ from bench.attacks.joint_flow import JointFlow
 from bench.attacks.pgd import PGD
 from bench.flow.base import Features, FlowEstimator, endpoint_error
 from bench.flow.estimators import load_flow
-from bench.judge import violation
+from bench.run.judge import violation
 
 SHAPE = (3, 3, 8, 8)
 EPS = 8 / 255

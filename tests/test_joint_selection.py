@@ -12,8 +12,8 @@ from bench import BenchError, Budget, ClipRandom, DefendedClassifier, Target
 from bench.attacks.joint_selection import JointSelection
 from bench.attacks.pgd import PGD
 from bench.defense.base import RobustModel
-from bench.judge import violation
 from bench.registry import ATTACKS
+from bench.run.judge import violation
 
 SHAPE = (3, 2, 4, 4)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import Budget
-from bench.judge import measure, violation
+from bench.run.judge import measure, violation
 
 CLIP = torch.linspace(0.2, 0.8, 3 * 2 * 4 * 4).reshape(3, 2, 4, 4)
 SIZE = 4 / 255

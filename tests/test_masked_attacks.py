@@ -19,8 +19,8 @@ from bench.attacks.af import AdversarialFraming
 from bench.attacks.multav import MultAV
 from bench.attacks.roa import RectangularOcclusion
 from bench.attacks.spa import SaltAndPepper
-from bench.judge import violation
 from bench.registry import ATTACKS, Spec
+from bench.run.judge import violation
 
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 T, H, W = 2, 7, 8

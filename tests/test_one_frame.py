@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench import AttackResult, BenchError, Budget, ClipRandom, Target
 from bench.attacks.one_frame import OneFrame
-from bench.judge import violation
+from bench.run.judge import violation
 
 FRAMES = 4
 SHAPE = (3, FRAMES, 3, 4)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench import AttackResult, BenchError, Budget, ClipRandom, Target
 from bench.attack.target import Answer
 from bench.attacks.rays import RayS
-from bench.judge import violation
+from bench.run.judge import violation
 
 SHAPE = (3, 2, 2, 3)
 N = 36

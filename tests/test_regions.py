@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench import BenchError, Budget, ClipRandom
-from bench.judge import violation
+from bench.run.judge import violation
 from bench.threat.budgets import norm_of
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)

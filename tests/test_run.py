@@ -11,15 +11,15 @@ import torch
 from helpers import MARGIN, Counting, Offset
 
 from bench import BenchError
-from bench.engines.local import LocalEngine, pick_device
 from bench.grids.grid import read_grid
 from bench.plan.cells import Plan
 from bench.plan.expand import make_plan
 from bench.records.outcome import Outcome
 from bench.records.results import CellResult
+from bench.run.engine import LocalEngine, pick_device
 from bench.run.export import collect
-from bench.runner import Runner
-from bench.store import Store
+from bench.run.runner import Runner
+from bench.run.store import Store
 
 Write = Callable[..., Path]
 CPU = torch.device("cpu")

@@ -25,7 +25,7 @@ from bench.records.results import (
     read_seconds,
     result_files,
 )
-from bench.store import Store
+from bench.run.store import Store
 
 
 def collect(plan: Plan, store: Store) -> list[CellResult]:

@@ -15,11 +15,11 @@ from bench.attack.target import Target
 from bench.data.base import ClipRef
 from bench.defense.defended import DefendedClassifier
 from bench.errors import BenchError
-from bench.judge import measure, violation
 from bench.plan.cells import Cell, ClipsUnit
 from bench.records.outcome import Outcome
+from bench.run.judge import measure, violation
+from bench.run.store import Adversarial
 from bench.seeds import ClipRandom
-from bench.store import Adversarial
 
 # Values of a batch that keep two CPU cores busy without leaving their caches: 16 clips of 3x16x64x64.
 _CPU_BATCH_VALUES = 16 * 3 * 16 * 64 * 64

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from bench.data.base import ClipRef, MissingClip
 from bench.defense.defended import DefendedClassifier
-from bench.engines.local import LocalEngine
 from bench.errors import BenchError
 from bench.plan.cells import Cell, ClipsUnit, Plan, digest
-from bench.records.metrics import wilson
-from bench.records.outcome import Control, Outcome, Status
-from bench.store import Adversarial, Store
+from bench.records.outcome import Outcome, Status
+from bench.run.control import compare
+from bench.run.engine import LocalEngine
+from bench.run.store import Adversarial, Store
 
 # Clips of each adaptive cell that the zero-budget control attacks, and the steps it takes: enough to notice a pipeline
 # that changes while it is asked.
@@ -284,21 +284,6 @@ class Runner:
             torch.cuda.empty_cache()
         for ref in loaded:
             self._attempt([ref], work, give_up)
-
-
-def compare(attacked: Sequence[Outcome], clean: Sequence[Outcome]) -> Control:
-    """The verdict of the zero-budget control, from the outcomes of the attack and those on the clean clips."""
-    flawed = next((o for o in attacked if o.status != "ok"), None)
-    if flawed is not None:
-        return Control(clips=len(attacked), passed=False, said=f"{flawed.clip}: {flawed.error}")
-    if not any(o.draws for o in attacked):
-        other = sum(o.prediction != c.prediction for o, c in zip(attacked, clean, strict=True))
-        said = f"{other} of {len(attacked)} clips are answered differently although nothing was changed"
-        return Control(clips=len(attacked), passed=not other, said=said)
-    here, there = ([v for o in outcomes for v in o.verdicts] for outcomes in (attacked, clean))
-    (low, high), (least, most) = wilson(sum(here), len(here)), wilson(sum(there), len(there))
-    said = f"{sum(here)} of {len(here)} draws are right, {sum(there)} of {len(there)} on the clean clips"
-    return Control(clips=len(attacked), passed=low <= most and least <= high, said=said)
 
 
 def _weight(unit: ClipsUnit) -> float:

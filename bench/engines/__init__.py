@@ -1,1 +1,0 @@
-"""Where units are executed. One engine so far: in this process."""
