@@ -24,12 +24,12 @@ from bench.plan.cells import Component
 from bench.plan.expand import expand
 from bench.records.results import to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
-from bench.render import heading, render
+from bench.report.render import heading, render
+from bench.report.tables import make_tables
 from bench.run.engine import LocalEngine, pick_device
 from bench.run.export import collect
 from bench.run.runner import Runner
 from bench.run.store import Store
-from bench.tables import make_tables
 from bench.threat.budgets import Budget
 from bench.weights.files import fingerprint
 

@@ -114,7 +114,7 @@ def run(
     )
     with err.status("Loading ..."):
         from bench.plan.expand import make_plan
-        from bench.reported_figures import Reported, shipped_folder
+        from bench.report.reported import Reported, shipped_folder
         from bench.run.engine import LocalEngine, keep_freed_memory, pick_device
         from bench.run.runner import Runner
         from bench.run.store import Store
@@ -131,9 +131,9 @@ def run(
         return
 
     from bench.records.results import pass_seconds
-    from bench.render import LEGEND, heading, render
+    from bench.report.render import LEGEND, heading, render
+    from bench.report.tables import make_tables
     from bench.run.export import export
-    from bench.tables import make_tables
 
     reported = Reported(chosen.reported, shipped_folder()) if chosen.reported else None
     store = Store(kept)
@@ -506,7 +506,7 @@ def leaderboard(
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("leaderboard.md"),
 ) -> None:
     """Rewrite leaderboard.md from the result files alone."""
-    from bench.leaderboard import make_leaderboard
+    from bench.report.leaderboard import make_leaderboard
 
     text = make_leaderboard(results)
     unchanged = output.is_file() and output.read_text(encoding="utf-8") == text

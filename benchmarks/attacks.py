@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from bench import Budget, Target
 from bench.data.procedural import render
 from bench.grids.grid import find_grid
-from bench.leaderboard import markdown_table
 from bench.plan.expand import make_plan
 from bench.registry import ATTACKS, Spec
+from bench.report.leaderboard import markdown_table
+from bench.report.tables import interval
 from bench.run.export import collect
 from bench.run.store import Store
-from bench.tables import interval
 from bench.weights.zoo import build_classifier, zoo_file
 
 

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bench.records.results import CellResult, Score, read_results
-from bench.tables import make_tables
+from bench.report.tables import make_tables
 
 ATTACKS = {"motion_i": "attack I", "motion_ii": "attack II"}
 LOSSES = {"ce": "cross-entropy", "margin": "margin"}

@@ -25,11 +25,11 @@ from rich.table import Table
 
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
-from bench.leaderboard import markdown_table
 from bench.plan.cells import Plan
 from bench.plan.expand import make_plan
 from bench.records.metrics import wilson
 from bench.records.results import CellResult, Score
+from bench.report.leaderboard import markdown_table
 from bench.run.engine import LocalEngine, keep_freed_memory, pick_device
 from bench.run.export import collect
 from bench.run.runner import Runner

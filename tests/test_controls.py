@@ -15,11 +15,11 @@ from bench.plan.expand import make_plan
 from bench.records.outcome import Outcome
 from bench.records.results import Score
 from bench.registry import ATTACKS
+from bench.report.tables import make_tables, to_pandas
 from bench.run.control import compare
 from bench.run.export import collect
 from bench.run.runner import Runner
 from bench.run.store import Store
-from bench.tables import make_tables, to_pandas
 
 Write = Callable[..., Path]
 
@@ -216,7 +216,7 @@ def test_the_worst_of_some_attacks_is_computed_from_their_outcomes(gray_grid: Wr
 
 def test_a_union_of_draws_is_never_above_a_column() -> None:
     """Chosen by draws, the worst attack of a clip may be the wrong one; all of them together bound the union."""
-    from bench.tables import _together
+    from bench.report.tables import _together
 
     weak, strong = [True, True, False, True, True], [False, True, False, True, False]
     found = _together({"weak": {"c": weak}, "strong": {"c": strong}})
@@ -263,8 +263,8 @@ def test_parts_of_an_attack_belong_to_its_identity(gray_grid: Write, monkeypatch
 def test_many_attacks_stand_below_one_another() -> None:
     from rich.console import Console
 
-    from bench.render import render
-    from bench.tables import Row, Table
+    from bench.report.render import render
+    from bench.report.tables import Row, Table
 
     columns = {"clean": "Standard"} | {f"attack-{i}+BPDA": "Robust" for i in range(12)} | {"W": "Worst"}
     scores = {label: Score(correct=i, clips=20) for i, label in enumerate(columns)}

@@ -12,7 +12,7 @@ from bench import BenchError, Budget
 from bench.grids.grid import find_grid, override, read_grid, shipped_grids
 from bench.plan.expand import make_plan
 from bench.registry import Spec
-from bench.reported_figures import Reported, shipped_folder
+from bench.report.reported import Reported, shipped_folder
 
 Write = Callable[..., Path]
 

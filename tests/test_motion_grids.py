@@ -13,7 +13,7 @@ from bench import Budget
 from bench.grids.grid import Grid, find_grid, read_grid, shipped_grids
 from bench.plan.expand import make_plan
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS
-from bench.reported_figures import Reported, shipped_folder
+from bench.report.reported import Reported, shipped_folder
 
 Figures = dict[tuple[str, str], float]
 

@@ -13,7 +13,7 @@ from bench.grids.grid import Grid, find_grid, read_grid, shipped_grids
 from bench.models.robust import ARCHITECTURES
 from bench.plan.expand import make_plan
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Spec
-from bench.reported_figures import Reported, shipped_folder
+from bench.report.reported import Reported, shipped_folder
 from bench.training.recipes import RECIPES
 from bench.weights.zoo import build_classifier
 

@@ -15,17 +15,17 @@ from rich.console import Console
 
 from bench import BenchError
 from bench.grids.grid import override, read_grid
-from bench.leaderboard import make_leaderboard
 from bench.plan.expand import make_plan
 from bench.records.outcome import Control, Outcome
 from bench.records.results import CellResult, Score, pass_seconds, read_results, read_seconds, to_frame
-from bench.render import render
-from bench.reported_figures import shipped_folder
+from bench.report.leaderboard import make_leaderboard
+from bench.report.render import render
+from bench.report.reported import shipped_folder
+from bench.report.tables import make_tables, to_pandas
 from bench.run.engine import LocalEngine
 from bench.run.export import export
 from bench.run.runner import Runner
 from bench.run.store import Store
-from bench.tables import make_tables, to_pandas
 
 Write = Callable[..., Path]
 

@@ -7,7 +7,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.records.results import Score
-from bench.tables import Row, Table, area, duration, flaws, percent, printed
+from bench.report.tables import Row, Table, area, duration, flaws, percent, printed
 
 LEGEND = (
     "Accuracy in percent over all clips, below it the 95 % Wilson interval. Standard: clean clips through the defence. "

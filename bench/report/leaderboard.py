@@ -8,8 +8,8 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.records.audits import read_audit
 from bench.records.results import Score, read_grid_file, read_results, read_seconds
-from bench.reported_figures import Reported, read_table
-from bench.tables import Row, Table, area, duration, flaws, interval, make_tables, percent, printed, voided
+from bench.report.reported import Reported, read_table
+from bench.report.tables import Row, Table, area, duration, flaws, interval, make_tables, percent, printed, voided
 
 _PREAMBLE = """# Leaderboard
 

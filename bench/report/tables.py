@@ -11,7 +11,7 @@ import pandas as pd
 from bench.records.description import Skipped
 from bench.records.metrics import mean, roc_area, union
 from bench.records.results import CellResult, Score
-from bench.reported_figures import Reported
+from bench.report.reported import Reported
 
 HEADINGS = {
     "clean": "Standard",

@@ -1,0 +1,1 @@
+"""Tables, the leaderboard and published figures: views over records."""
