@@ -322,7 +322,7 @@ def audit(
     if not folder.is_dir():
         raise BenchError(f"There are no results of {chosen.name!r} in {results}: run 'bench run --grid {grid}' first.")
     with err.status("Loading ...") as status:
-        from bench.auditor import audit as audit_rows
+        from bench.audit.rows import audit as audit_rows
         from bench.plan.expand import make_plan
         from bench.records.audits import write_audit
         from bench.records.results import read_results

@@ -21,7 +21,7 @@ from conftest import GRAY_GRID
 from test_run import run_plan
 
 from bench import Purifier, RobustModel
-from bench.auditor import audit
+from bench.audit.rows import audit
 from bench.grids.grid import read_grid
 from bench.plan.expand import make_plan
 

@@ -13,9 +13,10 @@ from conftest import Answer
 from helpers import level_classifier
 from test_run import run_plan
 
-from bench import BenchError, Budget, probes
-from bench.audit import Evidence, examine, rows_of
-from bench.auditor import audit
+from bench import BenchError, Budget
+from bench.audit import probes
+from bench.audit.outcomes import Evidence, examine, rows_of
+from bench.audit.rows import audit
 from bench.grids.grid import read_grid
 from bench.plan.expand import make_plan
 from bench.records.audits import AuditedRow, Finding, grade, read_audit, write_audit
@@ -445,7 +446,7 @@ def test_the_command_writes_grades_that_the_leaderboard_shows(
 def test_the_suspect_is_fresh_and_shares_its_weights() -> None:
     from frauds import Remembering
 
-    from bench.auditor import _maker
+    from bench.audit.rows import _maker
     from bench.defense.defended import DefendedClassifier
 
     defended = DefendedClassifier(level_classifier(), Remembering())

@@ -1,8 +1,8 @@
 """The audit: does a row of a table deserve belief?
 
 Two kinds of checks. Those on stored outcomes (this module) cost nothing and look at every clip. Those that ask the
-defended classifier again (:mod:`bench.probes`) take a few clips. Both follow Carlini et al., "On Evaluating Adversarial
-Robustness" (2019), and the flags of AutoAttack (Croce and Hein, ICML 2020).
+defended classifier again (:mod:`bench.audit.probes`) take a few clips. Both follow Carlini et al., "On Evaluating
+Adversarial Robustness" (2019), and the flags of AutoAttack (Croce and Hein, ICML 2020).
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from bench.audit import Evidence, examine, rows_of
+from bench.audit.outcomes import Evidence, examine, rows_of
+from bench.audit.probes import Suspect, probe
 from bench.defense.base import changes_nothing
 from bench.defense.defended import DefendedClassifier, why_not
 from bench.errors import BenchError
 from bench.plan.cells import Cell, Plan, digest
-from bench.probes import Suspect, probe
 from bench.records.audits import AuditedRow, Finding
 from bench.records.results import CellResult
 from bench.threat.budgets import Budget
