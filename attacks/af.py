@@ -11,14 +11,18 @@ from bench import Budget, ClipRandom, Target, register
 from bench.attack.masked import MaskedAttack, region_of
 
 
-@register("af", source="Lo and Patel, MultiBN, IEEE T-IP 2022; the idea: Zajac et al., AAAI 2019")
+@register(
+    "af",
+    source="Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, IEEE TIP 2022; the idea: Zajac "
+    "et al., Adversarial Framing for Image and Video Classification, AAAI 2019",
+)
 class AdversarialFraming(MaskedAttack):
     """Iterative FGSM on a border inside the frames, another for every clip and every frame.
 
     Lo and Patel take a width of 10 in frames of 112 x 112 (a third of the area), 5 steps of 70/255. Their code runs the
     first pass with noise all over the frame, or never masks at all; here the border is masked before the first pass,
-    and starts from the pixels that are there, both as our fact sheet recommends (``motion_and_training.md``, section
-    11). The outer framing of the original attack, one for all clips, is ``af_universal``.
+    and starts from the pixels that are there, which is our choice (``docs/decisions.md``). The outer framing of the
+    original attack, one for all clips, is ``af_universal``.
 
     Args:
         start: ``original`` pixels, ``grey`` (0.5) or ``random`` ones, uniform in ``[0, 1]``, another draw for each

@@ -18,7 +18,11 @@ _TARGETED = "targeted-dlr"
 _PLAIN = 0.75
 
 
-@register("apgd", source="Croce and Hein, ICML 2020 (arXiv 2003.01690), sections 3 and 4")
+@register(
+    "apgd",
+    source="Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free "
+    "Attacks, ICML 2020 (arXiv 2003.01690), sections 3 and 4",
+)
 class APGD(Attack):
     """Auto-PGD in the linf or l2 ball: the only free parameter is the number of steps.
 

@@ -19,7 +19,11 @@ _VERSIONS = {"standard": "apgd-ce, apgd-t, fab, square", "rand": "apgd-ce, apgd-
 _CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
 
 
-@register("autoattack", source="Croce and Hein, ICML 2020 (arXiv 2003.01690), section 5; their code for rand")
+@register(
+    "autoattack",
+    source="Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free "
+    "Attacks, ICML 2020 (arXiv 2003.01690), section 5; their code for rand",
+)
 class AutoAttack(Attack):
     """Worst of an ensemble, per clip: AutoAttack for deterministic and (``rand``) for randomised defences.
 

@@ -15,7 +15,10 @@ from bench.registry import ATTACKS, Spec
 
 
 @register(
-    "branches", source="our fact sheet's advice on MultiBN (motion_and_training.md, section 10); the attack is ours"
+    "branches",
+    source="VideoRobustBench's own, against networks that choose between branches, such as Lo and Patel, Defending "
+    "Against Multiple and Unforeseen Adversarial Videos, IEEE TIP 2022; built on Madry et al., Towards Deep Learning "
+    "Models Resistant to Adversarial Attacks, ICLR 2018",
 )
 class Branches(Attack):
     """Makes clips on each branch, on their even mixture and on the mixture with a selection that takes no gradient, and

@@ -84,7 +84,12 @@ def _by_draw(answers: Tensor, count: int, clips: int) -> Tensor:
     return answers.unflatten(0, (-1, count, clips)).transpose(0, 1).flatten(1, 2)
 
 
-@register("eot", source="Athalye et al., ICML 2018, section 4.3; averaged logits as in VideoPure's EOT+BPDA")
+@register(
+    "eot",
+    source="Athalye, Engstrom, Ilyas and Kwok, Synthesizing Robust Adversarial Examples, ICML 2018; against randomised "
+    "defences: Athalye, Carlini and Wagner, Obfuscated Gradients Give a False Sense of Security, ICML 2018; averaged "
+    "logits: Nie et al., Diffusion Models for Adversarial Purification, ICML 2022, released code",
+)
 class EOT(Attack):
     """Runs another attack on the expectation over a randomised defence: each of its passes becomes ``draws`` passes.
 
@@ -93,7 +98,7 @@ class EOT(Attack):
     Args:
         attack: which attack, as a grid names it: ``pgd``, ``"apgd(loss='dlr')"``, ``tt``, ...
         draws: draws per pass.
-        average: ``logits`` (the loss of the mean logits, as DiffPure's and VideoPure's code does), ``losses`` (the mean
+        average: ``logits`` (the loss of the mean logits, as DiffPure's code does), ``losses`` (the mean
             loss, whose gradient is the mean of the gradients), or ``gradients`` (their mean after each is brought to
             one size, so that a draw that is confidently right, and hardly has a gradient, counts as much as another).
         at_once: draws that go through the network together. Averaged logits keep the graphs of all draws until the

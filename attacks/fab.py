@@ -14,7 +14,11 @@ from bench.errors import at_least
 _TINY = 1e-12
 
 
-@register("fab", source="Croce and Hein, ICML 2020 (arXiv 1907.02044); targeted as in AutoAttack, arXiv 2003.01690")
+@register(
+    "fab",
+    source="Croce and Hein, Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary Attack, ICML 2020 "
+    "(arXiv 1907.02044); targeted as in AutoAttack, arXiv 2003.01690",
+)
 class FAB(Attack):
     """Fast adaptive boundary attack: minimises the distance instead of maximising a loss.
 

@@ -9,7 +9,10 @@ from torch import Tensor
 from bench import AttackResult, Budget, ClipRandom, GradientAttack, Target, register
 
 
-@register("fgsm", source="Goodfellow, Shlens and Szegedy, ICLR 2015, section 4")
+@register(
+    "fgsm",
+    source="Goodfellow, Shlens and Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015, section 4",
+)
 class FGSM(GradientAttack):
     """One step from the clean clip to the edge of the ball, along the sign of the gradient (linf) or itself (l2).
 

@@ -25,7 +25,7 @@ def roughness(offsets: Tensor) -> Tensor:
 
 
 def regulariser(offsets: Tensor, beta1: float, beta2: float) -> Tensor:
-    """How much and how abruptly the colours change (Pony et al., the thickness and roughness terms).
+    """How much and how abruptly the colours change (Pony, Naeh and Mannor, CVPR 2021, thickness and roughness).
 
     Args:
         offsets: ``(B, 3, T, 1, 1)``.
@@ -59,15 +59,19 @@ def adversarial_loss(logits: Tensor, labels: Tensor, kind: str, margin: float) -
     return torch.minimum(lead.square() / gap, lead).clamp_min(0)
 
 
-@register("flicker", source="Pony, Naeh and Mannor, CVPR 2021, and the authors' released code")
+@register(
+    "flicker",
+    source="Pony, Naeh and Mannor, Over-the-Air Adversarial Flickering Attacks Against Video Recognition Networks, "
+    "CVPR 2021, and the authors' released code",
+)
 class Flicker(Attack):
     """One colour offset per frame, found by Adam: the weakest and smoothest flicker that fools the classifier.
 
     Minimised is ``adversarial + strength * regulariser``, over offsets that start at zero, are added to every pixel of
     their frame, are kept within the budget (``norm: flicker``) and clamped with the clip to ``[0, 1]``. The settings
-    are those of the authors' code in our fact sheet (``motion_and_training.md``, section 9), which reads and
-    recommends: offsets in units of ``[0, 1]``, where a learning rate of 5e-4 equals that of the original in
-    ``[-1, 1]``; 300 steps, a hard bound where the released loop runs until it succeeds. Adam moves an offset by
+    are those of the authors' code, which leaves two to us (``docs/decisions.md``): offsets in units of ``[0, 1]``,
+    where a learning rate of 5e-4 equals that of the original in ``[-1, 1]``; and a hard bound on the steps, for which
+    300 are recommended, where the released loop runs until it succeeds. Adam moves an offset by
     about the learning rate in each step (the budget's ``step_size``, if it has one), so ten steps reach 1.3/255: give
     this attack steps of its own.
 

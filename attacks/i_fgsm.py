@@ -7,7 +7,11 @@ from typing import Literal
 from bench import GradientAttack, register
 
 
-@register("i_fgsm", source="Kurakin, Goodfellow and Bengio, ICLR workshop 2017, section 2.2")
+@register(
+    "i_fgsm",
+    source="Kurakin, Goodfellow and Bengio, Adversarial Examples in the Physical World, ICLR workshop 2017, section "
+    "2.2",
+)
 class IFGSM(GradientAttack):
     """Equal steps from the clean clip that together just reach the edge of the ball. No random start.
 

@@ -13,15 +13,19 @@ from bench.flow.base import endpoint_error
 from bench.flow.estimators import load_flow
 
 
-@register("joint_flow", source="Jiang et al., IEEE TCSVT 2025, Table VI (the idea; loss, weights and steps are ours)")
+@register(
+    "joint_flow",
+    source="Jiang et al., VideoPure: Diffusion-based Adversarial Purification for Video Recognition, IEEE TCSVT 2025 "
+    "(arXiv 2501.14999), Table VI (the idea; loss, weights and steps are ours)",
+)
 class JointFlow(PricedAttack):
     """PGD on ``cross-entropy + mu * end-point error``: the clip is to be misread, and its motion too.
 
     Meant for defences that purify along the optical flow. The paper reports such an attack without its loss, weights or
-    steps; this is the definition that our fact sheet suggests (``purification.md``, section 11.6). The error is the
-    mean distance in pixels between the flow of the attacked clip and that of the clean one. In the paper's table the
-    joint attack is weaker than plain PGD wherever the defence does not use flow, hence the sweep over ``mu``, which
-    should hold 0: that run is PGD itself, start and trajectory.
+    steps; this definition is ours (``docs/decisions.md``). The error is the mean distance in pixels between the flow of
+    the attacked clip and that of the clean one. In the paper's table the joint attack is weaker than plain PGD wherever
+    the defence does not use flow, hence the sweep over ``mu``, which should hold 0: that run is PGD itself, start and
+    trajectory.
 
     Each ``mu`` is a full run with the steps and restarts of the budget, on the clips that are not broken yet; the runs
     are restarts of one attack, in the order given. Runs are compared, and traced, by their cross-entropy alone, because

@@ -22,14 +22,18 @@ from bench.registry import ATTACKS, Spec
 _BRANCH = {"linf": "lp", "l2": "lp", "pixels": "lp", "rectangle": "physical", "border": "physical"}
 
 
-@register("joint_selection", source="Lo and Patel, MultiBN, IEEE T-IP 2022, joint adaptive attack")
+@register(
+    "joint_selection",
+    source="Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, IEEE TIP 2022, joint adaptive "
+    "attack",
+)
 class JointSelection(Attack):
     """Maximises ``loss + weight * CE(selection, right branch)``, once for each weight, and keeps the worst clip.
 
-    The selection module is to send the clip through the wrong branch. The paper gives no weight; it is swept, as our
-    fact sheet recommends (``motion_and_training.md``, section 10). With a weight of 0 it is the paper's canonical
-    attack, whose gradient passes through the selection module too, and which the slides call the stronger one. A clip
-    that one weight has broken takes no part in the next.
+    The selection module is to send the clip through the wrong branch. The paper gives no weight, so it is swept
+    (``docs/decisions.md``). With a weight of 0 it is the paper's canonical attack, whose gradient passes through the
+    selection module too, and which the slides call the stronger one. A clip that one weight has broken takes no part in
+    the next.
 
     Args:
         attack: the attack that climbs, a gradient attack as grids name it.

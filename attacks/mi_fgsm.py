@@ -7,7 +7,7 @@ from typing import Literal
 from bench import GradientAttack, register
 
 
-@register("mi_fgsm", source="Dong et al., CVPR 2018, algorithm 1")
+@register("mi_fgsm", source="Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018, algorithm 1")
 class MIFGSM(GradientAttack):
     """Iterative FGSM along the accumulated gradient ``g <- decay * g + gradient / mean|gradient|``.
 

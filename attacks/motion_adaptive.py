@@ -16,14 +16,16 @@ from bench.flow.pairs import clip_flow
 
 
 @register(
-    "motion_i", source="the motion-consistency paper, Table 4, adaptive attack I (motion_and_training.md, section 4)"
+    "motion_i",
+    source="Zhang, Mao, Yang and Vondrick, Adversarially Robust Video Perception by Seeing Motion, arXiv 2212.07815, "
+    "2022, Table 4, adaptive attack I",
 )
 class MotionI(PricedAttack):
     """Maximises ``cross-entropy - lambda * motion-consistency loss``: the defence is to find nothing to mend.
 
     The paper's gradient goes through the bare classifier, which is this attack without a gradient of the defence
     (``motion_i``); with one (``motion_i+bpda``) it is an attack that the paper does not have. Its strongest weight is
-    300, with an unknown normalisation; our loss is a mean, and the weights are swept as our fact sheet recommends. For
+    300, with an unknown normalisation; our loss is a mean, and so the weights are swept (``docs/decisions.md``). For
     the defence with multiple constraints, give the same constraints here.
 
     Args:
@@ -71,16 +73,18 @@ class MotionI(PricedAttack):
 
 
 @register(
-    "motion_ii", source="the motion-consistency paper, Table 4, adaptive attack II (motion_and_training.md, section 4)"
+    "motion_ii",
+    source="Zhang, Mao, Yang and Vondrick, Adversarially Robust Video Perception by Seeing Motion, arXiv 2212.07815, "
+    "2022, Table 4, adaptive attack II",
 )
 class MotionII(PricedAttack):
     """Maximises ``cross-entropy - lambda * change of the flow``: the clip is misread while it moves as before.
 
     The change is the mean absolute difference, over both directions, pixels and pairs of frames, between the flow of
     the attacked clip and that of the clean one, in pixels. The paper names neither norm nor scale, and 1e5 as the
-    strongest weight; these, the clean flow without a gradient and RAFT's 2 updates are our fact sheet's recommendation
-    (``motion_and_training.md``, section 4). The gradient through the classifier is as for ``motion_i``. Against a
-    classifier that looks at nothing but flow, the attack is at odds with itself.
+    strongest weight; these, the clean flow without a gradient and RAFT's 2 updates are our choice
+    (``docs/decisions.md``). The gradient through the classifier is as for ``motion_i``. Against a classifier that looks
+    at nothing but flow, the attack is at odds with itself.
 
     Args:
         lambdas: weights of the change of the flow; each is a full run, and the worst for the classifier is kept.

@@ -17,17 +17,16 @@ _REGIONAL_ALPHA = 1.3
 _DARKEST = 1 / 255
 
 
-@register("multav", source="Lo and Patel, MultAV, AVSS 2021")
+@register("multav", source="Lo and Patel, MultAV: Multiplicative Adversarial Videos, AVSS 2021")
 class MultAV(MaskedAttack):
     """Climbs by ``x <- x * alpha^direction``, with the sign or the normalised gradient of the loss as direction.
 
     The budget says which of the paper's five attacks it is: ``mult-linf`` (``size`` is ``eps_m - 1``, 0.04 in the
     paper) or ``mult-l2``, both on all pixels from the clean clip; or ``rectangle``, ``border`` and ``pixels``, where a
     part of every frame, chosen as by ``roa``, ``af`` and ``spa``, is free. The paper gives ``alpha`` for ``mult-linf``
-    alone, 1.01. The others are recommendations of our fact sheet (``motion_and_training.md``, section 11): 1.3 in a
-    region, and in ``mult-l2``, whose unit steps are about a thousandth per value, a fifth of the ball's radius in
-    logarithms. In a
-    region a factor moves nothing that is black: values are raised to 1/255 there, and a rectangle starts grey.
+    alone, 1.01. The others are our choice (``docs/decisions.md``): 1.3 in a region, and in ``mult-l2``, whose unit
+    steps are about a thousandth per value, a fifth of the ball's radius in logarithms. In a region a factor moves
+    nothing that is black: values are raised to 1/255 there, and a rectangle starts grey.
 
     Args:
         loss: ``ce``, ``margin`` or ``dlr``.

@@ -7,7 +7,11 @@ from torch import Tensor
 from bench import Attack, AttackResult, Budget, ClipRandom, Target, register
 
 
-@register("noise")
+@register(
+    "noise",
+    source="VideoRobustBench's own control, as the row Random of Zhang, Mao, Yang and Vondrick, Adversarially Robust "
+    "Video Perception by Seeing Motion, arXiv 2212.07815, 2022, Table 1",
+)
 class UniformNoise(Attack):
     """One point drawn uniformly from the ball around the clip; the classifier is never asked.
 

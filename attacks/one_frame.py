@@ -15,14 +15,18 @@ from bench.errors import at_least
 _STEP = 2 / 255
 
 
-@register("one_frame", source="Hwang et al., ICCV 2021 (the idea; the settings are ours)")
+@register(
+    "one_frame",
+    source="Hwang et al., Just One Moment: Structural Vulnerability of Deep Action Recognition Against One Frame "
+    "Attack, ICCV 2021 (the idea; the settings are ours)",
+)
 class OneFrame(Attack):
     """Iterative FGSM on one frame; the others stay as they are, to the last bit.
 
     The paper perturbs one weak frame of a clip. Its bound, step length, number of steps, stopping rule and choice of
-    the frame were not available to us, so what is built here is the recommendation of our fact sheet
-    (``motion_and_training.md``, section 8): steps of 2/255 along the sign of the gradient, from the clean clip, in a
-    ``one-frame`` budget, for which 16/255 and 20 steps are recommended. No figure of the paper may be compared with it.
+    the frame were not available to us, so what is built here is our choice (``docs/decisions.md``): steps of 2/255
+    along the sign of the gradient, from the clean clip, in a ``one-frame`` budget, for which 16/255 and 20 steps are
+    recommended. No figure of the paper may be compared with it.
 
     The gradient that chooses a frame is that of the first step, so the choice costs no pass of its own.
 

@@ -11,7 +11,12 @@ from bench import BenchError, Budget, ClipRandom, GradientAttack, register
 _VIDEOPURE_STEP = 2 / 255
 
 
-@register("pgd", source="Madry et al., ICLR 2018; protocol videopure: Jiang et al., IEEE TCSVT 2025, released code")
+@register(
+    "pgd",
+    source="Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018; protocol "
+    "videopure: Jiang et al., VideoPure: Diffusion-based Adversarial Purification for Video Recognition, IEEE TCSVT "
+    "2025, released code",
+)
 class PGD(GradientAttack):
     """Projected gradient descent in the linf or l2 ball, from a random start.
 

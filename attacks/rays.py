@@ -11,7 +11,11 @@ from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, 
 from bench.errors import at_least
 
 
-@register("rays", source="Chen and Gu, KDD 2020: hierarchical ray search")
+@register(
+    "rays",
+    source="Chen and Gu, RayS: A Ray Searching Method for Hard-label Adversarial Attack, KDD 2020, hierarchical ray "
+    "search",
+)
 class RayS(Attack):
     """Looks for the direction of plus and minus one in which the decision changes soonest.
 

@@ -19,7 +19,10 @@ _WHERE = ("random", "fixed", "gradient", "gradient-per-frame", "exhaustive")
 
 
 @register(
-    "roa", source="Wu, Tong and Vorobeychik, ICLR 2020; variant random: Lo and Patel, MultiBN, IEEE T-IP 2022, slides"
+    "roa",
+    source="Wu, Tong and Vorobeychik, Defending Against Physically Realizable Attacks on Image Classification, ICLR "
+    "2020; variant random: Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, IEEE TIP 2022, "
+    "slides",
 )
 class RectangularOcclusion(MaskedAttack):
     """Finds a place for a rectangle, paints it grey, then runs iterative FGSM inside it.
@@ -30,7 +33,7 @@ class RectangularOcclusion(MaskedAttack):
     drawn at random. Unlike their code, the last row and column of places are tried too.
 
     Args:
-        location: ``random``, in every frame anew (our default, as our fact sheet recommends); ``fixed``, a random one
+        location: ``random``, in every frame anew (our default, as in their code); ``fixed``, a random one
             for all frames; ``exhaustive``, the best of all places ``stride`` apart; ``gradient``, the best of the
             ``candidates`` boxes that hold most of the squared gradient at the clean clip, summed over all frames;
             ``gradient-per-frame``, in each frame the box that holds most of it, with no second look.

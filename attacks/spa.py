@@ -11,7 +11,10 @@ from bench import Budget, ClipRandom, Target, register
 from bench.attack.masked import MaskedAttack, region_of
 
 
-@register("spa", source="Lo and Patel, MultiBN, IEEE T-IP 2022, attack SPA")
+@register(
+    "spa",
+    source="Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, IEEE TIP 2022, attack SPA",
+)
 class SaltAndPepper(MaskedAttack):
     """Iterative FGSM on a number of pixels in every frame, black before the first step.
 

@@ -18,7 +18,11 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _TRACE_POINTS = 100
 
 
-@register("square", source="Andriushchenko, Croce, Flammarion and Hein, ECCV 2020")
+@register(
+    "square",
+    source="Andriushchenko, Croce, Flammarion and Hein, Square Attack: A Query-efficient Black-box Adversarial Attack "
+    "via Random Search, ECCV 2020",
+)
 class Square(Attack):
     """Random search: a square of new colour is tried at a random place, and kept if the loss rises.
 

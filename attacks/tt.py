@@ -134,7 +134,10 @@ def _copies(clips: Tensor, shifts: Tensor) -> Tensor:
     return torch.cat([roll(clips, each.repeat(len(clips) // len(each))) for each in shifts])
 
 
-@register("tt_mi", source=f"{_PAPER}, with the momentum of Dong et al., CVPR 2018")
+@register(
+    "tt_mi",
+    source=f"{_PAPER}; momentum: Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018, algorithm 1",
+)
 class TTMI(TT):
     """Temporal Translation with momentum: gradients accumulate, each frame's first brought to a mean size of 1.
 

@@ -350,7 +350,7 @@ def register(name: str, *, source: str = "", kind: str | None = None) -> Callabl
 
     Args:
         name: what users type: lower-case letters, digits, ``_``, ``-``, ``.``.
-        source: the publication it implements: authors, venue, section.
+        source: the publication it implements: authors, title, venue and year, or an arXiv id.
         kind: ``attack``, ``defense``, ``dataset`` or ``model``; read from the base class if not given.
 
     Raises:

@@ -1,7 +1,7 @@
 """RAFT on a clip: every frame encoded once, against torchvision's network called pair by pair.
 
 Run: ``python benchmarks/flow.py`` (RAFT-small, 16 frames of 224x224), ``--frames 64 --network raft_large`` for the
-published size, ``--constraints forward`` for neighbours alone (the motion-consistency paper's Table 6), ``--gradient
+published size, ``--constraints forward`` for neighbours alone (Table 6 of arXiv 2212.07815), ``--gradient
 --updates 2`` with the gradient to the frames. The pairs are those that the defence compares: each frame with the next,
 with the one before, and with that half a clip later. Weights are random, the same for both. Each runs in a process of
 its own, so that the peak memory is its own; the two are timed in turn.

@@ -6,7 +6,12 @@ from bench import register
 from bench.data.procedural import ProceduralDataset
 
 
-@register("actions12")
+@register(
+    "actions12",
+    source="VideoRobustBench's own; rendered clips with known flow as in Dosovitskiy et al., FlowNet: Learning Optical "
+    "Flow with Convolutional Networks, ICCV 2015; looks that betray the class as in Li, Li and Vasconcelos, RESOUND: "
+    "Towards Action Recognition without Representation Bias, ECCV 2018",
+)
 class Actions12(ProceduralDataset):
     """Procedural clips whose class is the motion, and whose looks mostly betray it, as a scene betrays an action.
 

@@ -29,7 +29,11 @@ _PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _LICENCE = "none stated; cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
 
 
-@register("cifar10", source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009")
+@register(
+    "cifar10",
+    source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, technical "
+    "report, 2009",
+)
 class CIFAR10(Dataset):
     """CIFAR-10 for attacks and defences of video classifiers: every image is a clip of one frame.
 

@@ -31,19 +31,23 @@ _PAGE = "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-dat
 _LICENCE = "CC BY 4.0, by that page; the videos belong to others"
 
 
-@register("hmdb51", source="Kuehne et al., ICCV 2011; clip rules: the motion-consistency paper")
+@register(
+    "hmdb51",
+    source="Kuehne et al., HMDB: A Large Video Database for Human Motion Recognition, ICCV 2011; clip rules: Zhang, "
+    "Mao, Yang and Vondrick, Adversarially Robust Video Perception by Seeing Motion, arXiv 2212.07815, 2022",
+)
 class HMDB51(Dataset):
     """HMDB-51: one clip of each video.
 
     The layout is the official one: ``ROOT/hmdb51_org/<class>/*.avi`` (or ``ROOT/<class>/*.avi``), chosen by the lists
     ``ROOT/testTrainMulti_7030_splits/<class>_test_split1.txt``, one for each class, of which all 51 must be there.
 
-    Clips are those of the motion-consistency paper: every frame is resized to 400x300 whatever the shape of the video,
-    and the centre is cropped, which removes black borders; ``frames`` consecutive ones are taken from a random one on,
-    and from the first where the video is shorter, which then starts again. (The paper uses 64 frames, 32 for the
-    one-frame attack and 90 for the flickering one, of an unnamed subset of 1000 test videos.) Of what it leaves open,
-    our fact sheet (``motion_and_training.md``, section 1) recommends the native frame rate, every frame, and the test
-    list of the first fold. Frames are resized bilinearly, antialiased where they shrink.
+    Clips are those of Zhang, Mao, Yang and Vondrick (arXiv 2212.07815): every frame is resized to 400x300 whatever the
+    shape of the video, and the centre is cropped, which removes black borders; ``frames`` consecutive ones are taken
+    from a random one on, and from the first where the video is shorter, which then starts again. (The paper uses 64
+    frames, 32 for the one-frame attack and 90 for the flickering one, of an unnamed subset of 1000 test videos.) What
+    it leaves open is our choice (``docs/decisions.md``): the native frame rate, every frame, and the test list of the
+    first fold. Frames are resized bilinearly, antialiased where they shrink.
 
     Args:
         root: folder of the files; never part of a result's identity.

@@ -35,7 +35,12 @@ def last_frames(length: int, count: int) -> list[int]:
     return [min(2 * i, length - 1) for i in range(count)]
 
 
-@register("kinetics400", source="Kay et al., 2017; clip rules: Wei et al. (TT), AAAI 2022; choice: VideoPure")
+@register(
+    "kinetics400",
+    source="Kay et al., The Kinetics Human Action Video Dataset, arXiv 1705.06950, 2017; clip rules: Wei et al., "
+    "Boosting the Transferability of Video Adversarial Examples via Temporal Translation, AAAI 2022; choice of "
+    "classes: Jiang et al., VideoPure: Diffusion-based Adversarial Purification for Video Recognition, IEEE TCSVT 2025",
+)
 class Kinetics400(Dataset):
     """Validation clips of Kinetics-400.
 

@@ -6,7 +6,11 @@ from bench import register
 from bench.data.procedural import ProceduralDataset
 
 
-@register("motion12")
+@register(
+    "motion12",
+    source="VideoRobustBench's own; rendered clips with known flow as in Dosovitskiy et al., FlowNet: Learning Optical "
+    "Flow with Convolutional Networks, ICCV 2015",
+)
 class Motion12(ProceduralDataset):
     """Procedural clips of a textured sprite whose motion is its class; appearance says nothing about it.
 

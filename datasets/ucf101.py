@@ -46,7 +46,12 @@ _PAGE = "https://www.crcv.ucf.edu/data/UCF101.php"
 _LICENCE = "none stated; for research, cite Soomro, Zamir and Shah, CRCV-TR-12-01, 2012"
 
 
-@register("ucf101", source="Soomro et al., 2012; clip rules: Wei et al. (TT), AAAI 2022")
+@register(
+    "ucf101",
+    source="Soomro, Zamir and Shah, UCF101: A Dataset of 101 Human Actions Classes From Videos in the Wild, technical "
+    "report CRCV-TR-12-01, 2012; clip rules: Wei et al., Boosting the Transferability of Video Adversarial Examples "
+    "via Temporal Translation, AAAI 2022",
+)
 class UCF101(Dataset):
     """UCF-101: one clip of each video, read from the official videos or from folders of frames.
 
@@ -62,8 +67,8 @@ class UCF101(Dataset):
     are used: ``split``, ``fold``, ``clips_per_class`` and ``seed`` do not apply.
 
     Every frame is resized (bilinear, antialiased) so that its short side is ``size``, or to ``width`` and
-    ``height`` whatever its shape, and cropped at the centre. The clips of the motion-consistency paper are
-    ``frames=64, width=400, height=300, start='random'``.
+    ``height`` whatever its shape, and cropped at the centre. The clips of Zhang, Mao, Yang and Vondrick
+    (arXiv 2212.07815) are ``frames=64, width=400, height=300, start='random'``.
 
     Args:
         root: folder of the files; never part of a result's identity.

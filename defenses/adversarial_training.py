@@ -10,8 +10,10 @@ from bench.defense.trained import TrainedDefense
 
 @register(
     "adversarial_training",
-    source="Madry et al., ICLR 2018; Zhang et al. (TRADES), ICML 2019; Tramer and Boneh (AVG, MAX), NeurIPS 2019; "
-    "Maini et al. (MSD), ICML 2020",
+    source="Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018; trades: Zhang et "
+    "al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019; avg and max: Tramer and "
+    "Boneh, Adversarial Training and Robustness for Multiple Perturbations, NeurIPS 2019; msd: Maini, Wong and Kolter, "
+    "Adversarial Robustness Against the Union of Multiple Perturbation Models, ICML 2020",
 )
 class AdversarialTraining(TrainedDefense):
     """Weights trained on attacked clips, in the classifier's own network.

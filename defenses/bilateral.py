@@ -9,7 +9,11 @@ from bench import ClipRandom, Purifier, register
 from bench.threat.budgets import parse_size
 
 
-@register("bilateral", source="Tomasi and Manduchi, ICCV 1998; as a defence: Raff et al., CVPR 2019")
+@register(
+    "bilateral",
+    source="Tomasi and Manduchi, Bilateral Filtering for Gray and Color Images, ICCV 1998; as a defence: Raff, "
+    "Sylvester, Forsyth and McLean, Barrage of Random Transforms for Adversarially Robust Defense, CVPR 2019",
+)
 class Bilateral(Purifier):
     """Averages neighbours that are close in place and in colour: it smooths and keeps edges (Kornia).
 

@@ -7,7 +7,10 @@ from torch import Tensor
 from bench import ClipRandom, Purifier, register
 
 
-@register("bit_depth", source="Xu, Evans and Qi, Feature Squeezing, NDSS 2018")
+@register(
+    "bit_depth",
+    source="Xu, Evans and Qi, Feature Squeezing: Detecting Adversarial Examples in Deep Neural Networks, NDSS 2018",
+)
 class BitDepth(Purifier):
     """Rounds every value to the nearest of ``2^bits`` levels, 0 and 1 among them.
 

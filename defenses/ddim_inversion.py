@@ -11,7 +11,11 @@ from bench.diffusion.purifier import DiffusionPurifier
 from bench.diffusion.sampling import Trajectory, denoise_ddim, invert_ddim
 
 
-@register("ddim_inversion", source="Jiang et al., VideoPure, IEEE TCSVT 2025: the baseline DDIM Inversion")
+@register(
+    "ddim_inversion",
+    source="Jiang et al., VideoPure: Diffusion-based Adversarial Purification for Video Recognition, IEEE TCSVT 2025: "
+    "the baseline DDIM Inversion; sampler: Song, Meng and Ermon, Denoising Diffusion Implicit Models, ICLR 2021",
+)
 class DDIMInversion(DiffusionPurifier):
     """Inverts the clip deterministically to a noisy latent and denoises that by DDIM. Nothing is random.
 

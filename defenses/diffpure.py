@@ -36,7 +36,9 @@ class _DiffPure(DiffusionPurifier):
 
 @register(
     "diffpure_ddim",
-    source="Nie et al., DiffPure, ICML 2022, with the sampler of Song et al., ICLR 2021; VideoPure's Diffpure_DDIM",
+    source="Nie et al., Diffusion Models for Adversarial Purification, ICML 2022, with the sampler of Song, Meng and "
+    "Ermon, Denoising Diffusion Implicit Models, ICLR 2021; the baseline Diffpure_DDIM of Jiang et al., VideoPure: "
+    "Diffusion-based Adversarial Purification for Video Recognition, IEEE TCSVT 2025",
 )
 class DiffPureDDIM(_DiffPure):
     """Noises the clip to a timestep and denoises it by deterministic DDIM steps; one random draw per clip.
@@ -58,7 +60,9 @@ class DiffPureDDIM(_DiffPure):
 
 @register(
     "diffpure_ddpm",
-    source="Nie et al., DiffPure, ICML 2022, with the sampler of Ho et al., NeurIPS 2020; VideoPure's Diffpure_DDPM",
+    source="Nie et al., Diffusion Models for Adversarial Purification, ICML 2022, with the sampler of Ho, Jain and "
+    "Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020; the baseline Diffpure_DDPM of Jiang et al., "
+    "VideoPure: Diffusion-based Adversarial Purification for Video Recognition, IEEE TCSVT 2025",
 )
 class DiffPureDDPM(_DiffPure):
     """Noises the clip to a timestep and denoises it by ancestral sampling, with fresh noise at every step.
@@ -89,7 +93,10 @@ class DiffPureDDPM(_DiffPure):
         return denoise_ddpm(self.backbone, noisy, times, rng, down)
 
 
-@register("diffpure_sde", source="Nie et al., DiffPure, ICML 2022, eq. 4 and 5, in pixel space")
+@register(
+    "diffpure_sde",
+    source="Nie et al., Diffusion Models for Adversarial Purification, ICML 2022, eq. 4 and 5, in pixel space",
+)
 class DiffPureSDE(_DiffPure):
     """Noises the clip to a timestep and solves the reverse-time SDE by Euler-Maruyama: DiffPure as first published.
 

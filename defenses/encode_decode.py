@@ -10,7 +10,11 @@ from bench import ClipRandom, Purifier, register
 from bench.diffusion.backbones import load_backbone
 
 
-@register("encode_decode", source="control row for latent-space purifiers")
+@register(
+    "encode_decode",
+    source="VideoRobustBench's own control for purifiers in latent space, such as Jiang et al., VideoPure: "
+    "Diffusion-based Adversarial Purification for Video Recognition, IEEE TCSVT 2025",
+)
 class EncodeDecode(Purifier):
     """Sends the clip through a backbone's encoder and decoder, without any diffusion.
 

@@ -9,7 +9,11 @@ from torch import Tensor
 from bench import ClipRandom, Purifier, register
 
 
-@register("equalize", source="Raff et al., Barrage of Random Transforms, CVPR 2019, with a fixed number of bins")
+@register(
+    "equalize",
+    source="Raff, Sylvester, Forsyth and McLean, Barrage of Random Transforms for Adversarially Robust Defense, CVPR "
+    "2019, with a fixed number of bins",
+)
 class Equalize(Purifier):
     """Spreads the values of every channel of every frame until all are equally frequent.
 

@@ -11,7 +11,11 @@ from bench.defense.trained import TrainedDefense
 from bench.models.robust import feature_denoising
 
 
-@register("feature_denoising", source="Xie et al., CVPR 2019; ported to video by Lo, Valanarasu and Patel, 2021")
+@register(
+    "feature_denoising",
+    source="Xie et al., Feature Denoising for Improving Adversarial Robustness, CVPR 2019; ported to video by Lo, "
+    "Valanarasu and Patel, Overcomplete Representations Against Adversarial Videos, ICIP 2021",
+)
 class FeatureDenoisingDefense(TrainedDefense):
     """A denoising block behind every stage of a 3D ResNet, trained with it on attacked clips.
 

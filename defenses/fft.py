@@ -8,7 +8,11 @@ from torch import Tensor
 from bench import ClipRandom, Purifier, register
 
 
-@register("fft", source="Raff et al., Barrage of Random Transforms, CVPR 2019, with a fixed cut-off")
+@register(
+    "fft",
+    source="Raff, Sylvester, Forsyth and McLean, Barrage of Random Transforms for Adversarially Robust Defense, CVPR "
+    "2019, with a fixed cut-off",
+)
 class FFT(Purifier):
     """Removes the high frequencies of every frame and clamps the rest to ``[0, 1]``.
 

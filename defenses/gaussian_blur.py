@@ -8,7 +8,11 @@ from torch import Tensor
 from bench import ClipRandom, Purifier, register
 
 
-@register("gaussian_blur", source="Raff et al., Barrage of Random Transforms, CVPR 2019, with a fixed sigma")
+@register(
+    "gaussian_blur",
+    source="Raff, Sylvester, Forsyth and McLean, Barrage of Random Transforms for Adversarially Robust Defense, CVPR "
+    "2019, with a fixed sigma",
+)
 class GaussianBlur(Purifier):
     """Blurs every frame with the same Gaussian (Kornia); border pixels are repeated outwards.
 

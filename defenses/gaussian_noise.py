@@ -7,7 +7,11 @@ from torch import Tensor
 from bench import ClipRandom, Purifier, register
 
 
-@register("gaussian_noise", source="baseline; Cohen et al., ICML 2019, for the randomised classifier it makes")
+@register(
+    "gaussian_noise",
+    source="VideoRobustBench's own control; the randomised classifier that it makes: Cohen, Rosenfeld and Kolter, "
+    "Certified Adversarial Robustness via Randomized Smoothing, ICML 2019",
+)
 class GaussianNoise(Purifier):
     """Adds Gaussian noise to every value and classifies once.
 

@@ -7,7 +7,11 @@ from torch import Tensor
 from bench import ClipRandom, Purifier, register
 
 
-@register("grayscale", source="Raff et al., Barrage of Random Transforms, CVPR 2019, with the weights of ITU-R BT.601")
+@register(
+    "grayscale",
+    source="Raff, Sylvester, Forsyth and McLean, Barrage of Random Transforms for Adversarially Robust Defense, CVPR "
+    "2019, with the weights of ITU-R BT.601",
+)
 class Grayscale(Purifier):
     """Gives all three channels the luma ``0.299 R + 0.587 G + 0.114 B``.
 

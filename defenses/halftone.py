@@ -10,8 +10,8 @@ from bench import ClipRandom, Purifier, register
 
 @register(
     "halftone",
-    source="Lo and Patel, Error Diffusion Halftoning Against Adversarial Examples, ICIP 2021; "
-    "weights: Floyd and Steinberg, 1976",
+    source="Lo and Patel, Error Diffusion Halftoning Against Adversarial Examples, ICIP 2021; weights: Floyd and "
+    "Steinberg, An Adaptive Algorithm for Spatial Greyscale, Proceedings of the SID 17, 1976",
 )
 class Halftone(Purifier):
     """Turns every value into 0 or 1 and diffuses the error to the neighbours that come later.

@@ -15,7 +15,11 @@ from bench import ClipRandom, Purifier, register
 _SUBSAMPLING = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}  # Pillow's codes
 
 
-@register("jpeg", source="Das et al., SHIELD, KDD 2018, section 3.1 (without the re-trained classifier)")
+@register(
+    "jpeg",
+    source="Das et al., SHIELD: Fast, Practical Defense and Vaccination for Deep Learning using JPEG Compression, KDD "
+    "2018, section 3.1 (without the re-trained classifier)",
+)
 class JPEG(Purifier):
     """Compresses and decompresses every frame with a standard JPEG encoder.
 

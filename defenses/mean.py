@@ -8,7 +8,11 @@ from torch import Tensor
 from bench import ClipRandom, Purifier, register
 
 
-@register("mean", source="Raff et al., Barrage of Random Transforms, CVPR 2019, with a fixed square window")
+@register(
+    "mean",
+    source="Raff, Sylvester, Forsyth and McLean, Barrage of Random Transforms for Adversarially Robust Defense, CVPR "
+    "2019, with a fixed square window",
+)
 class Mean(Purifier):
     """Replaces every value by the mean of the square around it (Kornia); border pixels are repeated outwards.
 

@@ -8,7 +8,10 @@ from torch import Tensor
 from bench import ClipRandom, Purifier, register
 
 
-@register("median", source="Xu, Evans and Qi, Feature Squeezing, NDSS 2018")
+@register(
+    "median",
+    source="Xu, Evans and Qi, Feature Squeezing: Detecting Adversarial Examples in Deep Neural Networks, NDSS 2018",
+)
 class Median(Purifier):
     """Replaces every value by the median of the square around it; border pixels are repeated outwards.
 

@@ -17,7 +17,8 @@ from bench.threat.budgets import parse_size
 
 @register(
     "motion_consistency",
-    source="the motion-consistency paper; what it leaves open as in our fact sheet, motion_and_training.md, section 17",
+    source="Zhang, Mao, Yang and Vondrick, Adversarially Robust Video Perception by Seeing Motion, arXiv 2212.07815, "
+    "2022; smoothness: Jonschkowski et al., What Matters in Unsupervised Optical Flow, ECCV 2020",
 )
 class MotionConsistency(Purifier):
     """Sign steps on the clip that lower the photometric error along its own optical flow, inside a ball.
@@ -27,7 +28,7 @@ class MotionConsistency(Purifier):
     flow is estimated anew at every step, and the gradient goes through it, through the warp and to both frames. The
     classifier, one of optical flow or any other, gets the mended RGB clip. Nothing is random.
 
-    Where the paper is silent, the fact sheet's recommendations are followed: the loss is a mean throughout
+    Where the paper is silent, the choice is ours (``docs/decisions.md``): the loss is a mean throughout
     (:class:`bench.flow.losses.MotionLoss`), pixels that leave the frame do not count, the smoothness acts at full
     resolution on forward flow with an edge weight of 150, and steps are clamped to ``[0, 1]``. The smoothness is to be
     a tenth of the photometric loss on clean clips; :meth:`bench.flow.losses.MotionLoss.balanced` finds the weight that

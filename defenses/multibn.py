@@ -12,7 +12,7 @@ from bench.models.multibn import from_published
 from bench.models.robust import multibn
 
 
-@register("multibn", source="Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, T-IP 2022")
+@register("multibn", source="Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, IEEE TIP 2022")
 class MultiBNDefense(TrainedDefense):
     """Shared convolutions, a clean, an Lp and a physical branch, and a module that weighs them for each clip.
 

@@ -7,7 +7,11 @@ from torch import Tensor
 from bench import ClipRandom, Purifier, register
 
 
-@register("none")
+@register(
+    "none",
+    source="VideoRobustBench's own: the undefended row of every table, called None in Jiang et al., VideoPure: "
+    "Diffusion-based Adversarial Purification for Video Recognition, IEEE TCSVT 2025",
+)
 class NoDefense(Purifier):
     """The bare classifier: every clip comes back as it went in."""
 

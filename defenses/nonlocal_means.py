@@ -12,7 +12,9 @@ from bench.threat.budgets import parse_size
 
 
 @register(
-    "nonlocal_means", source="Xu, Evans and Qi, Feature Squeezing, NDSS 2018; filter: Buades, Coll and Morel, CVPR 2005"
+    "nonlocal_means",
+    source="Xu, Evans and Qi, Feature Squeezing: Detecting Adversarial Examples in Deep Neural Networks, NDSS 2018; "
+    "filter: Buades, Coll and Morel, A Non-local Algorithm for Image Denoising, CVPR 2005",
 )
 class NonlocalMeans(Purifier):
     """Averages pixels whose surroundings look alike.

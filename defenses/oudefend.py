@@ -9,7 +9,10 @@ from bench.defense.trained import TrainedDefense
 from bench.models.robust import oudefend
 
 
-@register("oudefend", source="Lo, Valanarasu and Patel, Overcomplete Representations Against Adversarial Videos, 2021")
+@register(
+    "oudefend",
+    source="Lo, Valanarasu and Patel, Overcomplete Representations Against Adversarial Videos, ICIP 2021",
+)
 class OUDefendDefense(TrainedDefense):
     """A restoration block behind one stage of a 3D ResNet, trained with it on attacked clips.
 

@@ -8,7 +8,11 @@ from bench import ClipRandom, Purifier, register
 from bench.threat.budgets import parse_size
 
 
-@register("random_noise", source="the column 'Random' of the motion-consistency paper, Tables 1 and 2")
+@register(
+    "random_noise",
+    source="Zhang, Mao, Yang and Vondrick, Adversarially Robust Video Perception by Seeing Motion, arXiv 2212.07815, "
+    "2022, column Random of Tables 1 and 2",
+)
 class RandomNoise(Purifier):
     """Adds noise, uniform within the bound of the motion-consistency defence, and classifies once.
 

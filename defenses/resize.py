@@ -8,7 +8,11 @@ from torch import Tensor
 from bench import ClipRandom, Purifier, register
 
 
-@register("resize", source="baseline")
+@register(
+    "resize",
+    source="VideoRobustBench's own baseline; resizing, there at random, as a defence: Xie et al., Mitigating "
+    "Adversarial Effects Through Randomization, ICLR 2018",
+)
 class Resize(Purifier):
     """Makes every frame smaller and then as large as it was, both with bilinear interpolation.
 

@@ -13,7 +13,11 @@ from bench import ClipRandom, Purifier, register
 _LEAST_STRENGTH, _LEAST_RADIUS = 0.01, 10 / 256
 
 
-@register("swirl", source="Raff et al., Barrage of Random Transforms, CVPR 2019")
+@register(
+    "swirl",
+    source="Raff, Sylvester, Forsyth and McLean, Barrage of Random Transforms for Adversarially Robust Defense, CVPR "
+    "2019",
+)
 class Swirl(Purifier):
     """Twists the frames around a random point, less and less with the distance from it.
 

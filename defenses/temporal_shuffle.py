@@ -12,7 +12,8 @@ from bench import ClipRandom, Purifier, register
 
 @register(
     "temporal_shuffle",
-    source="Hwang et al., Neural Networks 169, 2024; variant chunks: the public re-implementation in VCR-Bench",
+    source="Hwang et al., Temporal Shuffling for Defending Deep Action Recognition Models Against Adversarial Attacks, "
+    "Neural Networks 169, 2024; variant chunks: the public re-implementation in VCR-Bench, 2026",
 )
 class TemporalShuffle(Purifier):
     """Reorders the frames at random and classifies once.

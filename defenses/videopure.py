@@ -76,7 +76,11 @@ def log_variance(backbone: DiffusionBackbone, t: int, before: int) -> float:
     return math.log(max((1 - after) / (1 - level) * (1 - level / after), _LEAST_VARIANCE))
 
 
-@register("videopure", source="Jiang et al., VideoPure, IEEE TCSVT 2025 (arXiv 2501.14999)")
+@register(
+    "videopure",
+    source="Jiang et al., VideoPure: Diffusion-based Adversarial Purification for Video Recognition, IEEE TCSVT 2025 "
+    "(arXiv 2501.14999)",
+)
 class VideoPure(DiffusionPurifier):
     """Temporal DDIM inversion, then denoising; every step's estimate of the clean clip, optimised, is a vote.
 

@@ -14,7 +14,12 @@ _YCBCR = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0,
 _OFFSET = np.array([16.0, 128.0, 128.0])
 
 
-@register("wavelet", source="Mustafa et al., IEEE TIP 2020, wavelet step; BayesShrink: Chang et al., IEEE TIP 2000")
+@register(
+    "wavelet",
+    source="Mustafa et al., Image Super-Resolution as a Defense Against Adversarial Attacks, IEEE TIP 2020, wavelet "
+    "step; BayesShrink: Chang, Yu and Vetterli, Adaptive Wavelet Thresholding for Image Denoising and Compression, "
+    "IEEE TIP 2000",
+)
 class Wavelet(Purifier):
     """BayesShrink soft thresholding of each frame's YCbCr wavelet coefficients (PyWavelets).
 

@@ -181,7 +181,7 @@ def test_size_of_the_published_networks(
 
 @pytest.mark.parametrize("arch", FACTORIES)
 def test_feature_sizes(arch: str) -> None:
-    """Fact sheet: at 40x112x112, 64x20x28x28 after pooling, and 3x4x4 positions in the end."""
+    """By the strides of the paper: at 40x112x112, 64x20x28x28 after pooling, and 3x4x4 positions in the end."""
     with torch.device("meta"):
         model = FACTORIES[arch](num_classes=51).eval()
         seen: dict[str, tuple[int, ...]] = {}

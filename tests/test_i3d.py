@@ -187,7 +187,7 @@ def test_it_computes_what_the_published_layout_says(files: Path) -> None:
 
 
 def test_steps_of_time() -> None:
-    """Fact sheet: 63 flows give 7 logits, 31 give 3, 89 give 11."""
+    """By the strides of I3D: 63 flows give 7 logits, 31 give 3, 89 give 11."""
     with torch.device("meta"):
         model = I3D(51, channels=2).eval()
         for frames, steps in ((63, 7), (31, 3), (89, 11)):

@@ -241,6 +241,6 @@ def test_clips_that_are_too_short_are_one_sentence(kind: Any, how: dict[str, Any
     assert model.forwards == 0
 
 
-def test_the_sweeps_are_those_of_the_fact_sheet() -> None:
+def test_the_sweeps_are_those_of_the_decisions() -> None:
     assert MotionI().lambdas == (0, 1, 10, 100, 300, 1000)
     assert MotionII().lambdas == (0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)

@@ -47,7 +47,7 @@ def purify(defense: MotionConsistency, clips: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("constraints", [["forward"], ["forward", "backward", "long"]])
-def test_it_is_the_descent_of_the_fact_sheet(constraints: list[str]) -> None:
+def test_it_is_the_descent_of_the_decisions(constraints: list[str]) -> None:
     """Pair by pair, one call of the flow network each, automatic differentiation of the whole loss at once."""
     flow, clips = miniature(), draw(2, 3, 4, 8, 8)
     clips[0, :, :2] = clips[0, :, :2].round()  # values at the ends of the range

@@ -1,4 +1,4 @@
-"""The grids of the motion-consistency paper: valid, and each reported figure beside the cell that it belongs to."""
+"""The grids of arXiv 2212.07815, motion consistency: valid, each reported figure beside the cell that it belongs to."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def parts(name: str) -> tuple[dict[str, Budget], dict[str, Any]]:
 
 
 def test_the_papers_settings() -> None:
-    """Facts and recommendations of the fact sheet, sections 1, 4, 7, 8 and 9."""
+    """Settings that arXiv 2212.07815 states, and those that docs/decisions.md chooses where it is silent."""
     for name in ("motion_table1_ucf101", "motion_table1_hmdb51"):
         budgets, defenses = parts(name)
         for eps in (4, 8, 16):

@@ -22,7 +22,8 @@ STEP = 70 / 255
 class MaskedAttack(GradientAttack):
     """Projected gradient descent on pixels that are chosen before the first step and then free in ``[0, 1]``.
 
-    Steps are ``70/255`` along the sign of the gradient unless the budget says otherwise (Lo and Patel; for five steps).
+    Steps are ``70/255`` along the sign of the gradient unless the budget says otherwise (Lo and Patel, IEEE TIP
+    2022; for five steps).
     All colours and frames are optimised together. A subclass says which pixels (:meth:`choose`) and what is painted
     there first (:meth:`fill`); what lies outside is never touched, the first forward pass included.
 

@@ -74,14 +74,20 @@ class LatentDiffusion(DiffusionBackbone):
 
 
 class ModelScope(LatentDiffusion):
-    """ModelScope's text-to-video model (Wang et al., 2023): a 3-D U-Net on the latents of whole clips."""
+    """ModelScope's text-to-video model: a 3-D U-Net on the latents of whole clips.
+
+    Source: Wang et al., ModelScope Text-to-Video Technical Report, arXiv 2308.06571, 2023.
+    """
 
     def noise(self, latents: Tensor, t: Tensor) -> Tensor:
         return self._denoise(latents, t)
 
 
 class StableDiffusion(LatentDiffusion):
-    """Stable Diffusion (Rombach et al., CVPR 2022), frame by frame."""
+    """Stable Diffusion, frame by frame.
+
+    Source: Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, CVPR 2022.
+    """
 
     per_frame = True
 

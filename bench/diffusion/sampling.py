@@ -112,8 +112,9 @@ def denoise_sde(
 ) -> Tensor:
     """The reverse-time variance-preserving SDE from ``times[0]`` to the clean level, by Euler-Maruyama.
 
-    DiffPure (Nie et al., ICML 2022, eq. 5) with the score ``-e / sqrt(1 - abar)``. The integral of ``beta`` over a
-    step is ``log(target / level)``, so strides are allowed; with small ones it agrees with :func:`denoise_ddpm`.
+    DiffPure (Nie et al., Diffusion Models for Adversarial Purification, ICML 2022, eq. 5) with the score
+    ``-e / sqrt(1 - abar)``. The integral of ``beta`` over a step is ``log(target / level)``, so strides are allowed;
+    with small ones it agrees with :func:`denoise_ddpm`.
     """
     for t, target in downward(times):
         fresh = rng.normal(*noisy.shape[1:], device=noisy.device).to(noisy.dtype)

@@ -1,8 +1,9 @@
 """How badly the frames of a clip agree along its own optical flow, and where each pixel should go to mend it.
 
-The losses are those of unsupervised optical flow (Jonschkowski et al., ECCV 2020), turned around as the
-motion-consistency defence does: the flow network is fixed and the *frames* are moved, so that, unlike there, the
-gradient reaches both frames of a pair.
+The losses are those of unsupervised optical flow (Jonschkowski et al., What Matters in Unsupervised Optical Flow, ECCV
+2020), turned around as the motion-consistency defence does (Zhang, Mao, Yang and Vondrick, Adversarially Robust Video
+Perception by Seeing Motion, arXiv 2212.07815, 2022): the flow network is fixed and the *frames* are moved, so that,
+unlike there, the gradient reaches both frames of a pair.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def _ssim(one: Tensor, other: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ssim(one: Tensor, other: Tensor) -> Tensor:
-    """Structural similarity (Wang et al., 2004) over windows of 3x3 with equal weights, as flow networks use it.
+    """Structural similarity over windows of 3x3 with equal weights, as flow networks use it.
+
+    Source: Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, IEEE TIP 2004.
 
     Args:
         one, other: ``(N, C, H, W)`` in ``[0, 1]``, ``H, W >= 3``.
@@ -98,8 +101,8 @@ def photometric(first: Tensor, second: Tensor, flow: Tensor, similarity: str = "
     Raises:
         BenchError: unknown similarity.
 
-    Source: the motion-consistency paper, single constraint. The mask is our fact sheet's recommendation; the paper
-    names none.
+    Source: Zhang, Mao, Yang and Vondrick, Adversarially Robust Video Perception by Seeing Motion, arXiv 2212.07815,
+    2022, single constraint. The mask is our choice (``docs/decisions.md``); the paper names none.
     """
     error, inside = similarity_of(similarity)(warp(second, flow), first, in_frame(flow))
     total = (error * inside).sum((1, 2, 3))

@@ -1,4 +1,7 @@
-"""RAFT (Teed and Deng, ECCV 2020) for clips: torchvision's network, asked frame by frame instead of pair by pair."""
+"""RAFT for clips: torchvision's network, asked frame by frame instead of pair by pair.
+
+Source: Teed and Deng, RAFT: Recurrent All-Pairs Field Transforms for Optical Flow, ECCV 2020.
+"""
 
 from __future__ import annotations
 

@@ -138,7 +138,8 @@ class Grid(_Section):
         queries: how often a randomised defence is asked about each clip; its accuracy is the average.
         oracles: rows composed of others, ``{label: {attack: defence}}``: what a defence would do that was told the
             attack. None of them is a defence.
-        counts_clean: whether Union and Mean count the clean clips as one of the attacks, as Lo and Patel do.
+        counts_clean: whether Union and Mean count the clean clips as one of the attacks, as Lo and Patel (IEEE TIP
+            2022) do.
         timed: whether the tables show what one pass of a clip through each defence takes.
         reported: published figures shown beside the measured ones.
     """

@@ -14,7 +14,9 @@ from bench.errors import BenchError
 
 
 class OUDefend(nn.Module):
-    """Over- and undercomplete restoration of feature maps (Lo, Valanarasu and Patel, ICIP 2021).
+    """Over- and undercomplete restoration of feature maps.
+
+    Source: Lo, Valanarasu and Patel, Overcomplete Representations Against Adversarial Videos, ICIP 2021.
 
     One branch looks at the features enlarged up to eightfold, the other reduced; their sum, brought back to all
     channels, is added to the features. There is no bias and no normalisation. Time is never resized.
@@ -77,7 +79,10 @@ def _resized(x: Tensor, frames: int, height: int, width: int) -> Tensor:
 
 
 class FeatureDenoising(nn.Module):
-    """Non-local means on feature maps with a residual connection (Xie et al., CVPR 2019), as ported to video.
+    """Non-local means on feature maps with a residual connection, as ported to video.
+
+    Source: Xie et al., Feature Denoising for Improving Adversarial Robustness, CVPR 2019; the ports are those of Lo,
+    Valanarasu and Patel, Overcomplete Representations Against Adversarial Videos, ICIP 2021.
 
     ``x + conv(y)`` with ``y_i = sum_j w_ij x_j`` and ``w`` the softmax over ``j`` of embedded dot products divided by
     the root of their length. There is no value convolution.

@@ -1,7 +1,8 @@
 """Classification by motion alone: optical flow, then a 3D network on it.
 
-The flow stream of two-stream networks (Simonyan and Zisserman, NeurIPS 2014; Carreira and Zisserman, CVPR 2017),
-differentiable from the logits to the pixels, as the motion-consistency defence needs it.
+The flow stream of two-stream networks (Simonyan and Zisserman, Two-Stream Convolutional Networks for Action Recognition
+in Videos, NeurIPS 2014; Carreira and Zisserman, Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset,
+CVPR 2017), differentiable from the logits to the pixels, as the motion-consistency defence needs it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class FlowStream(VideoClassifier):
     Args:
         estimator: frozen; its weights are part of this network's.
         stream: takes ``(B, 2, T-1, H, W)``.
-        limit: speed in pixels per frame that becomes 1. Our fact sheet recommends 20 for I3D at 224 pixels; 8 is as
-            much for the shipped clips of 64.
+        limit: speed in pixels per frame that becomes 1. 20 is that of I3D's own flow (``docs/decisions.md``), at 224
+            pixels; 8 is as much for the shipped clips of 64.
         pairs_at_once: pairs of frames whose flow is in memory together, 0 for all.
     """
 
@@ -57,7 +58,9 @@ class FlowStream(VideoClassifier):
 @register(
     "flow_stream_tiny",
     kind="model",
-    source="Simonyan and Zisserman, NeurIPS 2014; Carreira and Zisserman, CVPR 2017 (flow stream)",
+    source="Simonyan and Zisserman, Two-Stream Convolutional Networks for Action Recognition in Videos, NeurIPS 2014; "
+    "Carreira and Zisserman, Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset, CVPR 2017 (flow "
+    "stream)",
 )
 def flow_stream_tiny(num_classes: int = 12, seed: int = 0) -> FlowStream:
     """A flow-stream classifier: the shipped flow network, frozen, and a 3D residual network, for clips of 16x64x64.

@@ -1,4 +1,6 @@
-"""3D ResNet, ResNeXt and wide ResNet (Hara et al., CVPR 2018): the classifiers of MultiBN, MultAV and OUDefend.
+"""3D ResNet, ResNeXt and wide ResNet: the classifiers of MultiBN, MultAV and OUDefend.
+
+Source: Hara, Kataoka and Satoh, Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?, CVPR 2018.
 
 The parameter layout is that of the CVPR 2018 branch of ``kenshohara/3D-ResNets-PyTorch``. The ResNeXt and wide ResNets
 of its master branch are others: their first convolution has 128 channels.
@@ -254,8 +256,9 @@ def _made(
 @register(
     "r3d18_hara",
     kind="model",
-    source="Hara et al., Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?, CVPR 2018; the "
-    "classifier of Lo et al.'s OUDefend and MultAV",
+    source="Hara, Kataoka and Satoh, Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?, CVPR "
+    "2018; the classifier of Lo, Valanarasu and Patel, Overcomplete Representations Against Adversarial Videos, ICIP "
+    "2021, and of Lo and Patel, MultAV: Multiplicative Adversarial Videos, AVSS 2021",
 )
 def r3d18_hara(
     checkpoint: Path | None = None,
@@ -287,8 +290,8 @@ def r3d18_hara(
 @register(
     "resnext3d101",
     kind="model",
-    source="Hara et al., Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?, CVPR 2018; the "
-    "classifier of Lo and Patel's MultiBN, T-IP 2022",
+    source="Hara, Kataoka and Satoh, Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?, CVPR "
+    "2018; the classifier of Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, IEEE TIP 2022",
 )
 def resnext3d101(checkpoint: Path | None = None, num_classes: int | None = None, inputs: Inputs = "unit") -> HaraResNet:
     """3D ResNeXt-101 of Hara et al. (cardinality 32, shortcut B), for clips of 40x112x112 and any other size.
@@ -312,7 +315,8 @@ def resnext3d101(checkpoint: Path | None = None, num_classes: int | None = None,
 @register(
     "wrn3d50",
     kind="model",
-    source="Hara et al., Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?, CVPR 2018",
+    source="Hara, Kataoka and Satoh, Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?, CVPR "
+    "2018",
 )
 def wrn3d50(checkpoint: Path | None = None, num_classes: int | None = None, inputs: Inputs = "unit") -> HaraResNet:
     """Wide 3D ResNet-50 of Hara et al. (k = 2, shortcut B), for clips of 40x112x112 and any other size.

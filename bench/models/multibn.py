@@ -1,5 +1,5 @@
 """MultiBN: one set of convolutions, several batch normalisations, and a network that weighs them (Lo and Patel,
-2022)."""
+Defending Against Multiple and Unforeseen Adversarial Videos, IEEE TIP 2022)."""
 
 from __future__ import annotations
 

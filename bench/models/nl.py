@@ -1,4 +1,4 @@
-"""NL: inflated 3-D ResNets with non-local blocks (Wang et al., CVPR 2018).
+"""NL: inflated 3-D ResNets with non-local blocks (Wang, Girshick, Gupta and He, Non-local Neural Networks, CVPR 2018).
 
 One class serves two networks. With its defaults it is I3D-ResNet-50 with five non-local blocks in the
 parameter layout of the GluonCV checkpoints that VideoPure and TT attack; with small widths it is the tiny
@@ -165,7 +165,9 @@ def drop_aliases(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 @register(
     "nl_r50",
     kind="model",
-    source="Wang et al., Non-local Neural Networks, CVPR 2018; weights of GluonCV, TT and VideoPure",
+    source="Wang, Girshick, Gupta and He, Non-local Neural Networks, CVPR 2018; weights of GluonCV, of Wei et al., "
+    "Boosting the Transferability of Video Adversarial Examples via Temporal Translation, AAAI 2022, and of Jiang et "
+    "al., VideoPure: Diffusion-based Adversarial Purification for Video Recognition, IEEE TCSVT 2025",
 )
 def nl_r50(checkpoint: Path | None = None, num_classes: int | None = None) -> NLResNet:
     """I3D ResNet-50 with five non-local blocks: the NL classifier of TT and VideoPure, for clips of 32x224x224.
@@ -186,7 +188,11 @@ def nl_r50(checkpoint: Path | None = None, num_classes: int | None = None) -> NL
     return model
 
 
-@register("nl_tiny", kind="model", source="Wang et al., Non-local Neural Networks, CVPR 2018 (architecture)")
+@register(
+    "nl_tiny",
+    kind="model",
+    source="Wang, Girshick, Gupta and He, Non-local Neural Networks, CVPR 2018 (architecture)",
+)
 def nl_tiny(num_classes: int = 12, seed: int = 0) -> NLResNet:
     """The NL architecture at 0.24 M parameters, for clips of 16x64x64.
 

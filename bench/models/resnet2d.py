@@ -32,7 +32,12 @@ class FrameResNet(VideoClassifier):
         return found.unflatten(0, (batch, frames)).mean(1)
 
 
-@register("resnet18_frames", kind="model", source="He et al., CVPR 2016, with the stem usual for CIFAR-10")
+@register(
+    "resnet18_frames",
+    kind="model",
+    source="He, Zhang, Ren and Sun, Deep Residual Learning for Image Recognition, CVPR 2016, with the stem usual for "
+    "CIFAR-10",
+)
 def resnet18_frames(num_classes: int = 10) -> FrameResNet:
     """ResNet-18 on every frame, for ``cifar10``.
 

@@ -1,4 +1,7 @@
-"""3D residual networks (Tran et al., CVPR 2018), of torchvision's blocks."""
+"""3D residual networks, of torchvision's blocks.
+
+Source: Tran et al., A Closer Look at Spatiotemporal Convolutions for Action Recognition, CVPR 2018.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,11 @@ class ResNet3D(VideoClassifier):
         return self.fc(x.mean(dim=(2, 3, 4)))
 
 
-@register("r3d_18", kind="model", source="Tran et al., A Closer Look at Spatiotemporal Convolutions, CVPR 2018")
+@register(
+    "r3d_18",
+    kind="model",
+    source="Tran et al., A Closer Look at Spatiotemporal Convolutions for Action Recognition, CVPR 2018",
+)
 def r3d_18(num_classes: int = 400) -> ResNet3D:
     """The R3D-18 network of torchvision, whose Kinetics-400 weights it takes, for clips of 16x112x112.
 
@@ -87,7 +94,11 @@ def r3d_18(num_classes: int = 400) -> ResNet3D:
     return ResNet3D(num_classes)
 
 
-@register("resnet3d_tiny", kind="model", source="Tran et al., CVPR 2018 (architecture)")
+@register(
+    "resnet3d_tiny",
+    kind="model",
+    source="Tran et al., A Closer Look at Spatiotemporal Convolutions for Action Recognition, CVPR 2018 (architecture)",
+)
 def resnet3d_tiny(num_classes: int = 12, seed: int = 0) -> ResNet3D:
     """A 3D residual network of torchvision's blocks at 0.52 M parameters, for clips of 16x64x64.
 

@@ -28,7 +28,8 @@ def multibn(
     """Branches of batch normalisation and a selection module, see :class:`~bench.models.multibn.MultiBN`.
 
     Args:
-        selector: registered model that selects; Lo and Patel take a 3D ResNet-18. ``none`` for branches chosen by hand.
+        selector: registered model that selects; Lo and Patel (IEEE TIP 2022) take a 3D ResNet-18. ``none`` for branches
+            chosen by hand.
         shortcuts, select: see :class:`~bench.models.multibn.MultiBN`.
     """
     chooser = None

@@ -1,4 +1,4 @@
-"""SlowFast networks (Feichtenhofer et al., ICCV 2019), built by PyTorchVideo."""
+"""SlowFast networks (Feichtenhofer et al., SlowFast Networks for Video Recognition, ICCV 2019), of PyTorchVideo."""
 
 from __future__ import annotations
 
@@ -63,7 +63,11 @@ class SlowFast(VideoClassifier):
         return self.net([normalised[:, :, :: self.alpha], normalised])
 
 
-@register("slowfast_tiny", kind="model", source="Feichtenhofer et al., SlowFast Networks, ICCV 2019 (architecture)")
+@register(
+    "slowfast_tiny",
+    kind="model",
+    source="Feichtenhofer, Fan, Malik and He, SlowFast Networks for Video Recognition, ICCV 2019 (architecture)",
+)
 def slowfast_tiny(num_classes: int = 12, seed: int = 0) -> SlowFast:
     """A SlowFast network of 0.77 M parameters, for clips of 16x64x64.
 

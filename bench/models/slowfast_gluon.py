@@ -94,7 +94,9 @@ class GluonSlowFast(VideoClassifier):
 @register(
     "slowfast_r50",
     kind="model",
-    source="Feichtenhofer et al., SlowFast Networks, ICCV 2019; weights of GluonCV, TT and VideoPure",
+    source="Feichtenhofer, Fan, Malik and He, SlowFast Networks for Video Recognition, ICCV 2019; weights of GluonCV, "
+    "of Wei et al., Boosting the Transferability of Video Adversarial Examples via Temporal Translation, AAAI 2022, "
+    "and of Jiang et al., VideoPure: Diffusion-based Adversarial Purification for Video Recognition, IEEE TCSVT 2025",
 )
 def slowfast_r50(checkpoint: Path | None = None, num_classes: int | None = None) -> GluonSlowFast:
     """SlowFast 8x8 with ResNet-50: the second classifier of TT and VideoPure, for clips of 32x224x224.

@@ -109,7 +109,8 @@ class VideoTransformer(VideoClassifier):
 @register(
     "transformer_tiny",
     kind="model",
-    source="Bertasius et al., TimeSformer, ICML 2021; Arnab et al., ViViT, ICCV 2021 (architecture)",
+    source="Bertasius, Wang and Torresani, Is Space-Time Attention All You Need for Video Understanding? "
+    "(TimeSformer), ICML 2021; Arnab et al., ViViT: A Video Vision Transformer, ICCV 2021 (architecture)",
 )
 def transformer_tiny(num_classes: int = 12, seed: int = 0) -> VideoTransformer:
     """A video transformer with divided space-time attention at 0.4 M parameters, for clips of 16x64x64.

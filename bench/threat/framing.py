@@ -35,7 +35,10 @@ def framed(clips: Tensor, picture: Tensor, width: int) -> Tensor:
 
 
 class Framing(Norm):
-    """A border of any values, as wide as the size in pixels, around the shrunken clip (Zajac et al., AAAI 2019)."""
+    """A border of any values, as wide as the size in pixels, around the shrunken clip.
+
+    Source: Zajac et al., Adversarial Framing for Image and Video Classification, AAAI 2019.
+    """
 
     name = "framing"
 

@@ -14,7 +14,8 @@ from bench.threat.norms import L2, Norm, per_clip
 class MultLinf(Norm):
     """Largest ratio between a value and its clean one, less 1: ``1 / (1 + size) <= x' / x <= 1 + size``.
 
-    Lo and Patel, MultAV, AVSS 2021, "RB-Linf" with ``eps_m = 1 + size``. A value of 0 cannot change.
+    Lo and Patel, MultAV: Multiplicative Adversarial Videos, AVSS 2021, "RB-Linf" with ``eps_m = 1 + size``. A value of
+    0 cannot change.
     """
 
     name = "mult-linf"
@@ -43,8 +44,8 @@ class MultLinf(Norm):
 class MultL2(Norm):
     """Euclidean length of the logarithms of the ratios, over all values that are not 0.
 
-    The paper names an l2 bound and does not define it; this is the recommendation of our fact sheet
-    (``motion_and_training.md``, section 11).
+    Lo and Patel, MultAV: Multiplicative Adversarial Videos, AVSS 2021, name an l2 bound that our sources do not
+    define; this definition is ours (``docs/decisions.md``).
     """
 
     name = "mult-l2"

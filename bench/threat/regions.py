@@ -118,7 +118,10 @@ class Rectangle(Region):
 
 
 class Border(Region):
-    """The outermost pixels of every frame, as many deep as the size (Zajac et al., AAAI 2019, kept inside)."""
+    """The outermost pixels of every frame, as many deep as the size.
+
+    Source: Zajac et al., Adversarial Framing for Image and Video Classification, AAAI 2019, whose border is outside.
+    """
 
     name = "border"
 
@@ -137,7 +140,10 @@ class Border(Region):
 
 
 class Pixels(Region):
-    """So many pixels of every frame (salt and pepper; the paper's attack SPA)."""
+    """So many pixels of every frame (salt and pepper).
+
+    Source: Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, IEEE TIP 2022, attack SPA.
+    """
 
     name = "pixels"
 
@@ -147,7 +153,7 @@ class Pixels(Region):
         return flat.scatter_(1, chosen, torch.ones_like(chosen, dtype=torch.bool)).view(worth.shape)
 
     def random(self, clips: Tensor, size: int, rng: ClipRandom) -> Tensor:
-        """Drawn with replacement, as by Lo and Patel: two draws may fall on one pixel."""
+        """Drawn with replacement, as in the code of Lo and Patel (IEEE TIP 2022): two draws may fall on one pixel."""
         frames, height, width = clips.shape[2:]
         where = rng.integers(height * width, frames, size, device=clips.device)
         flat = torch.zeros(len(clips), frames, height * width, dtype=torch.bool, device=clips.device)

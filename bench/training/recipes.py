@@ -82,8 +82,8 @@ CLASSIFIERS: tuple[Recipe, ...] = (
     Recipe("transformer", steps=700, lr=1e-3, weight_decay=0.05, warmup=60),
     Recipe("flow-stream", "flow stream", steps=300, warmup=30, clips=1800),
     Recipe("flow-stream-again", "flow stream", steps=80, lr=1e-3, clips=480, start="motion12"),
-    # The motion-consistency paper does not say how it fine-tunes I3D. This is our fact sheet's recommendation for
-    # UCF-101: 20 epochs, of the whole list's 9537 clips by 24.
+    # The paper on motion consistency (arXiv 2212.07815) does not say how it fine-tunes I3D. These settings are our
+    # choice for UCF-101 (docs/decisions.md): 20 epochs, of the whole list's 9537 clips by 24.
     Recipe(
         "flow-stream-published",
         "flow stream",
@@ -172,9 +172,10 @@ _NO_CLIPPING = 1e9
 
 
 def _published(recipe: Recipe, suffix: str = "published", **architecture: Any) -> Recipe:
-    """The same with Lo and Patel's settings for UCF-101: five steps for each attack, SGD, batches of 4, 15 epochs of
-    2384 steps, a tenth of the rate after 7 of them, from weights that must be given. On a GPU we compute in bfloat16
-    where autocast thinks it safe, of which they say nothing."""
+    """The same with the settings of Lo and Patel's public code for UCF-101: five steps for each attack, SGD, batches of
+    4, 15 epochs of 2384 steps, a tenth of the rate after 7 of them, from weights that must be given. On a GPU we
+    compute in bfloat16 where autocast thinks it safe, of which they say nothing.
+    """
     options = {**recipe.options, "steps": 5, "sizes": {}}
     architecture = architecture or _FULL_SIZE.get(recipe.name, {})
     if architecture:

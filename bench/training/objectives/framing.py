@@ -20,7 +20,9 @@ from bench.weights.zoo import zoo_file
 
 
 class FramingObjective(Classification):
-    """Maximises the mean cross-entropy of framed training clips (Zajac et al., AAAI 2019).
+    """Maximises the mean cross-entropy of framed training clips.
+
+    Source: Zajac et al., Adversarial Framing for Image and Video Classification, AAAI 2019.
 
     The classifier is the shipped one, or the one whose weights the training is told to start from.
 
@@ -49,7 +51,11 @@ class FramingObjective(Classification):
         load_strictly(classifier, state, path)
 
     def entry(self, model: str, recipe: str) -> dict[str, Any]:
-        return {"model": entry_name(model, recipe), "base": model, "source": "Zajac et al., AAAI 2019"}
+        return {
+            "model": entry_name(model, recipe),
+            "base": model,
+            "source": "Zajac et al., Adversarial Framing for Image and Video Classification, AAAI 2019",
+        }
 
     def loss(
         self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator

@@ -24,7 +24,7 @@ from bench.training.data import some_of, split_of
 from bench.training.objectives.classifier import Classification, accuracy, labelled, proportion
 from bench.weights.files import load_checkpoint, load_strictly
 
-# Lo and Patel: side of the rectangle, width of the border and number of pixels in frames of 112 x 112.
+# Lo and Patel (IEEE TIP 2022): side of the rectangle, width of the border and number of pixels in frames of 112 x 112.
 _SIDE, _WIDTH, _PIXELS, _FRAME = 30, 10, 100, 112
 # The way of their five steps, which fewer steps share: 1/255 each for PGD, 70/255 for the others.
 _LP_WAY, _REGION_WAY = 5 / 255, 350 / 255
@@ -231,11 +231,13 @@ class RobustClassification(Classification):
 
 
 class AdversarialTraining(RobustClassification):
-    """Cross-entropy on attacked clips (Madry et al., ICLR 2018).
+    """Cross-entropy on attacked clips.
 
-    Of several attacks, the mean over all (``avg``) or, clip by clip, the largest (``max``): Tramer and Boneh, NeurIPS
-    2019. The published code of MultiBN picks the largest for a whole batch; per clip is what the method says, and what
-    our fact sheet recommends (``motion_and_training.md``, section 12).
+    Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018.
+
+    Of several attacks, the mean over all (``avg``) or, clip by clip, the largest (``max``): Tramer and Boneh,
+    Adversarial Training and Robustness for Multiple Perturbations, NeurIPS 2019. The published code of MultiBN picks
+    the largest for a whole batch; per clip is what the method says (``docs/decisions.md``).
 
     Args:
         clean: whether clean clips are a term of their own, as the comparison of MultiBN adds to both.
@@ -243,7 +245,10 @@ class AdversarialTraining(RobustClassification):
         attacks, steps, sizes, architecture, architecture_options: see :class:`RobustClassification`.
     """
 
-    source = "Madry et al., ICLR 2018; Tramer and Boneh, NeurIPS 2019"
+    source = (
+        "Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018; Tramer and Boneh, "
+        "Adversarial Training and Robustness for Multiple Perturbations, NeurIPS 2019"
+    )
 
     def __init__(self, clean: bool = False, combine: Literal["avg", "max"] = "avg", **shared: Any) -> None:
         super().__init__(**shared)
@@ -269,7 +274,8 @@ class AdversarialTraining(RobustClassification):
 
 class Trades(RobustClassification):
     """``CE(f(x), y) + beta * KL(p(x) || p(x'))``, with ``x'`` the clip in the linf ball that maximises the divergence
-    (Zhang et al., ICML 2019). ``p(x)`` is not detached, as in the published code.
+    (Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019). ``p(x)`` is not
+    detached, as in the published code.
 
     Args:
         beta: weight of the divergence; 6 in the published script.
@@ -277,7 +283,7 @@ class Trades(RobustClassification):
         steps, sizes, architecture, architecture_options: see :class:`RobustClassification`.
     """
 
-    source = "Zhang et al., ICML 2019"
+    source = "Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019"
 
     def __init__(self, beta: float = 6.0, **shared: Any) -> None:
         super().__init__(**shared)
@@ -313,15 +319,16 @@ class Trades(RobustClassification):
 
 class SteepestDescent(RobustClassification):
     """Multi steepest descent: one perturbation, of which every step takes the threat that raises the loss most (Maini,
-    Wong and Kolter, ICML 2020).
+    Wong and Kolter, Adversarial Robustness Against the Union of Multiple Perturbation Models, ICML 2020).
 
-    For rectangles it is not defined by its authors. As our fact sheet recommends (``motion_and_training.md``, section
-    12), the rectangles are drawn once per clip; the candidate of ROA starts grey inside them, that of PGD stays in its
-    ball; the best perturbation seen is trained on, with clean clips beside it. A first grey step rarely wins, so that
-    what comes out is close to PGD.
+    For rectangles it is not defined by its authors. Here (``docs/decisions.md``) the rectangles are drawn once per
+    clip; the candidate of ROA starts grey inside them, that of PGD stays in its ball; the best perturbation seen is
+    trained on, with clean clips beside it. A first grey step rarely wins, so that what comes out is close to PGD.
     """
 
-    source = "Maini, Wong and Kolter, ICML 2020"
+    source = (
+        "Maini, Wong and Kolter, Adversarial Robustness Against the Union of Multiple Perturbation Models, ICML 2020"
+    )
 
     def __init__(self, **shared: Any) -> None:
         super().__init__(**{"attacks": ("pgd", "roa"), **shared})
@@ -373,13 +380,14 @@ class SteepestDescent(RobustClassification):
 
 class BranchTraining(RobustClassification):
     """First stage of MultiBN: clean, PGD and ROA clips in one batch, each third through its own branch, each attack
-    made through its own branch (Lo and Patel, T-IP 2022, stage view).
+    made through its own branch (Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, IEEE TIP
+    2022, stage view).
 
     There is no selection yet: its figures are those of an oracle, which sends clean clips, PGD and SPA, and ROA and AF
     through their own branches. The exported network answers by the clean branch.
     """
 
-    source = "Lo and Patel, IEEE T-IP 2022"
+    source = "Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, IEEE TIP 2022"
 
     def __init__(self, **shared: Any) -> None:
         options = {"selector": "none", "select": "clean", **shared.pop("architecture_options", {})}
@@ -422,17 +430,17 @@ class SelectionTraining(RobustClassification):
     """Second stage of MultiBN: the selection module and the classifier together, end to end.
 
     ``CE(f(x_k; rho), y) + weight * CE(selection(x_k), k)`` for clean, PGD and ROA clips, the attacks made on the whole
-    network ("canonical"). The published code of this stage does not exist. As our fact sheet recommends
-    (``motion_and_training.md``, sections 10 and 16), one kind goes through at a time, and only its own branch uses and
-    learns statistics of the batch. What we add: the selection module sees all three kinds in one batch, whose
-    statistics would otherwise betray them; and normalisations that the branches share stay as they are.
+    network ("canonical"). There is no published code of this stage, so what follows is our choice
+    (``docs/decisions.md``): one kind goes through at a time, and only its own branch uses and learns statistics of the
+    batch; the selection module sees all three kinds in one batch, whose statistics would otherwise betray them;
+    normalisations that the branches share stay as they are.
 
     Args:
-        weight: of the selection, lambda in the paper, which gives no value; 1 as our fact sheet recommends.
+        weight: of the selection, lambda in the paper, which gives no value; 1 is our choice.
         attacks, steps, sizes, architecture_options: see :class:`RobustClassification`.
     """
 
-    source = "Lo and Patel, IEEE T-IP 2022"
+    source = "Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, IEEE TIP 2022"
 
     def __init__(self, weight: float = 1.0, **shared: Any) -> None:
         super().__init__(**{"attacks": ("pgd", "roa"), "architecture": "multibn", **shared})
