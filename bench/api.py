@@ -21,7 +21,9 @@ from bench.defense.defended import why_not
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
 from bench.plan.cells import Component
-from bench.plan.expand import expand
+from bench.plan.components import Parts, check_attacks, make_component, with_baseline
+from bench.plan.expand import make_plan
+from bench.records.identity import ComponentIdentity
 from bench.records.results import to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
 from bench.report.render import heading, render
@@ -73,12 +75,12 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _component(given: Any, registry: Registry) -> Component:
+def _component(given: Any, registry: Registry) -> Component[Any]:
     if isinstance(given, (Attack, Purifier, RobustModel)):
         name = type(given).__name__
-        return Component(name, given, {"name": name})
+        return Component(name, given, ComponentIdentity(name=name))
     spec = Spec.parse(given)
-    return Component(str(spec), registry.create(spec), {"name": spec.name, "params": dict(spec.params)})
+    return make_component(spec, registry)
 
 
 def evaluate(
@@ -141,12 +143,12 @@ def evaluate(
         raise BenchError("clips must lie in [0, 1] and be finite; divide 8-bit frames by 255.")
     shield, weapon = _component(defense, DEFENSES), _component(attack, ATTACKS)
     if gradient == "auto":
-        gradient = "exact" if why_not(shield.made, "exact") is None else "bpda"
-    reason = why_not(shield.made, gradient)
+        gradient = "exact" if why_not(shield.instance, "exact") is None else "bpda"
+    reason = why_not(shield.instance, gradient)
     if reason:
         raise BenchError(reason)
     threat = budget if isinstance(budget, Budget) else Budget.parse(budget or {})
-    adaptive = weapon.made.uses_model and gradient != "none"
+    adaptive = weapon.instance.uses_model and gradient != "none"
     label = weapon.label.upper() + (f"+{gradient}" if adaptive else "")
     grid = Grid(
         name="evaluate",
@@ -160,13 +162,14 @@ def evaluate(
     where = pick_device(device)
     name = type(model).__name__
     with _as_it_was(model), tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        plan = expand(
-            grid,
-            Component("clips", _InMemory(clips.cpu(), labels.cpu()), {"name": "clips"}),
-            [Component(name, model, {"name": name, "weights": fingerprint(model)})],
-            [shield],
-            {label: weapon},
+        parts = Parts(
+            dataset=Component("clips", _InMemory(clips.cpu(), labels.cpu()), ComponentIdentity(name="clips")),
+            models=[Component(name, model, ComponentIdentity(name=name, weights=fingerprint(model)))],
+            defenses=with_baseline([shield]),
+            attacks={label: weapon},
         )
+        check_attacks(grid, parts.attacks)
+        plan = make_plan(grid, parts)
         store = Store(Path(folder))
         try:
             Runner(plan, store, LocalEngine(where), batch_size=batch_size).run()

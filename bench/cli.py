@@ -351,7 +351,7 @@ def audit(
                 f" ({', '.join(finding.clips[:4])}{', ...' if len(finding.clips) > 4 else ''})" if finding.clips else ""
             )
             out.print(
-                f"   {finding.severity}, {finding.check}: {finding.said}{where}{which}",
+                f"   {finding.severity}, {finding.check}: {finding.message}{where}{which}",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,

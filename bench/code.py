@@ -121,6 +121,7 @@ def sources(*things: Any) -> dict[str, Path] | None:
     return found
 
 
+@lru_cache(maxsize=1)
 def engine() -> str:
     """Identity of what every cell has in common: 12 hex digits."""
     found = {}
@@ -142,7 +143,7 @@ def _hashed(modules: dict[str, Path] | None) -> str:
     if modules is None:
         return "unknown"
     # By file: a package that is reached under two names is one.
-    read = [_module(file.read_text(encoding="utf-8")) for file in set(modules.values())]
+    read = [_module(_text(file)) for file in set(modules.values())]
     names = {_origin(*used) for module in read for used in module.names}
     statements = [s for module in read for s in module.statements]
     return hashlib.sha256(json.dumps([sorted(names), sorted(statements)]).encode()).hexdigest()[:12]
@@ -160,7 +161,7 @@ def _collect(module: str, file: Path, package: str, found: dict[str, Path]) -> N
     """Adds a module, and what it imports of its own ``package``, of this one and of the user's files, to ``found``."""
     found[module] = file
     here = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    for level, base, attribute in _module(file.read_text(encoding="utf-8")).imports:
+    for level, base, attribute in _module(_text(file)).imports:
         name = importlib.util.resolve_name("." * level + base, here) if level else base
         for wanted in _meant(name, attribute):
             spec = _find(wanted)
@@ -190,8 +191,9 @@ def _home(package: str, attribute: str) -> str:
     """The module from which a package of ours takes a name, or the package itself."""
     if package == "bench":  # on first use
         return str(importlib.import_module(package)._HOME.get(attribute, package))
-    text = Path(str(_find(package).origin)).read_text(encoding="utf-8")  # type: ignore[union-attr]
-    return next((module for _, module, known in _module(text).imports if known == attribute), package)
+    spec = _find(package)
+    imports = _module(_text(Path(str(spec.origin)))).imports if spec is not None else ()
+    return next((module for _, module, known in imports if known == attribute), package)
 
 
 @lru_cache(maxsize=4096)
@@ -234,6 +236,10 @@ class _Source:
     statements: tuple[str, ...]
     imports: tuple[tuple[int, str, str], ...]
     names: tuple[tuple[str, int, str, str], ...]
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1024)

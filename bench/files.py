@@ -1,7 +1,8 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Naming files, and writing them so that nobody ever sees half of one."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,3 +17,8 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.part")
     yield partial
     partial.replace(path)
+
+
+def slug(label: str) -> str:
+    """A label as a part of a file name: letters, digits and ``. + = - _``; anything else becomes ``_``."""
+    return re.sub(r"[^\w.+=-]+", "_", label).strip("_")

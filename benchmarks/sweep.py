@@ -34,12 +34,12 @@ class Point:
 
 def weight_of(result: CellResult, attack: str, loss: str) -> float | None:
     """The one weight of the gray-box attack, 0 for PGD; ``None`` if the cell belongs to another sweep or to none."""
-    settings = result.settings["attack"]
-    if result.knowledge != "gray-box" or settings is None or settings["params"].get("loss") != loss:
+    identity = result.settings.attack
+    if result.knowledge != "gray-box" or identity is None or identity.params.get("loss") != loss:
         return None
-    if settings["name"] == "pgd":
+    if identity.name == "pgd":
         return 0.0
-    lambdas = settings["params"].get("lambdas", []) if settings["name"] == attack else []
+    lambdas = identity.params.get("lambdas", []) if identity.name == attack else []
     return float(lambdas[0]) if len(lambdas) == 1 else None
 
 

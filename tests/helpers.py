@@ -14,8 +14,32 @@ from torch import Tensor, nn
 from bench import Attack, AttackResult, Budget, ClipRandom, ClipRef, Dataset, Purifier, RobustModel, Target
 from bench.data.base import MissingClip
 from bench.models.i3d import I3D
+from bench.records.identity import BudgetIdentity, CellIdentity, ComponentIdentity, Gradient, Knowledge
 
 LEVELS = (0.3, 0.5, 0.7)
+
+
+def identified(
+    defense: str = "d",
+    knowledge: Knowledge = "adaptive",
+    gradient: Gradient = "none",
+    attack: ComponentIdentity | None = None,
+    budget: BudgetIdentity | None = None,
+) -> CellIdentity:
+    """A cell's identity that no plan made."""
+    return CellIdentity(
+        engine="e",
+        dataset=ComponentIdentity(name="d"),
+        model=ComponentIdentity(name="m"),
+        defense=ComponentIdentity(name=defense),
+        attack=attack,
+        budget=budget,
+        knowledge=knowledge,
+        gradient=gradient,
+        seed=0,
+    )
+
+
 MARGIN = 0.1
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Answer
-from helpers import level_classifier
+from helpers import identified, level_classifier
 from test_run import run_plan
 
 from bench import BenchError, Budget
@@ -20,6 +20,7 @@ from bench.audit.rows import audit
 from bench.grids.grid import read_grid
 from bench.plan.expand import make_plan
 from bench.records.audits import AuditedRow, Finding, grade, read_audit, write_audit
+from bench.records.identity import BudgetIdentity, ComponentIdentity, Gradient, Knowledge
 from bench.records.outcome import Control, Outcome
 from bench.records.results import CellResult, Score
 
@@ -92,7 +93,7 @@ def test_a_defence_that_optimises_while_it_answers_is_noted(gray_grid: Write, tm
 
 def test_whatever_a_defence_raises_is_a_finding(gray_grid: Write, tmp_path: Path) -> None:
     row = audited(with_defense(gray_grid, "frauds:Forgetful"), tmp_path)["frauds:Forgetful"]
-    assert any("list index out of range" in f.said for f in row.findings if f.severity == "fault")
+    assert any("list index out of range" in f.message for f in row.findings if f.severity == "fault")
 
 
 def test_outcomes_of_other_code_are_stale(gray_grid: Write, tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_size_and_noise_asked_again(
 def test_whatever_the_norm_everything_must_fall_to_a_large_budget(gray_grid: Write, norm: str) -> None:
     finding = probes.everything_falls_to_a_large_budget(suspect(gray_grid, norm, "frauds:Rounding"))
     assert finding is not None
-    assert "6 of 6 clips are right at 64/255" in finding.said
+    assert "6 of 6 clips are right at 64/255" in finding.message
     assert probes.everything_falls_to_a_large_budget(suspect(gray_grid, norm)) is None
 
 
@@ -222,13 +223,13 @@ def outcome(clip: str, right: bool, **more: Any) -> Outcome:
 def cell(
     attack: str,
     right: str,
-    knowledge: str = "adaptive",
+    knowledge: Knowledge = "adaptive",
     *,
     budget: str = "linf 4/255",
     size: float = 4 / 255,
     name: str = "pgd",
     control: Control | None = None,
-    gradient: str = "bpda",
+    gradient: Gradient = "bpda",
     defense: str = "d",
     traces: dict[str, list[float]] | None = None,
     draws: dict[str, list[int]] | None = None,
@@ -252,14 +253,19 @@ def cell(
         knowledge=knowledge,
         gradient="none" if clean else gradient,
         budget="" if clean else budget,
-        settings={"attack": {"name": name, "params": params or {}}, "budget": {"norm": norm, "size": size}},
+        settings=identified(
+            defense,
+            knowledge,
+            attack=ComponentIdentity(name=name, params=params or {}),
+            budget=BudgetIdentity(norm=norm, size=size, steps=10, restarts=1),
+        ),
         score=Score.of(outcomes),
         control=control,
         outcomes=outcomes,
     )
 
 
-PASSED = Control(clips=4, passed=True, said="")
+PASSED = Control(clips=4, passed=True, message="")
 CLEAN = cell("clean", "abcd", "clean")
 
 
@@ -337,7 +343,7 @@ def test_queries_that_beat_gradients() -> None:
 
 def test_the_undefended_row_is_known_by_its_defence_and_not_by_its_label() -> None:
     bare = cell("PGD", "a", "gray-box", defense="No defence")
-    bare.settings["defense"] = {"name": "none"}
+    bare.settings = identified("none", "gray-box")
     clean = CLEAN.model_copy(update={"defense": "No defence", "settings": bare.settings})
     (row,) = rows_of([clean, bare])
     assert row.undefended
@@ -350,7 +356,7 @@ def test_noise_that_beats_the_attacks() -> None:
 
 
 def test_controls_that_failed_or_were_not_run() -> None:
-    failed = Control(clips=4, passed=False, said="2 of 4 clips are answered differently")
+    failed = Control(clips=4, passed=False, message="2 of 4 clips are answered differently")
     assert found(cell("PGD+BPDA", "a", control=failed))["control"].severity == "fault"
     assert examine(row_of(cell("PGD+BPDA", "a", control=failed))).grade == "F"
     assert found(cell("PGD+BPDA", "a"))["control"].severity == "warning"
@@ -360,7 +366,7 @@ def test_an_attack_that_fails_on_the_bare_classifier() -> None:
     finding = found(cell("PGD+BPDA", "abcd", control=PASSED), cell("PGD+BPDA", "abc", defense="none"))[
         "bare classifier"
     ]
-    assert "75 %" in finding.said
+    assert "75 %" in finding.message
 
 
 def test_losses_that_do_not_rise() -> None:
@@ -407,7 +413,7 @@ def test_randomness_wants_an_average() -> None:
     [([], "A"), (["note"], "A"), (["note", "warning"], "B"), (["warning", "fault"], "C")],
 )
 def test_grades(severities: list[Any], mark: str) -> None:
-    assert grade([Finding(check="x", severity=s, said="") for s in severities]) == mark
+    assert grade([Finding(check="x", severity=s, message="") for s in severities]) == mark
 
 
 def test_audits_are_kept_row_by_row(tmp_path: Path) -> None:

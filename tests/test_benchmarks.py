@@ -10,8 +10,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers import identified
 from test_results import cell
 
+from bench.records.identity import ComponentIdentity, Knowledge
 from bench.records.metrics import wilson
 from bench.records.results import CellResult, Score
 
@@ -38,7 +40,9 @@ def test_the_zoo_table_pools_seeds_and_counts_clips_once() -> None:
     assert pooled([one]) == f"80.0\n{low} to {high}"
 
 
-def of_sweep(label: str, attack: str, right: str, loss: Sequence[float], knowledge: str = "gray-box") -> CellResult:
+def of_sweep(
+    label: str, attack: str, right: str, loss: Sequence[float], knowledge: Knowledge = "gray-box"
+) -> CellResult:
     """The cell of an attack like ``motion_i ce 300``; ``loss`` is what the defence measures of its clips."""
     name, *rest = attack.split() or [""]
     params: dict[str, Any] = {"loss": rest[0]} if rest else {}
@@ -46,7 +50,8 @@ def of_sweep(label: str, attack: str, right: str, loss: Sequence[float], knowled
     result = cell("Defended", label, knowledge, right)
     for outcome, value in zip(result.outcomes, loss, strict=True):
         outcome.measured, outcome.attacked = [value, value], True
-    return result.model_copy(update={"settings": {"attack": {"name": name, "params": params} if name else None}})
+    identity = ComponentIdentity(name=name, params=params) if name else None
+    return result.model_copy(update={"settings": identified(attack=identity)})
 
 
 def test_sweep_curves_are_sorted_by_weight_and_take_nothing_else() -> None:

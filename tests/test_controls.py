@@ -173,7 +173,9 @@ def test_transferred_clips_are_made_once_on_the_other_classifier(gray_grid: Writ
     assert {c.knowledge for c in plan.cells} == {"clean", "black-box"}
     found = run(path, tmp_path / "s")
     assert found["none", "Transfer"].knowledge == "black-box"
-    assert found["none", "Transfer"].settings["source"]["name"] == "helpers:louder_classifier"
+    source = found["none", "Transfer"].settings.source
+    assert source is not None
+    assert source.name == "helpers:louder_classifier"
     # The same decision boundary: what fools one fools the other.
     assert found["none", "Transfer"].score.correct == found["helpers:Identity", "Transfer"].score.correct == 0
 
@@ -251,7 +253,7 @@ def test_parts_of_an_attack_belong_to_its_identity(gray_grid: Write, monkeypatch
 
     path = gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attack: \"eot(attack='mi_fgsm')\", label: E}]"))
     before = make_plan(read_grid(path)).units[0]
-    assert before.attack.settings["parts"][0]["name"] == "mi_fgsm"
+    assert before.attack.identity.parts[0].name == "mi_fgsm"
     entry = ATTACKS.get("mi_fgsm")
     edited = Entry(entry.name, entry.factory, entry.kind, entry.source, entry.origin)
     edited.__dict__["code"] = "edited"

@@ -33,7 +33,10 @@ Write = Callable[..., Path]
         (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[null]"), "Cannot read attack None"),
         (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attack: pgd, label: 3}]"), "'label': input should be"),
         (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attack: pgd, budget: 5}]"), "'budget': input should be"),
-        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attack: pgd, gradient: 5}]"), "'gradient': input should be"),
+        (
+            ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attack: pgd, gradient: 5}]"),
+            "asks for gradient 5; known: exact",
+        ),
         (("budgets: [{norm: linf, size: 0.15, steps: 4}]", "budgets: []"), "budgets"),
         (('[none, "helpers:Identity"]', "[none, jpeg, jpeg]"), "defence jpeg twice"),
         (("title: Gray clips", "name: ../escape"), "cannot name a folder"),
@@ -177,5 +180,6 @@ def test_attack_budgets_override_single_keys(gray_grid: Write) -> None:
     cell = next(c for c in plan.cells if c.attack_label == "strong" and c.defense.label != "none")
     assert cell.budget is not None
     assert (cell.budget.steps, cell.budget.size) == (9, 0.15)
-    assert cell.settings["attack"]["params"]["loss"] == "margin"
+    assert cell.identity.attack is not None
+    assert cell.identity.attack.params["loss"] == "margin"
     assert cell.threat == "linf 0.15, 4 steps"  # it stays in the table of the grid's budget

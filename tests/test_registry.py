@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import Attack, BenchError, Dataset, Purifier, RobustModel, register
-from bench.code import sources
-from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, REGISTRIES, NameClash, Registry, Spec
+from bench.registry import ATTACKS, DEFENSES, REGISTRIES, NameClash, Registry, Spec
 
 few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 PACKAGE, GROUP = "roost_of_tests", "roost-of-tests.defenses"
@@ -472,12 +471,3 @@ def test_digest_sees_the_modules_of_the_same_package_that_are_imported(roost: Ro
     assert found() == first
     (package / "deep.py").write_text("RATE = 2\n")
     assert found() != first
-
-
-def test_digest_of_a_shipped_component_follows_its_package_but_not_the_engine() -> None:
-    def modules(registry: Registry, name: str) -> set[str]:
-        return set(sources(registry.get(name).factory) or ())
-
-    assert modules(MODELS, "nl_tiny") == {"bench.models.nl", "bench.models.base"}
-    assert modules(DATASETS, "motion12") == {"bench.datasets.motion12", "bench.data.procedural"}
-    assert modules(ATTACKS, "pgd") == {"bench.attacks.pgd"}

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import LEVELS
+from helpers import LEVELS, identified
 from rich.console import Console
 
 from bench import BenchError
 from bench.grids.grid import override, read_grid
 from bench.plan.expand import make_plan
+from bench.records.identity import Knowledge
 from bench.records.outcome import Control, Outcome
 from bench.records.results import CellResult, Score, pass_seconds, read_results, read_seconds, to_frame
 from bench.report.leaderboard import make_leaderboard
@@ -71,7 +72,7 @@ def test_a_result_file_that_was_tampered_with_is_refused(results: Path) -> None:
         read_results(results / "gray")
 
 
-def cell(defense: str, attack: str, knowledge: str, right: str, statuses: str = "") -> CellResult:
+def cell(defense: str, attack: str, knowledge: Knowledge, right: str, statuses: str = "") -> CellResult:
     outcomes = [
         Outcome(
             clip=str(i),
@@ -91,7 +92,7 @@ def cell(defense: str, attack: str, knowledge: str, right: str, statuses: str = 
         knowledge=knowledge,
         gradient="none",
         budget="" if knowledge == "clean" else "linf 4/255",
-        settings={},
+        settings=identified(defense, knowledge),
         score=Score.of(outcomes),
         outcomes=outcomes,
     )
@@ -184,7 +185,7 @@ def test_void_rows_and_oracles_detect_nothing() -> None:
             outcome.measured, outcome.attacked = [1.0, 0.0], True
     (table,) = make_tables(cells, oracles={"told": {"clean": "a", "PGD": "a"}})
     assert [bool(row.detected) for row in table.rows] == [True, False]
-    cells[1].control = Control(clips=4, passed=False, said="x")
+    cells[1].control = Control(clips=4, passed=False, message="x")
     (table,) = make_tables(cells)
     assert not table.rows[0].detected
 

@@ -14,6 +14,7 @@ from bench import BenchError
 from bench.grids.grid import read_grid
 from bench.plan.cells import Plan
 from bench.plan.expand import make_plan
+from bench.records.identity import CellIdentity
 from bench.records.outcome import Outcome
 from bench.records.results import CellResult
 from bench.run.engine import LocalEngine, pick_device
@@ -310,15 +311,15 @@ def test_a_robust_model_is_wrapped_once_and_cannot_touch_the_bare_classifier(gra
 
 
 def test_cell_ids_see_the_code_of_the_classifier_and_the_weights_of_a_defence(gray_grid: Write) -> None:
-    def cells(*replacements: tuple[str, str]) -> dict[str, Any]:
+    def cells(*replacements: tuple[str, str]) -> dict[str, CellIdentity]:
         made = make_plan(read_grid(gray_grid(*replacements))).cells
-        return {c.defense.label: c.settings for c in made if c.knowledge == "clean"}
+        return {c.defense.label: c.identity for c in made if c.knowledge == "clean"}
 
     plain = cells()
-    assert len(plain["none"]["model"]["code"]) == 12
-    assert "weights" not in plain["helpers:Identity"]["defense"]
+    assert len(plain["none"].model.code) == 12
+    assert not plain["helpers:Identity"].defense.weights
     weights = {
-        by: cells(("helpers:Identity", f"helpers:Offset(by={by})"))[f"helpers:Offset(by={by})"]["defense"]["weights"]
+        by: cells(("helpers:Identity", f"helpers:Offset(by={by})"))[f"helpers:Offset(by={by})"].defense.weights
         for by in (0.1, 0.2)
     }
     assert weights[0.1] != weights[0.2]

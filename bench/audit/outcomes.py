@@ -53,7 +53,7 @@ class Evidence:
 
 def _is_bare(result: CellResult) -> bool:
     """Whether nothing stands before the classifier, whatever the row is called."""
-    return bool((result.settings.get("defense") or {}).get("name", result.defense) == "none")
+    return result.settings.defense.name == "none"
 
 
 def rows_of(results: Iterable[CellResult]) -> list[Evidence]:
@@ -82,12 +82,14 @@ def _broken(cell: CellResult) -> list[str]:
 
 def _as_free(cells: Iterable[CellResult], than: CellResult) -> list[CellResult]:
     """Those cells whose attacker may do all that another one's may: a budget of the same norm, at least as large."""
-    size = than.settings["budget"]["size"]
+    least = than.settings.budget
     return [
         c
         for c in cells
-        if c.settings["budget"]["norm"] == than.settings["budget"]["norm"]
-        and float(c.settings["budget"]["size"]) >= (1 - 1e-9) * float(size)
+        if least is not None
+        and c.settings.budget is not None
+        and c.settings.budget.norm == least.norm
+        and c.settings.budget.size >= (1 - 1e-9) * least.size
     ]
 
 
@@ -136,19 +138,22 @@ def adaptive_attacks_are_there(row: Evidence) -> Finding | None:
     """Robust* alone says what an attacker misses who does not know the defence."""
     if row.known("adaptive") or row.undefended:
         return None
-    return Finding(check="adaptive", severity="fault", said="No adaptive attack was run: this row has no Robust Acc.")
+    message = "No adaptive attack was run: this row has no Robust Acc."
+    return Finding(check="adaptive", severity="fault", message=message)
 
 
 def control_holds(row: Evidence) -> Finding | None:
     """The zero-budget control, see :class:`bench.records.outcome.Control`."""
-    failed = {label: c.control.said for label, c in row.cells.items() if c.control is not None and not c.control.passed}
+    failed = {
+        label: c.control.message for label, c in row.cells.items() if c.control is not None and not c.control.passed
+    }
     if failed:
-        said = "; ".join(f"{label}: {words}" for label, words in failed.items())
-        return Finding(check="control", severity="fault", said=f"With a budget of 0, {said}.", cells=list(failed))
+        message = "; ".join(f"{label}: {words}" for label, words in failed.items())
+        return Finding(check="control", severity="fault", message=f"With a budget of 0, {message}.", cells=list(failed))
     unproven = [label for label, c in row.known("adaptive").items() if c.control is None and not row.undefended]
     if unproven:
-        said = "No zero-budget control was run: run the grid again without --control 0."
-        return Finding(check="control", severity="warning", said=said, cells=unproven)
+        message = "No zero-budget control was run: run the grid again without --control 0."
+        return Finding(check="control", severity="warning", message=message, cells=unproven)
     return None
 
 
@@ -163,7 +168,7 @@ def outcomes_are_valid(row: Evidence) -> Finding | None:
     return Finding(
         check="outcomes",
         severity="fault",
-        said=f"{total} outcomes are not valid; the first, {first.status}: {first.error}.",
+        message=f"{total} outcomes are not valid; the first, {first.status}: {first.error}.",
         cells=list(flawed),
         clips=_once(flawed.values()),
     )
@@ -181,7 +186,7 @@ def knowing_more_helps(row: Evidence) -> Finding | None:
     return Finding(
         check="knowing more",
         severity="fault" if worse else "warning",
-        said=f"{len(lost)} clips fall to attacks that do not know the defence and survive all that do"
+        message=f"{len(lost)} clips fall to attacks that do not know the defence and survive all that do"
         + (f", only {len(gained)} the other way round." if worse else "."),
         cells=cells,
         clips=lost,
@@ -196,7 +201,7 @@ def derivatives_guide(row: Evidence) -> Finding | None:
     stand_ins = [c for c in adaptive if c.gradient == "bpda"]
     lost: dict[str, list[str]] = {}
     for cell, twin in itertools.product(derived, stand_ins):
-        if any(cell.settings[key] != twin.settings[key] for key in ("attack", "budget")):
+        if (cell.settings.attack, cell.settings.budget) != (twin.settings.attack, twin.settings.budget):
             continue
         (fell, _), (gained, _) = _left([twin], [cell]), _left([cell], [twin])
         if _more_than_chance(len(fell), len(gained)):
@@ -204,11 +209,11 @@ def derivatives_guide(row: Evidence) -> Finding | None:
     if not lost:
         return None
     clips = _once(lost.values())
-    said = (
+    message = (
         f"{len(clips)} clips fall to a stand-in for the gradient (BPDA) and survive the derivative itself "
         f"({', '.join(lost)}): it is masked, so believe no figure of it alone."
     )
-    return Finding(check="derivative", severity="note", said=said, cells=list(lost), clips=clips)
+    return Finding(check="derivative", severity="note", message=message, cells=list(lost), clips=clips)
 
 
 def _more_than_chance(wins: int, losses: int) -> bool:
@@ -224,8 +229,8 @@ def gradients_beat_queries(row: Evidence) -> Finding | None:
     lost, cells = _left(filter(_by_queries, adaptive), filter(_by_gradient, adaptive))
     if not lost:
         return None
-    said = f"{len(lost)} clips fall to queries alone ({', '.join(cells)}) and survive every attack with a gradient."
-    return Finding(check="queries", severity="fault", said=said, cells=cells, clips=lost)
+    message = f"{len(lost)} clips fall to queries alone ({', '.join(cells)}) and survive every attack with a gradient."
+    return Finding(check="queries", severity="fault", message=message, cells=cells, clips=lost)
 
 
 def attacks_beat_noise(row: Evidence) -> Finding | None:
@@ -236,8 +241,8 @@ def attacks_beat_noise(row: Evidence) -> Finding | None:
     # Of a randomised defence one clip may be wrong in most draws by chance.
     if len(lost) <= (1 if row.randomised else 0):
         return None
-    said = f"{len(lost)} clips fall to random noise and survive all adaptive attacks."
-    return Finding(check="noise", severity="fault", said=said, cells=cells, clips=lost)
+    message = f"{len(lost)} clips fall to random noise and survive all adaptive attacks."
+    return Finding(check="noise", severity="fault", message=message, cells=cells, clips=lost)
 
 
 def the_classifier_knows_the_clips(row: Evidence) -> Finding | None:
@@ -245,8 +250,10 @@ def the_classifier_knows_the_clips(row: Evidence) -> Finding | None:
     clean = next((c for c in row.bare.values() if c.knowledge == "clean"), None)
     if clean is None or clean.score.accuracy >= 50:
         return None
-    said = f"Undefended, {clean.score.accuracy:.0f} % of the clean clips are right: are these weights of this data set?"
-    return Finding(check="clean", severity="warning", said=said, cells=[clean.attack])
+    message = (
+        f"Undefended, {clean.score.accuracy:.0f} % of the clean clips are right: are these weights of this data set?"
+    )
+    return Finding(check="clean", severity="warning", message=message, cells=[clean.attack])
 
 
 def attacks_work_undefended(row: Evidence) -> Finding | None:
@@ -258,9 +265,9 @@ def attacks_work_undefended(row: Evidence) -> Finding | None:
             weak[label] = bare.score.accuracy
     if not weak:
         return None
-    said = "; ".join(f"{label} leaves {accuracy:.0f} %" for label, accuracy in weak.items())
+    message = "; ".join(f"{label} leaves {accuracy:.0f} %" for label, accuracy in weak.items())
     return Finding(
-        check="bare classifier", severity="warning", said=f"Undefended, {said}: too weak here.", cells=list(weak)
+        check="bare classifier", severity="warning", message=f"Undefended, {message}: too weak here.", cells=list(weak)
     )
 
 
@@ -269,7 +276,7 @@ def losses_rise(row: Evidence) -> Finding | None:
     and 5). Attacks of different norms climb different hills."""
     norms: dict[str, list[CellResult]] = {}
     for cell in row.known("adaptive").values():
-        norms.setdefault(cell.settings["budget"]["norm"], []).append(cell)
+        norms.setdefault(cell.settings.budget.norm if cell.settings.budget else "", []).append(cell)
     stuck: dict[str, list[str]] = {}
     seen: set[str] = set()
     for norm, cells in norms.items():
@@ -288,20 +295,22 @@ def losses_rise(row: Evidence) -> Finding | None:
     if not stuck:
         return None
     clips = _once(stuck.values())
-    said = f"On {len(clips)} of the {len(seen)} clips that all adaptive attacks leave, none of their losses rises."
+    message = f"On {len(clips)} of the {len(seen)} clips that all adaptive attacks leave, none of their losses rises."
     labels = [c.attack for norm in stuck for c in norms[norm]]
-    return Finding(check="loss", severity="warning", said=said, cells=labels, clips=clips)
+    return Finding(check="loss", severity="warning", message=message, cells=labels, clips=clips)
 
 
 def larger_budgets_break_more(row: Evidence) -> Finding | None:
     """The same attack with a larger budget of the same norm must leave fewer clips."""
     lost: dict[str, list[str]] = {}
     for label, cell in row.attacked.items():
-        mine = cell.settings.get("budget") or {}
+        mine = cell.settings.budget
         for other in row.others.values():
             larger = other.get(label)
-            theirs = (larger.settings.get("budget") or {}) if larger is not None else {}
-            if larger is None or theirs.get("norm") != mine.get("norm") or theirs["size"] <= mine["size"]:
+            theirs = larger.settings.budget if larger is not None else None
+            if larger is None or mine is None or theirs is None:
+                continue
+            if theirs.norm != mine.norm or theirs.size <= mine.size:
                 continue
             back = [clip for clip in _broken(cell) if clip in _right([larger])]
             if larger.score.correct > cell.score.correct + 1:
@@ -309,15 +318,15 @@ def larger_budgets_break_more(row: Evidence) -> Finding | None:
     if not lost:
         return None
     clips = _once(lost.values())
-    said = f"Under a larger budget {', '.join(lost)} breaks fewer clips; {len(clips)} are right again."
-    return Finding(check="budget", severity="fault", said=said, cells=list(lost), clips=clips)
+    message = f"Under a larger budget {', '.join(lost)} breaks fewer clips; {len(clips)} are right again."
+    return Finding(check="budget", severity="fault", message=message, cells=list(lost), clips=clips)
 
 
 def single_steps_are_weaker(row: Evidence) -> Finding | None:
     """One step must not break what many steps with the same gradient leave."""
     lost: dict[str, list[str]] = {}
     for label, cell in row.attacked.items():
-        if (cell.settings.get("attack") or {}).get("name") != "fgsm":
+        if cell.settings.attack is None or cell.settings.attack.name != "fgsm":
             continue
         same = [
             c
@@ -330,17 +339,16 @@ def single_steps_are_weaker(row: Evidence) -> Finding | None:
     if not lost:
         return None
     clips = _once(lost.values())
-    said = f"{len(clips)} clips fall to a single step ({', '.join(lost)}) and survive every iterative attack."
-    return Finding(check="single step", severity="warning", said=said, cells=list(lost), clips=clips)
+    message = f"{len(clips)} clips fall to a single step ({', '.join(lost)}) and survive every iterative attack."
+    return Finding(check="single step", severity="warning", message=message, cells=list(lost), clips=clips)
 
 
 def _averages(cell: CellResult) -> bool:
     """Whether the attack looks at several draws of a randomised defence per step."""
-    attack = cell.settings.get("attack") or {}
-    params = attack.get("params") or {}
-    if attack.get("name") == "autoattack":
-        return params.get("version") == "rand" and params.get("draws", 0) > 1
-    return attack.get("name") == "eot" and params.get("draws", 0) > 1
+    attack = cell.settings.attack
+    if attack is None or attack.params.get("draws", 0) <= 1:
+        return False
+    return attack.name == "eot" or (attack.name == "autoattack" and attack.params.get("version") == "rand")
 
 
 def randomness_is_averaged(row: Evidence) -> Finding | None:
@@ -351,7 +359,7 @@ def randomness_is_averaged(row: Evidence) -> Finding | None:
     return Finding(
         check="randomness",
         severity="warning",
-        said="The defence is randomised and no adaptive attack averages over its draws: add EOT.",
+        message="The defence is randomised and no adaptive attack averages over its draws: add EOT.",
         cells=list(adaptive),
     )
 

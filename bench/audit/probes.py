@@ -105,11 +105,11 @@ def randomness_is_declared(suspect: Suspect) -> Finding | None:
     hidden = torch.stack([_differ(same, a) for a in again]).any(0)
     drawn = torch.stack([_differ(same, o) for o in other]).any(0)
     if hidden.any():
-        said = "The same question with the same seed gets different answers: randomness does not come from rng."
-        return Finding(check="hidden randomness", severity="fault", said=said, clips=suspect.named(hidden))
+        message = "The same question with the same seed gets different answers: randomness does not come from rng."
+        return Finding(check="hidden randomness", severity="fault", message=message, clips=suspect.named(hidden))
     if drawn.any() and not defended.stochastic:
-        said = "Answers depend on the seed, but the defence says stochastic = False: attacks stop at a lucky draw."
-        return Finding(check="hidden randomness", severity="fault", said=said, clips=suspect.named(drawn))
+        message = "Answers depend on the seed, but the defence says stochastic = False: attacks stop at a lucky draw."
+        return Finding(check="hidden randomness", severity="fault", message=message, clips=suspect.named(drawn))
     return None
 
 
@@ -126,8 +126,8 @@ def memory_is_empty(suspect: Suspect) -> Finding | None:
     found = _differ(fresh, suspect.logits(used, noisy, 0))
     if not found.any():
         return None
-    said = "The answer to a clip depends on what was asked before it."
-    return Finding(check="memory", severity="fault", said=said, clips=suspect.named(found))
+    message = "The answer to a clip depends on what was asked before it."
+    return Finding(check="memory", severity="fault", message=message, clips=suspect.named(found))
 
 
 def clips_are_independent(suspect: Suspect) -> Finding | None:
@@ -146,8 +146,8 @@ def clips_are_independent(suspect: Suspect) -> Finding | None:
     found = ~((_unit(together) - _unit(alone)).abs().amax(1) <= 100 * _SAME)
     if not found.any():
         return None
-    said = "A clip's answer depends on the other clips of its batch."
-    return Finding(check="batch", severity="fault", said=said, clips=suspect.named(found))
+    message = "A clip's answer depends on the other clips of its batch."
+    return Finding(check="batch", severity="fault", message=message, clips=suspect.named(found))
 
 
 def outputs_are_logits(suspect: Suspect) -> Finding | None:
@@ -158,8 +158,8 @@ def outputs_are_logits(suspect: Suspect) -> Finding | None:
     sums = (raw.sum(-1) - 1).abs().amax() < 1e-5
     if not bool(sums & (raw >= 0).all() & (raw <= 1).all()):
         return None
-    said = "The classifier returns probabilities instead of logits: losses saturate where it is confident."
-    return Finding(check="softmax", severity="warning", said=said)
+    message = "The classifier returns probabilities instead of logits: losses saturate where it is confident."
+    return Finding(check="softmax", severity="warning", message=message)
 
 
 @contextmanager
@@ -191,10 +191,10 @@ def nothing_is_optimised(suspect: Suspect) -> Finding | None:
         defended.vote_logits(suspect.clips[:1], ClipRandom.for_clips(suspect.ids[:1], "audit", 0))
     if not seen:
         return None
-    said = (
+    message = (
         "The defence computes gradients while it answers: attack through its optimisation, and transfer from the model."
     )
-    return Finding(check="dynamic", severity="note", said=said)
+    return Finding(check="dynamic", severity="note", message=message)
 
 
 def gradients_lead_uphill(suspect: Suspect) -> list[Finding]:
@@ -224,21 +224,21 @@ def gradients_lead_uphill(suspect: Suspect) -> list[Finding]:
         gained += (after - value).double().cpu()
     findings = []
     if unusable.any():
-        said = (
+        message = (
             f"The {suspect.gradient} gradient is zero or not finite on {int(unusable.sum())} of {len(unusable)} clips."
         )
-        findings.append(Finding(check="gradient", severity="fault", said=said, clips=suspect.named(unusable)))
+        findings.append(Finding(check="gradient", severity="fault", message=message, clips=suspect.named(unusable)))
     # Where the loss is flat to rounding, rise and promise are both nothing.
     steep = ~unusable & (promised > 1e-6 * draws)
     down, idle = steep & (gained < -0.1 * promised), steep & (gained.abs() <= 0.1 * promised)
     for which, words in ((down, "falls"), (idle, "hardly moves")):
         if 2 * int(which.sum()) > int(steep.sum()):
-            said = (
+            message = (
                 f"The loss {words} along the {suspect.gradient} gradient on {int(which.sum())} of {int(steep.sum())} "
                 "clips: it is not the gradient of what answers."
             )
             severity: Severity = "fault" if suspect.gradient == "exact" else "warning"
-            findings.append(Finding(check="slope", severity=severity, said=said, clips=suspect.named(which)))
+            findings.append(Finding(check="slope", severity=severity, message=message, clips=suspect.named(which)))
     return findings
 
 
@@ -255,8 +255,8 @@ def everything_falls_to_a_large_budget(suspect: Suspect) -> Finding | None:
     spread = (len(shares) * chance * (1 - chance)) ** 0.5
     if float(shares.sum()) <= expected + 2 * spread:
         return None
-    said = f"{shares.sum():.3g} of {len(shares)} clips are right at 64/255; chance would be {expected:.2g}."
-    return Finding(check="large budget", severity="fault", said=said, clips=suspect.named(shares >= 0.5))
+    message = f"{shares.sum():.3g} of {len(shares)} clips are right at 64/255; chance would be {expected:.2g}."
+    return Finding(check="large budget", severity="fault", message=message, clips=suspect.named(shares >= 0.5))
 
 
 class _Wrapper(Purifier):
@@ -287,8 +287,8 @@ def an_empty_defence_changes_nothing(suspect: Suspect) -> Finding | None:
     differ = ((bare == again) & (bare != behind)).flatten(1).any(1) & (bare == again).flatten(1).all(1)
     if not differ.any():
         return None
-    said = "Behind a defence that does nothing, PGD finds other clips than on the bare classifier."
-    return Finding(check="empty defence", severity="fault", said=said, clips=suspect.named(differ))
+    message = "Behind a defence that does nothing, PGD finds other clips than on the bare classifier."
+    return Finding(check="empty defence", severity="fault", message=message, clips=suspect.named(differ))
 
 
 def size_and_noise_are_what_they_seem(suspect: Suspect) -> list[Finding]:
@@ -302,13 +302,13 @@ def size_and_noise_are_what_they_seem(suspect: Suspect) -> list[Finding]:
     for less, more, words in ((half, whole, "half the"), (whole, twice, "the whole")):
         back = less & ~more
         if int(more.sum()) < int(less.sum()) - 1:
-            said = f"With twice the size, {label} breaks fewer clips than with {words} budget."
-            findings.append(Finding(check="budget", severity="fault", said=said, clips=suspect.named(back)))
+            message = f"With twice the size, {label} breaks fewer clips than with {words} budget."
+            findings.append(Finding(check="budget", severity="fault", message=message, clips=suspect.named(back)))
     by_luck = (suspect.shares(suspect.make(), suspect.noisy(), "noise") < 0.5) & ~whole
     # Of a randomised defence one clip may be wrong in most draws by chance.
     if int(by_luck.sum()) > (1 if suspect.make().stochastic else 0):
-        said = f"Random noise breaks {int(by_luck.sum())} clips that {label} leaves."
-        findings.append(Finding(check="noise", severity="fault", said=said, clips=suspect.named(by_luck)))
+        message = f"Random noise breaks {int(by_luck.sum())} clips that {label} leaves."
+        findings.append(Finding(check="noise", severity="fault", message=message, clips=suspect.named(by_luck)))
     return findings
 
 
@@ -320,25 +320,27 @@ def the_attack_has_converged(suspect: Suspect) -> list[Finding]:
     findings = []
     gain = suspect.broken_by(label, more) & ~broken
     if int(gain.sum()) > 1:
-        said = f"Twice the steps and restarts break {int(gain.sum())} clips more: the attack has not converged."
-        findings.append(Finding(check="convergence", severity="warning", said=said, clips=suspect.named(gain)))
+        message = f"Twice the steps and restarts break {int(gain.sum())} clips more: the attack has not converged."
+        findings.append(Finding(check="convergence", severity="warning", message=message, clips=suspect.named(gain)))
     one = suspect.broken_by("fgsm", suspect.budget) & ~broken
     if one.any():
-        said = f"A single step breaks {int(one.sum())} clips that {suspect.budget.steps} steps leave."
-        findings.append(Finding(check="single step", severity="warning", said=said, clips=suspect.named(one)))
+        message = f"A single step breaks {int(one.sum())} clips that {suspect.budget.steps} steps leave."
+        findings.append(Finding(check="single step", severity="warning", message=message, clips=suspect.named(one)))
     others = [g for g in ("bpda", "bpda-negated", "exact") if g != suspect.gradient]
     for gradient in others:
         if why_not(suspect.make().defense, gradient) is not None:
             continue
         found = suspect.broken_by("pgd", suspect.budget, gradient) & ~broken
         if int(found.sum()) > 1:
-            said = f"PGD+{gradient} breaks {int(found.sum())} clips that PGD+{suspect.gradient} leaves."
-            findings.append(Finding(check="other gradient", severity="warning", said=said, clips=suspect.named(found)))
+            message = f"PGD+{gradient} breaks {int(found.sum())} clips that PGD+{suspect.gradient} leaves."
+            findings.append(
+                Finding(check="other gradient", severity="warning", message=message, clips=suspect.named(found))
+            )
     if suspect.budget.norm in ("linf", "l2"):
         found = suspect.broken_by("square(queries=200)", suspect.budget) & ~broken
         if found.any():
-            said = f"Square, which uses no gradient, breaks {int(found.sum())} clips that {label} leaves."
-            findings.append(Finding(check="black box", severity="fault", said=said, clips=suspect.named(found)))
+            message = f"Square, which uses no gradient, breaks {int(found.sum())} clips that {label} leaves."
+            findings.append(Finding(check="black box", severity="fault", message=message, clips=suspect.named(found)))
     return findings
 
 
@@ -367,7 +369,7 @@ def probe(suspect: Suspect) -> list[Finding]:
             raise
         except Exception as error:  # noqa: BLE001 - recorded in the row's audit as a fault, never passed over
             reason = str(error).strip().splitlines()
-            said = f"{look.__name__.replace('_', ' ')}: cannot be told, {reason[0] if reason else 'no message'}."
-            found = Finding(check="gradient", severity="fault", said=said)
+            message = f"{look.__name__.replace('_', ' ')}: cannot be told, {reason[0] if reason else 'no message'}."
+            found = Finding(check="gradient", severity="fault", message=message)
         findings += found if isinstance(found, list) else [found] if found is not None else []
     return findings

@@ -12,7 +12,7 @@ from bench.audit.probes import Suspect, probe
 from bench.defense.base import changes_nothing
 from bench.defense.defended import DefendedClassifier, why_not
 from bench.errors import BenchError
-from bench.plan.cells import Cell, Plan, digest
+from bench.plan.cells import Cell, Plan
 from bench.records.audits import AuditedRow, Finding
 from bench.records.results import CellResult
 from bench.threat.budgets import Budget
@@ -46,7 +46,7 @@ def _suspect(plan: Plan, row: Evidence, clips: int, gradient: str, device: torch
     if not refs:
         return None
     if gradient == "auto":
-        gradient = "exact" if why_not(cell.defense.made, "exact") is None else "bpda"
+        gradient = "exact" if why_not(cell.defense.instance, "exact") is None else "bpda"
     return Suspect(
         _maker(cell.defended, device),
         torch.stack([plan.dataset.load(r) for r in refs]).to(device),
@@ -67,12 +67,12 @@ def exact_gradient_was_taken(plan: Plan, row: Evidence) -> Finding | None:
     tens of points."""
     cell = _cell_of(plan, row)
     adaptive = row.known("adaptive")
-    if cell is None or not adaptive or why_not(cell.defense.made, "exact") is not None:
+    if cell is None or not adaptive or why_not(cell.defense.instance, "exact") is not None:
         return None
-    if changes_nothing(cell.defense.made) or any(c.gradient in ("exact", "diffattack") for c in adaptive.values()):
+    if changes_nothing(cell.defense.instance) or any(c.gradient in ("exact", "diffattack") for c in adaptive.values()):
         return None
-    said = "This defence has an exact gradient and no attack takes it: add PGD+exact."
-    return Finding(check="exact gradient", severity="warning", said=said, cells=list(adaptive))
+    message = "This defence has an exact gradient and no attack takes it: add PGD+exact."
+    return Finding(check="exact gradient", severity="warning", message=message, cells=list(adaptive))
 
 
 def outcomes_are_of_this_code(plan: Plan, row: Evidence) -> Finding | None:
@@ -82,12 +82,12 @@ def outcomes_are_of_this_code(plan: Plan, row: Evidence) -> Finding | None:
     for label, result in row.cells.items():
         cell = now.get((result.model, result.defense, label, result.budget))
         # The seed is the run's, and its digest the only thing in which it shows.
-        if cell is not None and digest({**cell.settings, "seed": result.settings["seed"]}) != result.cell:
+        if cell is not None and cell.identity.model_copy(update={"seed": result.settings.seed}).id != result.cell:
             stale.append(label)
     if not stale:
         return None
-    said = "These outcomes were measured with other code, weights or settings than those installed: run the grid again."
-    return Finding(check="stale", severity="fault", said=said, cells=stale)
+    message = "Other code, weights or settings than those installed gave these outcomes: run the grid again."
+    return Finding(check="stale", severity="fault", message=message, cells=stale)
 
 
 def audit(

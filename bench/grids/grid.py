@@ -21,13 +21,15 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.errors import BenchError, nearest
+from bench.files import slug
 from bench.records.description import ReportedSection
+from bench.records.identity import Gradient
 from bench.registry import Spec
 
 
@@ -67,7 +69,7 @@ class AttackSection(_Section):
 
     label: str
     attack: Spec | None
-    gradient: str | None = None
+    gradient: Gradient | None = None
     budget: dict[str, Any] = {}
     source: Spec | None = None
     worst: list[str] = []
@@ -87,7 +89,8 @@ class AttackSection(_Section):
             name, _, tail = entry.partition("+")
             if name.lower() == "clean":
                 return cls(label="clean", attack=None)
-            return cls(label=entry, attack=Spec.parse(name.lower().replace("-", "_")), gradient=tail.lower() or None)
+            spec = Spec.parse(name.lower().replace("-", "_"))
+            return cls(label=entry, attack=spec, gradient=_gradient(tail.lower() or None, entry))
         if "worst" in entry:
             return cls._read_worst(entry)
         known = ("attack", "gradient", "label", "budget", "source")
@@ -98,7 +101,7 @@ class AttackSection(_Section):
             raise BenchError(f"This attack names none: {dict(entry)!r}; add 'attack: NAME'.")
         spec = Spec.parse(entry["attack"])
         source = Spec.parse(entry["source"]) if entry.get("source") is not None else None
-        gradient: str | None = entry.get("gradient")
+        gradient = _gradient(entry.get("gradient"), str(entry.get("label", spec)))
         if source is not None and gradient is not None:
             raise BenchError(
                 f"Attack {spec} has a source, {source}, and a gradient, {gradient}: who differentiates the defence "
@@ -125,6 +128,17 @@ class AttackSection(_Section):
             return cls(label=entry.get("label", "Worst"), attack=None, worst=entry["worst"])
         except ValidationError as error:
             raise _explain("column 'worst' is", error) from error
+
+
+def _gradient(name: Any, label: str) -> Gradient | None:
+    """Checks how an attack differentiates the defence."""
+    if name is not None and name not in get_args(Gradient):
+        known = get_args(Gradient)
+        raise BenchError(
+            f"Attack {label!r} asks for gradient {name!r}{nearest(str(name), known)}; known: {', '.join(known)}."
+        )
+    gradient: Gradient | None = name
+    return gradient
 
 
 class Grid(_Section):
@@ -188,6 +202,8 @@ class Grid(_Section):
             twice = [label for label in labels if labels.count(label) > 1]
             if twice:
                 raise BenchError(f"Grid {self.name!r} lists {what} {twice[0]} twice: remove one.")
+            _check_slugs(what, labels)
+        _check_slugs("attack", [s.label for s in self.attack_sections])
         attacks = [s.label for s in self.attack_sections]
         defenses = [str(s) for s in self.defense_specs]
         for label, parts in self.oracles.items():
@@ -241,6 +257,19 @@ class Grid(_Section):
         """Columns computed from others: label to the labels they are the worst of."""
         sections = [AttackSection.read(a) for a in self.attacks]
         return {s.label: list(s.worst) for s in sections if s.worst}
+
+
+def _check_slugs(what: str, labels: Sequence[str]) -> None:
+    """Labels become file names, in which only letters, digits and a few signs are left, and case may not count."""
+    seen: dict[str, str] = {}
+    for label in labels:
+        name = slug(label).casefold()
+        if not name:
+            raise BenchError(f"The {what} label {label!r} makes no file name: use a letter or a digit in it.")
+        if seen.setdefault(name, label) != label:
+            raise BenchError(
+                f"The {what} labels {seen[name]!r} and {label!r} make one file name: give one another 'label'."
+            )
 
 
 def _explain(subject: str, error: ValidationError) -> BenchError:

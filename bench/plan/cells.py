@@ -1,44 +1,55 @@
-"""Cells, the adversarial clips they share, and what identifies both."""
+"""Cells, the adversarial clips they share, and what identifies and seeds both."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
+from importlib import resources
+from typing import Any, Generic, TypeVar
+
+from torch import nn
 
 from bench import code
 from bench.attack.base import Attack
 from bench.data.base import ClipRef, Dataset
+from bench.defense.base import Defense
 from bench.defense.defended import DefendedClassifier
 from bench.grids.grid import Grid
 from bench.records.description import Skipped
+from bench.records.identity import BudgetIdentity, CellIdentity, ComponentIdentity, Gradient, Knowledge, digest
 from bench.threat.budgets import Budget
 
-
-def digest(settings: Any) -> str:
-    """Identity of anything made of plain values: 16 hex digits of its canonical JSON."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+C = TypeVar("C", covariant=True)
 
 
-def _threat(budget: Budget) -> dict[str, Any]:
-    """A budget's settings, and the code of its geometry."""
-    return {**budget.settings(), "code": code.digest(budget.geometry)}
+def stream_of(settings: Any) -> str:
+    """Key of a random stream: the digest of names and parameters, never of code or weights.
+
+    So an edited defence meets the same random starts, and an edit that changes no number reproduces every stored
+    outcome. Cells that were measured when streams still depended on code keep the streams they had.
+    """
+    key = digest(settings)
+    return _former_streams().get(key, key)
+
+
+@lru_cache(maxsize=1)
+def _former_streams() -> dict[str, str]:
+    text = resources.files("bench.plan").joinpath("streams.json").read_text(encoding="utf-8")
+    former: dict[str, str] = json.loads(text)
+    return former
 
 
 @dataclass(frozen=True)
-class Component:
-    """A made component with its label and the settings that identify it."""
+class Component(Generic[C]):
+    """A component of a grid: what was made of its name, its label in tables, and what identifies it."""
 
     label: str
-    made: Any
-    settings: Mapping[str, Any]
+    instance: C
+    identity: ComponentIdentity
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClipsUnit:
     """Adversarial clips to make once: an attack on one classifier, bare or defended.
 
@@ -46,36 +57,54 @@ class ClipsUnit:
         model: ``None`` if the attack never looks at one.
         defense: ``None`` for the bare classifier (gray-box), else what the attacker differentiates.
         gradient: how.
-        victim: the module under attack; ``None`` if the attack never looks at one.
+        defended: the module under attack; ``None`` if the attack never looks at one.
     """
 
-    dataset: Component
-    model: Component | None
-    attack: Component
+    dataset: Component[Dataset]
+    model: Component[nn.Module] | None
+    attack: Component[Attack]
     budget: Budget
     seed: int
-    defense: Component | None = None
-    gradient: str = "none"
-    victim: DefendedClassifier | None = field(default=None, compare=False, repr=False)
+    defense: Component[Defense] | None = None
+    gradient: Gradient = "none"
+    defended: DefendedClassifier | None = field(default=None, compare=False, repr=False)
 
     @cached_property
-    def start_key(self) -> str:
-        """Seeds the attack. It leaves the defence out, so that every defence meets the same random starts."""
+    def id(self) -> str:
+        """Digest of all that its clips depend on."""
         return digest(
             {
                 "engine": code.engine(),
-                "dataset": self.dataset.settings,
-                "model": self.model.settings if self.model else None,
-                "attack": self.attack.settings,
-                "budget": _threat(self.budget),
+                "dataset": self.dataset.identity.model_dump(),
+                "model": self.model.identity.model_dump() if self.model else None,
+                "attack": self.attack.identity.model_dump(),
+                "budget": budget_identity(self.budget).model_dump(),
+                "defense": self.defense.identity.model_dump() if self.defense else None,
+                "gradient": self.gradient,
                 "seed": self.seed,
             }
         )
 
     @cached_property
-    def id(self) -> str:
-        defense = self.defense.settings if self.defense else None
-        return digest({"start": self.start_key, "defense": defense, "gradient": self.gradient})
+    def attack_stream(self) -> str:
+        """Seeds the attack. It leaves the defence out, so that every defence meets the same random starts."""
+        return stream_of(self._start)
+
+    @cached_property
+    def defense_stream(self) -> str:
+        """Seeds the defence under attack."""
+        defense = self.defense.identity.stream() if self.defense else None
+        return stream_of({"start": self._start, "defense": defense, "gradient": self.gradient})
+
+    @property
+    def _start(self) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset.identity.stream(),
+            "model": self.model.identity.stream() if self.model else None,
+            "attack": self.attack.identity.stream(),
+            "budget": self.budget.settings(),
+            "seed": self.seed,
+        }
 
     @property
     def shared(self) -> bool:
@@ -85,17 +114,15 @@ class ClipsUnit:
     @property
     def passes(self) -> tuple[int, int]:
         """Most forward and backward passes per clip."""
-        attack: Attack = self.attack.made
-        return attack.passes(self.budget)
+        return self.attack.instance.passes(self.budget)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """dataset x classifier x defence x attack x gradient x knowledge x budget x seed.
 
     Attributes:
         attack_label: column header.
-        knowledge: ``clean``, ``noise``, ``black-box``, ``gray-box`` or ``adaptive``.
         unit: where its adversarial clips come from; ``None`` for clean cells.
         threat: the grid's budget as text, which groups cells into tables (an attack may override its effort);
             empty for clean cells.
@@ -103,12 +130,12 @@ class Cell:
         queries: how often it is asked: once, if it is deterministic.
     """
 
-    dataset: Component
-    model: Component
-    defense: Component
+    dataset: Component[Dataset]
+    model: Component[nn.Module]
+    defense: Component[Defense]
     attack_label: str
-    knowledge: str
-    gradient: str
+    knowledge: Knowledge
+    gradient: Gradient
     seed: int
     defended: DefendedClassifier = field(compare=False, repr=False)
     unit: ClipsUnit | None = None
@@ -116,30 +143,55 @@ class Cell:
     queries: int = 1
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
-        """Canonical settings: all defaults written out, weights and code by digest."""
-        source = self.unit.model if self.unit and self.knowledge == "black-box" else None
-        return {
-            **({"source": dict(source.settings)} if source else {}),
-            **({"queries": self.queries} if self.defended.stochastic else {}),
-            "engine": code.engine(),
-            "dataset": dict(self.dataset.settings),
-            "model": dict(self.model.settings),
-            "defense": dict(self.defense.settings),
-            "attack": dict(self.unit.attack.settings) if self.unit else None,
-            "budget": _threat(self.unit.budget) if self.unit else None,
-            "gradient": self.gradient,
-            "knowledge": self.knowledge,
-            "seed": self.seed,
-        }
+    def identity(self) -> CellIdentity:
+        """All defaults written out, weights and code by digest."""
+        return CellIdentity(
+            engine=code.engine(),
+            dataset=self.dataset.identity,
+            model=self.model.identity,
+            defense=self.defense.identity,
+            attack=self.unit.attack.identity if self.unit else None,
+            budget=budget_identity(self.unit.budget) if self.unit else None,
+            source=self._source.identity if self._source else None,
+            knowledge=self.knowledge,
+            gradient=self.gradient,
+            seed=self.seed,
+            queries=self.queries if self.defended.stochastic else None,
+        )
+
+    @property
+    def id(self) -> str:
+        return self.identity.id
 
     @cached_property
-    def id(self) -> str:
-        return digest(self.settings)
+    def judge_stream(self) -> str:
+        """Seeds the defence when it is judged."""
+        return stream_of(
+            {
+                "dataset": self.dataset.identity.stream(),
+                "model": self.model.identity.stream(),
+                "defense": self.defense.identity.stream(),
+                "attack": self.unit.attack.identity.stream() if self.unit else None,
+                "budget": self.unit.budget.settings() if self.unit else None,
+                "source": self._source.identity.stream() if self._source else None,
+                "knowledge": self.knowledge,
+                "gradient": self.gradient,
+                "seed": self.seed,
+            }
+        )
+
+    @property
+    def _source(self) -> Component[nn.Module] | None:
+        return self.unit.model if self.unit and self.knowledge == "black-box" else None
 
     @property
     def budget(self) -> Budget | None:
         return self.unit.budget if self.unit else None
+
+
+def budget_identity(budget: Budget) -> BudgetIdentity:
+    """A budget's settings, and the code of its geometry."""
+    return BudgetIdentity(**budget.settings(), code=code.digest(budget.geometry))
 
 
 @dataclass

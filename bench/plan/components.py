@@ -3,50 +3,128 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from bench import code
 from bench.attack.base import Attack
 from bench.data.base import Dataset, Missing, listing
-from bench.defense.base import RobustModel
-from bench.defense.defended import DefendedClassifier
+from bench.defense.base import Defense, RobustModel, changes_nothing
+from bench.defense.defended import GRADIENTS, DefendedClassifier
 from bench.defense.trained import know_origin
 from bench.errors import BenchError
-from bench.grids.grid import Grid
+from bench.grids.grid import AttackSection, Grid
 from bench.plan.cells import Component
-from bench.registry import ATTACKS, DATASETS, MODELS, Entry, Spec
+from bench.records.identity import ComponentIdentity
+from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Registry, Spec
+from bench.threat.budgets import Budget
 from bench.weights.files import fingerprint, sha256_of
 from bench.weights.zoo import build_classifier, find_weights
 
-
-def _dataset(grid: Grid, data_root: Path | None) -> Component:
-    spec = grid.dataset.spec
-    entry = DATASETS.get(spec.name)
-    takes_root = any(p.name == "root" for p in entry.parameters)
-    params = {**spec.params, **({"root": data_root} if takes_root and "root" not in spec.params else {})}
-    identity = {k: v for k, v in entry.settings(params).items() if k != "root"}
-    made: Dataset = entry.create(params)
-    files = made.fingerprint()
-    settings = {"name": spec.name, "params": identity, "code": entry.code, **({"files": files} if files else {})}
-    return Component(str(spec), made, settings)
+C = TypeVar("C")
 
 
-def _identity(spec: Spec, entry: Entry, made: Any) -> dict[str, Any]:
-    """What identifies a component: its parameters and code, and those of attacks that it runs."""
-    settings: dict[str, Any] = {"name": spec.name, "params": entry.settings(spec.params), "code": entry.code}
-    if isinstance(made, Attack) and made.parts:
-        inner = [(part, ATTACKS.get(part.name)) for part in map(Spec.parse, made.parts)]
-        settings["parts"] = [_identity(part, e, e.create(part.params)) for part, e in inner]
-    if isinstance(made, Attack) and made.files:
-        settings["files"] = [sha256_of(file) if file.is_file() else "absent" for file in made.files]
-    elif isinstance(made, Attack):  # a defence's weights are part of it, an attack need not keep its own
-        files = {k: sha256_of(Path(v)) for k, v in settings["params"].items() if _is_file(v)}
-        settings |= {"files": files} if files else {}
-    return settings
+@dataclass(frozen=True)
+class Parts:
+    """What a grid crosses, made.
+
+    Attributes:
+        defenses: the undefended baseline among them.
+        attacks: by the label of their column.
+        sources: classifiers to transfer from, by label.
+    """
+
+    dataset: Component[Dataset]
+    models: list[Component[nn.Module]]
+    defenses: list[Component[Defense]]
+    attacks: Mapping[str, Component[Attack]]
+    sources: Mapping[str, Component[nn.Module]] = field(default_factory=dict)
+
+    @property
+    def undefended(self) -> Component[Defense]:
+        return next(d for d in self.defenses if changes_nothing(d.instance))
+
+
+def make_parts(grid: Grid, data_root: Path | None, checkpoint: Path | None) -> Parts:
+    """Makes and checks what a grid names. Names first: a typing error must not cost the time of loading a network.
+
+    Raises:
+        BenchError: a name or parameter is unknown, files are missing (all are listed), or an attack cannot
+            take a budget.
+    """
+    attacks = {s.label: make_component(s.attack, ATTACKS) for s in grid.attack_sections if s.attack}
+    defenses = with_baseline([make_component(spec, DEFENSES) for spec in grid.defense_specs])
+    dataset = _dataset(grid, data_root)
+    check_attacks(grid, attacks)
+    wanted = {str(s.source): s.source for s in grid.attack_sections if s.source is not None}
+    models = _models(grid, grid.model_specs, dataset.instance, checkpoint, data_root)
+    # Only if there are any: the data set's files would be looked for a second time.
+    sources = _models(grid, list(wanted.values()), dataset.instance, None, data_root) if wanted else []
+    return Parts(dataset, models, defenses, attacks, {m.label: m for m in sources})
+
+
+def with_baseline(defenses: list[Component[Defense]]) -> list[Component[Defense]]:
+    """The defences, the undefended classifier before them if it is not among them."""
+    if any(changes_nothing(d.instance) for d in defenses):
+        return defenses
+    return [make_component(Spec("none"), DEFENSES), *defenses]
+
+
+def budgets_of(grid: Grid, section: AttackSection) -> dict[str, Budget]:
+    """The budgets under which an attack is run, by the text of the grid's budget each belongs to."""
+    budgets = {str(Budget.parse(b)): Budget.parse({**b, **section.budget}) for b in grid.budgets}
+    if len(budgets) < len(grid.budgets):
+        raise BenchError(f"Grid {grid.name!r} lists the same budget twice: remove one.")
+    return budgets
+
+
+def check_attacks(grid: Grid, attacks: Mapping[str, Component[Attack]]) -> None:
+    """Raises :class:`BenchError` if an attack cannot take one of its budgets, or has gradients and only may ask."""
+    for section in grid.attack_sections:
+        for budget in budgets_of(grid, section).values() if section.attack else ():
+            attack = attacks[section.label].instance
+            attack.check(budget)
+            if section.gradient == "query" and attack.passes(budget)[1]:
+                raise BenchError(
+                    f"Attack {section.label!r} takes gradients, and 'query' has none: write one of "
+                    f"{', '.join(g for g in GRADIENTS if g not in ('query', 'none'))}."
+                )
+
+
+def make_component(spec: Spec, registry: Registry) -> Component[Any]:
+    """Makes an attack or a defence.
+
+    Raises:
+        BenchError: there is none of that name, or it refuses its parameters.
+    """
+    entry = registry.get(spec.name)
+    instance = entry.create(spec.params)
+    identity = _identity(spec, entry, instance)
+    if isinstance(instance, nn.Module):
+        identity = _with_network(identity, entry.factory, instance)
+    return Component(str(spec), instance, identity)
+
+
+def _identity(spec: Spec, entry: Entry, instance: Any) -> ComponentIdentity:
+    """A component's parameters and code, those of attacks that it runs, and files."""
+    params, files = _placeless(entry.settings(spec.params))
+    parts = []
+    if isinstance(instance, Attack):
+        files |= {path.name: sha256_of(path) if path.is_file() else "absent" for path in instance.files}
+        inner = [(part, ATTACKS.get(part.name)) for part in map(Spec.parse, instance.parts)]
+        parts = [_identity(part, e, e.create(part.params)) for part, e in inner]
+    return ComponentIdentity(name=spec.name, params=params, code=entry.code, files=files, parts=tuple(parts))
+
+
+def _placeless(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Parameters with the names of files in place of their paths, and their digests: where a file lies on this machine
+    changes nothing, and what it holds does."""
+    files = {key: sha256_of(Path(value)) for key, value in params.items() if _is_file(value)}
+    return {key: Path(value).name if key in files else value for key, value in params.items()}, files
 
 
 def _is_file(value: Any) -> bool:
@@ -56,66 +134,71 @@ def _is_file(value: Any) -> bool:
     return os.path.isfile(value)  # a Path would raise where a text is too long for a file's name
 
 
-def _components(specs: list[Spec], registry: Any) -> list[Component]:
-    made = []
-    for spec in specs:
-        entry = registry.get(spec.name)
-        thing = entry.create(spec.params)
-        component = Component(str(spec), thing, _identity(spec, entry, thing))
-        made.append(_with_weights(component, component.made) if isinstance(component.made, nn.Module) else component)
-    return made
-
-
-def _with_weights(component: Component, network: nn.Module) -> Component:
-    """Adds a network's weights, if it has any, to what identifies a component."""
-    if not any(True for _ in (*network.parameters(), *network.buffers())):
-        return component
-    return replace(component, settings={**component.settings, "weights": fingerprint(network)})
-
-
-def _architecture(factory: Any, network: nn.Module) -> str:
-    """Digest of the code that makes a network and of the layers that it is made of, wherever they come from."""
+def _with_network(identity: ComponentIdentity, factory: Any, network: nn.Module) -> ComponentIdentity:
+    """Adds a network's weights, and the code of the layers that it is made of, wherever they come from."""
     layers = {type(layer) for layer in network.modules()}
-    return code.digest(factory, *sorted((t for t in layers if code.is_ours(t)), key=lambda t: t.__qualname__))
+    ours = sorted((layer for layer in layers if code.is_ours(layer)), key=lambda t: f"{t.__module__}.{t.__qualname__}")
+    has_weights = any(True for _ in (*network.parameters(), *network.buffers()))
+    weights = fingerprint(network) if has_weights else ""
+    return identity.model_copy(update={"code": code.digest(factory, *ours), "weights": weights})
 
 
-def _defend(model: Component, defense: Component) -> tuple[Component, DefendedClassifier]:
-    """Puts a classifier behind a defence, once for all cells; a robust model is identified by its weights too."""
+def defend(model: Component[nn.Module], defense: Component[Defense]) -> tuple[Component[Defense], DefendedClassifier]:
+    """Puts a classifier behind a defence, once for all cells; a robust model is identified by its network too.
+
+    Raises:
+        BenchError: the defence cannot wrap the classifier.
+    """
     try:
-        defended = DefendedClassifier(model.made, defense.made, "none")
+        defended = DefendedClassifier(model.instance, defense.instance, "none")
     except BenchError:
         raise
     except Exception as error:
         raise BenchError(
             f"Defence {defense.label} cannot wrap {model.label}: {type(error).__name__}: {error}"
         ) from error
-    if isinstance(defense.made, RobustModel):
-        defense = _with_weights(defense, defended.classifier)
-        made = _architecture(type(defense.made), defended.classifier)
-        defense = replace(defense, settings={**defense.settings, "code": made})
+    if isinstance(defense.instance, RobustModel):
+        identity = _with_network(defense.identity, type(defense.instance), defended.classifier)
+        defense = replace(defense, identity=identity)
     return defense, defended
+
+
+def _dataset(grid: Grid, data_root: Path | None) -> Component[Dataset]:
+    spec = grid.dataset.spec
+    entry = DATASETS.get(spec.name)
+    takes_root = any(p.name == "root" for p in entry.parameters)
+    params = {**spec.params, **({"root": data_root} if takes_root and "root" not in spec.params else {})}
+    dataset: Dataset = entry.create(params)
+    content = dataset.fingerprint()
+    identity = ComponentIdentity(
+        name=spec.name,
+        params={k: v for k, v in entry.settings(params).items() if k != "root"},
+        code=entry.code,
+        files={"content": content} if content else {},
+    )
+    return Component(str(spec), dataset, identity)
 
 
 def _models(
     grid: Grid, specs: list[Spec], dataset: Dataset, checkpoint: Path | None, data_root: Path | None
-) -> list[Component]:
+) -> list[Component[nn.Module]]:
     """Builds the classifiers, or says in one message everything that is missing on this machine."""
     for spec in specs:
         MODELS.get(spec.name).check({k: v for k, v in spec.params.items() if k != "checkpoint"})
-    found = [(spec, find_weights(spec, grid.dataset.name, checkpoint, data_root)) for spec in specs]
-    missing = [*dataset.missing(), *(w for _, w in found if isinstance(w, Missing))]
+    sought = [(spec, find_weights(spec, grid.dataset.name, checkpoint, data_root)) for spec in specs]
+    missing = [*dataset.missing(), *(w for _, w in sought if isinstance(w, Missing))]
     if missing:
         raise BenchError(f"Grid {grid.name!r} needs files that are not here:\n{listing(missing)}")
     models = []
-    for spec, weights in found:
+    for spec, weights in sought:
         assert not isinstance(weights, Missing)
         model: nn.Module = build_classifier(spec, weights)
         know_origin(model, spec.name, grid.dataset.name)
         entry = MODELS.get(spec.name)
-        params = {k: v for k, v in entry.settings(spec.params).items() if k != "checkpoint"}
-        digits = fingerprint(model)
-        settings = {"name": spec.name, "params": params, "code": _architecture(entry.factory, model), "weights": digits}
+        params, files = _placeless({k: v for k, v in entry.settings(spec.params).items() if k != "checkpoint"})
+        identity = _with_network(ComponentIdentity(name=spec.name, params=params, files=files), entry.factory, model)
+        identity = identity.model_copy(update={"weights": fingerprint(model)})
         # Other weights must not pass for the shipped or published ones, nor for one another, in any table.
-        label = str(spec) if checkpoint is None else f"{spec}@{checkpoint.stem}-{digits[:6]}"
-        models.append(Component(label, model, settings))
+        label = str(spec) if checkpoint is None else f"{spec}@{checkpoint.stem}-{identity.weights[:6]}"
+        models.append(Component(label, model, identity))
     return models

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import nn
+
+from bench.attack.base import Attack
 from bench.defense.base import Defense, changes_nothing
-from bench.defense.defended import GRADIENTS, DefendedClassifier, why_not
-from bench.errors import BenchError, nearest
+from bench.defense.defended import DefendedClassifier, why_not
+from bench.errors import BenchError
 from bench.grids.grid import AttackSection, Grid
 from bench.plan.cells import Cell, ClipsUnit, Component, Plan
-from bench.plan.components import _components, _dataset, _defend, _models
+from bench.plan.components import Parts, budgets_of, defend, make_parts
 from bench.records.description import Skipped
-from bench.registry import ATTACKS, DEFENSES, Spec
+from bench.records.identity import Gradient, Knowledge
+from bench.records.results import file_name
 from bench.threat.budgets import Budget
 
 
-def _budgets(grid: Grid, section: AttackSection) -> dict[str, Budget]:
-    """The budgets under which an attack is run, by the text of the grid's budget each belongs to."""
-    budgets = {str(Budget.parse(b)): Budget.parse({**b, **section.budget}) for b in grid.budgets}
-    if len(budgets) < len(grid.budgets):
-        raise BenchError(f"Grid {grid.name!r} lists the same budget twice: remove one.")
-    return budgets
-
-
-def make_plan(grid: Grid, *, data_root: Path | None = None, checkpoint: Path | None = None) -> Plan:
+def make_plan(
+    grid: Grid, parts: Parts | None = None, *, data_root: Path | None = None, checkpoint: Path | None = None
+) -> Plan:
     """Expands a grid.
 
     The undefended classifier is always a row: Robust Acc* of a defence is read against it. A defence that is
@@ -34,146 +31,154 @@ def make_plan(grid: Grid, *, data_root: Path | None = None, checkpoint: Path | N
     answers (:attr:`Attack.decisive_only`) get clips of their own.
 
     Args:
+        parts: what the grid crosses, where it is made already; made from the grid's names if not given.
         data_root: folder of the data set's files.
         checkpoint: weights for the classifier, in place of the shipped or published ones.
 
     Raises:
-        BenchError: a name or parameter is unknown, files are missing (all are listed), or an attack cannot
-            take a budget.
+        BenchError: a name or parameter is unknown, files are missing (all are listed), an attack cannot take a
+            budget, or two cells would be written to one file.
     """
     if checkpoint is not None and len(grid.models) > 1:
         raise BenchError("--checkpoint fits one classifier, but the grid has several: choose one with --model.")
-    # Names first: a typing error must not cost the time it takes to load a network.
-    attacks = {s.label: _components([s.attack], ATTACKS)[0] for s in grid.attack_sections if s.attack}
-    defenses = _components(grid.defense_specs, DEFENSES)
-    dataset = _dataset(grid, data_root)
-    _check_attacks(grid, attacks)
-    wanted = {str(s.source): s.source for s in grid.attack_sections if s.source is not None}
-    models = _models(grid, grid.model_specs, dataset.made, checkpoint, data_root)
-    # Only if there are any: the data set's files would be looked for a second time.
-    sources = _models(grid, list(wanted.values()), dataset.made, None, data_root) if wanted else []
-    return expand(grid, dataset, models, defenses, attacks, {m.label: m for m in sources})
-
-
-def _check_attacks(grid: Grid, attacks: Mapping[str, Component]) -> None:
-    for section in grid.attack_sections:
-        if section.gradient is not None and section.gradient not in GRADIENTS:
-            raise BenchError(
-                f"Attack {section.label!r} asks for gradient {section.gradient!r}"
-                f"{nearest(section.gradient, GRADIENTS)}; known: {', '.join(GRADIENTS)}."
-            )
-        for budget in _budgets(grid, section).values() if section.attack else ():
-            made = attacks[section.label].made
-            made.check(budget)
-            if section.gradient == "query" and made.passes(budget)[1]:
-                raise BenchError(
-                    f"Attack {section.label!r} takes gradients, and 'query' has none: write one of "
-                    f"{', '.join(g for g in GRADIENTS if g not in ('query', 'none'))}."
-                )
-
-
-def expand(
-    grid: Grid,
-    dataset: Component,
-    models: list[Component],
-    defenses: list[Component],
-    attacks: Mapping[str, Component],
-    sources: Mapping[str, Component] | None = None,
-) -> Plan:
-    """Crosses made components into cells; ``attacks`` and ``sources``, classifiers to transfer from, by label."""
-    _check_attacks(grid, attacks)
-    if not any(changes_nothing(d.made) for d in defenses):
-        defenses = [*_components([Spec("none")], DEFENSES), *defenses]
-    refs = dataset.made.refs()[: grid.dataset.clips]
+    parts = parts or make_parts(grid, data_root, checkpoint)
+    refs = parts.dataset.instance.refs()[: grid.dataset.clips]
     if not refs:
         raise BenchError(f"Data set {grid.dataset.name!r} holds no clip for this grid.")
-    plan = Plan(grid, dataset.made, refs, [])
-    strangers = {
-        label: (c, _defend(c, _components([Spec("none")], DEFENSES)[0])[1]) for label, c in (sources or {}).items()
-    }
-    for model in models:
-        pairs = [_defend(model, d) for d in defenses]
-        bare = next(d for c, d in pairs if changes_nothing(c.made))
-        plan.cells += [
-            Cell(dataset, model, c, "clean", "clean", "none", grid.seed, d, queries=_queries(grid, d)) for c, d in pairs
-        ]
+    plan = Plan(grid, parts.dataset.instance, refs, [])
+    strangers = {label: _Row(m, *defend(m, parts.undefended)) for label, m in parts.sources.items()}
+    for model in parts.models:
+        rows = [_Row(model, *defend(model, d)) for d in parts.defenses]
+        bare = next(r for r in rows if changes_nothing(r.defense.instance))
+        plan.cells += [_cell(plan, parts, row, "clean", "clean") for row in rows]
         for section in grid.attack_sections:
             if section.attack is None:
                 continue
-            for threat, budget in _budgets(grid, section).items():
-                for defense, defended in pairs:
-                    common = Cell(
-                        dataset,
-                        model,
-                        defense,
-                        section.label,
-                        "noise",
-                        "none",
-                        grid.seed,
-                        defended,
-                        None,
-                        threat,
-                        _queries(grid, defended),
-                    )
-                    attack = attacks[section.label]
+            for threat, budget in budgets_of(grid, section).items():
+                column = _Column(section, parts.attacks[section.label], budget, threat)
+                for row in rows:
                     if section.source is not None:
-                        _add_transfer(plan, common, *strangers[str(section.source)], attack, budget)
+                        _add_transfer(plan, parts, row, column, strangers[str(section.source)])
                     else:
-                        _add_cell(plan, common, bare, attack, budget, section.gradient or "none")
+                        _add_cell(plan, parts, row, column, bare)
+    _check_files(plan)
     return plan
 
 
-def _queries(grid: Grid, defended: DefendedClassifier) -> int:
-    return grid.queries if defended.stochastic else 1
+@dataclass(frozen=True)
+class _Row:
+    """A classifier behind a defence."""
+
+    model: Component[nn.Module]
+    defense: Component[Defense]
+    defended: DefendedClassifier = field(repr=False)
 
 
-def _skip(plan: Plan, cell: Cell, reason: str) -> None:
-    plan.skipped.append(Skipped(cell.model.label, cell.defense.label, cell.attack_label, reason))
+@dataclass(frozen=True)
+class _Column:
+    """An attack under one budget; ``threat`` is the grid's, as text."""
+
+    section: AttackSection
+    attack: Component[Attack]
+    budget: Budget
+    threat: str
 
 
-def _add_transfer(
-    plan: Plan, cell: Cell, source: Component, stranger: DefendedClassifier, attack: Component, budget: Budget
-) -> None:
+def _cell(
+    plan: Plan,
+    parts: Parts,
+    row: _Row,
+    attack_label: str,
+    knowledge: Knowledge,
+    *,
+    gradient: Gradient = "none",
+    unit: ClipsUnit | None = None,
+    threat: str = "",
+) -> Cell:
+    return Cell(
+        dataset=parts.dataset,
+        model=row.model,
+        defense=row.defense,
+        attack_label=attack_label,
+        knowledge=knowledge,
+        gradient=gradient,
+        seed=plan.grid.seed,
+        defended=row.defended,
+        unit=unit,
+        threat=threat,
+        queries=plan.grid.queries if row.defended.stochastic else 1,
+    )
+
+
+def _skip(plan: Plan, row: _Row, column: _Column, reason: str) -> None:
+    plan.skipped.append(Skipped(row.model.label, row.defense.label, column.section.label, reason))
+
+
+def _add_transfer(plan: Plan, parts: Parts, row: _Row, column: _Column, source: _Row) -> None:
     """Adds a black-box cell: clips made on another classifier, once for all defences and classifiers."""
-    if source.settings == cell.model.settings:
-        reason = f"{source.label} is the classifier that is evaluated: its own clips are the gray-box attack."
-        _skip(plan, cell, reason)
+    if source.model.identity == row.model.identity:
+        label = source.model.label
+        reason = f"{label} is the classifier that is evaluated: its own clips are the gray-box attack."
+        _skip(plan, row, column, reason)
         return
-    refused = attack.made.refuses(stochastic=False, transfer=True)
+    refused = column.attack.instance.refuses(stochastic=False, transfer=True)
     if refused:
-        _skip(plan, cell, refused)
+        _skip(plan, row, column, refused)
         return
-    unit = ClipsUnit(cell.dataset, source, attack, budget, cell.seed, victim=stranger.with_gradient("exact"))
-    plan.cells.append(replace(cell, knowledge="black-box", unit=unit))
+    unit = ClipsUnit(
+        dataset=parts.dataset,
+        model=source.model,
+        attack=column.attack,
+        budget=column.budget,
+        seed=plan.grid.seed,
+        defended=source.defended.with_gradient("exact"),
+    )
+    plan.cells.append(_cell(plan, parts, row, column.section.label, "black-box", unit=unit, threat=column.threat))
 
 
-def _add_cell(
-    plan: Plan, cell: Cell, bare: DefendedClassifier, attack: Component, budget: Budget, gradient: str
-) -> None:
+def _add_cell(plan: Plan, parts: Parts, row: _Row, column: _Column, bare: _Row) -> None:
     """Adds an attacked cell with its unit, or the reason why there is none."""
-    made: Defense = cell.defense.made
-    uses_model = attack.made.uses_model
-    adaptive = gradient != "none" and uses_model
-    reason = why_not(made, gradient) if adaptive else None
+    attack, defense = column.attack.instance, row.defense.instance
+    gradient = column.section.gradient or "none"
+    adaptive = gradient != "none" and attack.uses_model
+    reason = why_not(defense, gradient) if adaptive else None
     if reason:
-        _skip(plan, cell, reason)
+        _skip(plan, row, column, reason)
         return
     # Nothing stands in the way of the bare classifier's own clips, unless the attack wants its answers to be final.
-    through = adaptive and (not changes_nothing(made) or attack.made.decisive_only)
-    victim = cell.defended.with_gradient(gradient) if through else bare.with_gradient("exact")
+    through = adaptive and (not changes_nothing(defense) or attack.decisive_only)
+    defended = row.defended.with_gradient(gradient) if through else bare.defended.with_gradient("exact")
     unit = ClipsUnit(
-        cell.dataset,
-        cell.model if uses_model else None,
-        attack,
-        budget,
-        cell.seed,
-        cell.defense if through else None,
-        gradient if through else "none",
-        victim if uses_model else None,
+        dataset=parts.dataset,
+        model=row.model if attack.uses_model else None,
+        attack=column.attack,
+        budget=column.budget,
+        seed=plan.grid.seed,
+        defense=row.defense if through else None,
+        gradient=gradient if through else "none",
+        defended=defended if attack.uses_model else None,
     )
-    refused = attack.made.refuses(stochastic=victim.stochastic and through, transfer=unit.shared)
+    refused = attack.refuses(stochastic=defended.stochastic and through, transfer=unit.shared)
     if refused:
-        _skip(plan, cell, refused)
+        _skip(plan, row, column, refused)
         return
-    knowledge = "adaptive" if adaptive else "gray-box" if uses_model else "noise"
-    plan.cells.append(replace(cell, knowledge=knowledge, gradient=gradient if adaptive else "none", unit=unit))
+    knowledge: Knowledge = "adaptive" if adaptive else "gray-box" if attack.uses_model else "noise"
+    taken = gradient if adaptive else "none"
+    plan.cells.append(
+        _cell(plan, parts, row, column.section.label, knowledge, gradient=taken, unit=unit, threat=column.threat)
+    )
+
+
+def _check_files(plan: Plan) -> None:
+    """Labels that differ only in what no file name holds would print two rows and leave one file."""
+    seen: dict[str, Cell] = {}
+    for cell in plan.cells:
+        labels = cell.model.label, cell.defense.label, cell.attack_label, cell.threat
+        name = file_name(*labels).casefold()  # some file systems tell no case apart
+        other = seen.setdefault(name, cell)
+        if other is not cell:
+            others = other.model.label, other.defense.label, other.attack_label, other.threat
+            one, two = next((a, b) for a, b in zip(others, labels, strict=True) if a != b)
+            raise BenchError(
+                f"The labels {one!r} and {two!r} make one file name, {file_name(*labels)}: give one another 'label'."
+            )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from bench.errors import BenchError
 from bench.files import replacing
@@ -30,16 +30,17 @@ class Finding(BaseModel):
     Attributes:
         check: its name.
         severity: see :data:`Severity`.
-        said: one sentence.
+        message: one sentence.
         cells: attack labels concerned.
         clips: ids of the clips concerned, in the order of the data set.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     check: str
     severity: Severity
-    said: str
+    # Older audits call it otherwise.
+    message: str = Field(validation_alias=AliasChoices("message", "said"))
     cells: list[str] = []
     clips: list[str] = []
 

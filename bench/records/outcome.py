@@ -21,14 +21,14 @@ class Control(BaseModel):
         clips: how many were attacked with a budget of size 0.
         passed: whether the answers agree with those on the clean clips; of a randomised defence, whether the 95 %
             Wilson intervals of the two accuracies overlap.
-        said: what was seen, in words.
+        message: what was seen, in words.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     clips: int
     passed: bool
-    said: str
+    message: str
 
 
 class Outcome(BaseModel):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from textwrap import indent
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import BenchError
+from bench.files import slug
 from bench.records.description import GridFile
+from bench.records.identity import CellIdentity, Gradient, Knowledge
 from bench.records.metrics import wilson
 from bench.records.outcome import Control, Outcome
 
@@ -76,49 +78,58 @@ class CellResult(BaseModel):
     """One cell with all its outcomes: what a result file holds.
 
     Attributes:
+        version: of this schema; older files are converted when they are read.
         cell: id, the digest of ``settings``.
         dataset, model, defense, attack, knowledge, gradient: labels.
         budget: the grid's budget as text, e.g. ``linf 4/255, 10 steps``; empty for clean cells.
         settings: everything that identifies the cell.
         score: summary of the outcomes.
         control: of an adaptive cell, what the attack does with no budget at all.
+        stale: why nobody knows whether the present code would give these outcomes; empty if it is known.
         outcomes: one per clip, in the order of the data set.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    version: int = 1
+    version: Literal[2] = 2
     cell: str
     dataset: str
     model: str
     defense: str
     attack: str
-    knowledge: str
-    gradient: str
+    knowledge: Knowledge
+    gradient: Gradient
     budget: str
-    settings: dict[str, Any]
+    settings: CellIdentity
     score: Score
     control: Control | None = None
+    stale: str = ""
     outcomes: list[Outcome]
 
     @property
     def file_name(self) -> str:
-        parts = [self.model, self.defense, self.attack, self.budget]
-        slugs = [re.sub(r"[^\w.+=-]+", "_", p).strip("_") for p in parts if p]
-        return "--".join(slugs) + ".json"
+        return file_name(self.model, self.defense, self.attack, self.budget)
 
     def to_text(self) -> str:
         """JSON with one line per clip, so that a diff shows which clips changed. Wall times are left out:
         the text depends on the outcomes alone."""
-        head = self.model_dump(exclude={"outcomes", "score", "control"})
+        head = self.model_dump(mode="json", exclude={"outcomes", "score", "control", "stale", "settings"})
+        head["settings"] = self.settings.model_dump(mode="json", exclude_defaults=True)
         head["score"] = self.score.model_dump(exclude_none=True)
-        if self.control is not None:
-            head["control"] = self.control.model_dump()
+        head |= {"control": self.control.model_dump()} if self.control is not None else {}
+        head |= {"stale": self.stale} if self.stale else {}
+        values = {key: json.dumps(value, indent=1, sort_keys=True) for key, value in head.items()}
         lines = [
             json.dumps(o.model_dump(exclude={"seconds"}, exclude_defaults=True), sort_keys=True) for o in self.outcomes
         ]
-        text = json.dumps({**head, "outcomes": ["@"]}, indent=1, sort_keys=True, default=str)
-        return text.replace('"@"', ",\n  ".join(lines)) + "\n"
+        values["outcomes"] = "[\n " + ",\n ".join(lines) + "\n]"
+        # Strings hold no line break in JSON, so every line can be moved to the right.
+        return "{\n" + ",\n".join(indent(f'"{key}": {values[key]}', " ") for key in sorted(values)) + "\n}\n"
+
+
+def file_name(model: str, defense: str, attack: str, budget: str) -> str:
+    """Where a cell of these labels is kept in its grid's folder."""
+    return "--".join(slug(label) for label in (model, defense, attack, budget) if label) + ".json"
 
 
 class _RunFile(BaseModel):
@@ -131,17 +142,13 @@ def meanings(result: CellResult) -> dict[tuple[str, ...], Any]:
     """What the labels of a result stand for. Two results belong into one table only if these agree."""
     settings = result.settings
     return {
-        ("engine",): settings.get("engine"),
-        ("seed",): settings.get("seed"),
-        ("data set",): [result.dataset, settings.get("dataset")],
+        ("engine",): settings.engine,
+        ("seed",): settings.seed,
+        ("data set",): (result.dataset, settings.dataset),
         ("list of clips",): [o.clip for o in result.outcomes],
-        ("classifier", result.model): settings.get("model"),
-        ("defence", result.defense, result.model): settings.get("defense"),
-        ("attack", result.attack, result.budget): [
-            settings.get("attack"),
-            settings.get("budget"),
-            settings.get("source"),
-        ],
+        ("classifier", result.model): settings.model,
+        ("defence", result.defense, result.model): settings.defense,
+        ("attack", result.attack, result.budget): (settings.attack, settings.budget, settings.source),
     }
 
 
@@ -187,11 +194,65 @@ def read_seconds(folder: Path) -> dict[tuple[str, str], float]:
 _M = TypeVar("_M", bound=BaseModel)
 
 
+def _from_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew no code of budgets, and numbered the engine; its digests followed the text of the code."""
+    settings = dict(content["settings"])
+    settings["engine"] = f"version {settings.pop('engine', '?')}"
+    for key in ("dataset", "model", "defense", "attack", "source"):
+        settings[key] = _component_from_1(settings.get(key))
+    if content.get("control"):
+        seen = {"message": content["control"].get("said", "")}
+        kept = {key: value for key, value in content["control"].items() if key != "said"}
+        content = {**content, "control": kept | seen}
+    stale = "Measured before identities followed the meaning of the code."
+    return {**content, "settings": settings, "stale": stale, "version": 2}
+
+
+def _component_from_1(component: Any) -> Any:
+    if not isinstance(component, dict):
+        return component
+    files = component.get("files", {})
+    if isinstance(files, str):
+        files = {"content": files}
+    elif isinstance(files, list):
+        files = {str(i): file for i, file in enumerate(files)}
+    parts = [_component_from_1(part) for part in component.get("parts", [])]
+    return {**component, "files": files, "parts": parts}
+
+
+# What reads an older file: from its version to the next.
+_CONVERTERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+VERSION = 1 + max(_CONVERTERS)
+
+
+def _converted(path: Path, content: Any) -> Any:
+    """The content of a result file of any version, as the newest one has it."""
+    if not isinstance(content, dict) or "cell" not in content:
+        return content
+    version = content.get("version", 1)
+    if not isinstance(version, int) or version > VERSION:
+        raise BenchError(
+            f"{path} is of version {version} of the result files, and this bench reads up to {VERSION}: install a "
+            "newer one."
+        )
+    try:
+        while version in _CONVERTERS:
+            content = _CONVERTERS[version](content)
+            version = content["version"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BenchError(
+            f"{path} is not a valid result file: it says that it is of version {version}, and its contents are not "
+            f"({type(error).__name__}: {error}); delete it and run the grid again."
+        ) from error
+    return content
+
+
 def _read(path: Path, kind: type[_M]) -> _M:
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        problem = error.errors()[0]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return kind.model_validate(_converted(path, content) if kind is CellResult else content)
+    except (ValidationError, ValueError) as error:
+        problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         where = "".join(f"{part}: " for part in (".".join(str(p) for p in problem["loc"]),) if part)
         raise BenchError(
             f"{path} is not a valid result file: {where}{problem['msg']}; delete it and run the grid again."

@@ -100,7 +100,7 @@ def _row(
     worst: Mapping[str, Sequence[str]],
     counts_clean: bool,
 ) -> Row:
-    void = {label: r.control.said for label, r in cells.items() if r.control is not None and not r.control.passed}
+    void = {label: r.control.message for label, r in cells.items() if r.control is not None and not r.control.passed}
     if void:
         return Row(
             defense,
@@ -248,7 +248,7 @@ def interval(score: Score) -> str:
 
 def voided(row: Row) -> str:
     """Why a row means nothing, in words."""
-    return "; ".join(f"{label} with a budget of 0: {said}" for label, said in row.void.items())
+    return "; ".join(f"{label} with a budget of 0: {message}" for label, message in row.void.items())
 
 
 def flaws(score: Score) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.attack.base import Attack
 from bench.attack.target import Target
 from bench.data.base import ClipRef
 from bench.defense.defended import DefendedClassifier
@@ -128,20 +127,21 @@ class LocalEngine:
             skip: clips that are already misclassified and come back as they are.
         """
         begun = time.perf_counter()
-        attack: Attack = unit.attack.made
+        attack = unit.attack.instance
         rows = [i for i, skipped in enumerate(skip) if not skipped]
         made = Adversarial(
             clips.clone(), [False] * len(refs), [[] for _ in refs], [0] * len(refs), [0] * len(refs), 0.0
         )
         if rows:
             ids = [refs[i].id for i in rows]
-            target = self._target(unit.victim, ClipRandom.for_clips(ids, "defense under attack", unit.id), unit.shared)
+            defense_rng = ClipRandom.for_clips(ids, "defense under attack", unit.defense_stream)
+            target = self._target(unit.defended, defense_rng, unit.shared)
             result = attack(
                 target,
                 clips[rows].to(self.device),
                 torch.tensor([refs[i].label for i in rows], device=self.device),
                 unit.budget,
-                ClipRandom.for_clips(ids, "attack", unit.start_key),
+                ClipRandom.for_clips(ids, "attack", unit.attack_stream),
             )
             found = result.clips.detach().cpu()
             if found.shape == clips[rows].shape:
@@ -156,10 +156,10 @@ class LocalEngine:
         made.seconds = (time.perf_counter() - begun) / len(refs)
         return made
 
-    def _target(self, victim: DefendedClassifier | None, rng: ClipRandom, transfer: bool) -> Target:
-        if victim is None:
+    def _target(self, defended: DefendedClassifier | None, rng: ClipRandom, transfer: bool) -> Target:
+        if defended is None:
             return Target(_no_model, len(rng), transfer=transfer)
-        return victim.to(self.device).target(rng, transfer=transfer)
+        return defended.to(self.device).target(rng, transfer=transfer)
 
     def judge(
         self,
@@ -182,10 +182,10 @@ class LocalEngine:
         ids = [r.id for r in refs]
         asked, defended = asked.to(self.device), cell.defended.to(self.device)
         begun = time.perf_counter()
-        decision = defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.id))
+        decision = defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.judge_stream))
         finite, draws = decision.finite, [decision.prediction]
         for query in range(1, cell.queries):  # of these only the answers are kept: purified clips are large
-            again = defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.id, query))
+            again = defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.judge_stream, query))
             finite = finite & again.finite
             draws.append(again.prediction)
         seconds = (time.perf_counter() - begun) / len(refs)
@@ -196,8 +196,8 @@ class LocalEngine:
             if adversarial is not None:
                 if shown[i].shape == clips[i].shape and bool(torch.isfinite(shown[i]).all()):
                     found = measure(clips[i], shown[i])
-                    outcome.linf, outcome.l2 = float(f"{found.linf:.8g}"), float(f"{found.l2:.8g}")
-                    outcome.changed = float(f"{found.changed:.6g}")
+                    outcome.linf, outcome.l2 = float(f"{found.linf:.8g}"), float(f"{found.l2:.4g}")
+                    outcome.changed = float(f"{found.changed:.4g}")
                 else:
                     outcome.linf = outcome.l2 = outcome.changed = None
                 outcome.attacked = adversarial.attacked[i]
@@ -214,7 +214,7 @@ class LocalEngine:
                 if defended.stochastic:
                     outcome.draws = [int(prediction[i]) for prediction in draws]
                 if bool(torch.isfinite(measured[:, i]).all()):
-                    outcome.measured = [float(f"{value:.6g}") for value in measured[:, i].tolist()]
+                    outcome.measured = [float(f"{value:.4g}") for value in measured[:, i].tolist()]
                 outcome.correct = outcome.prediction == ref.label
             outcomes.append(outcome)
         return outcomes
@@ -225,5 +225,6 @@ def _no_model(clips: Tensor, rows: Tensor) -> Tensor:
 
 
 def _short(value: float) -> float | None:
-    """Six significant digits, enough to read a loss curve; ``None`` once the clip has left the batch."""
-    return None if value != value else float(f"{value:.6g}")
+    """Three significant digits, enough to read a loss curve and the same on every machine; ``None`` once the clip has
+    left the batch."""
+    return None if value != value else float(f"{value:.3g}")

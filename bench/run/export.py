@@ -56,7 +56,7 @@ def collect(plan: Plan, store: Store) -> list[CellResult]:
                 knowledge=cell.knowledge,
                 gradient=cell.gradient,
                 budget=cell.threat,
-                settings=json.loads(json.dumps(cell.settings, default=str)),
+                settings=cell.identity,
                 score=Score.of(outcomes),
                 control=store.control(cell.id),
                 outcomes=outcomes,

@@ -13,7 +13,8 @@ from torch import Tensor
 from bench.data.base import ClipRef, MissingClip
 from bench.defense.defended import DefendedClassifier
 from bench.errors import BenchError
-from bench.plan.cells import Cell, ClipsUnit, Plan, digest
+from bench.plan.cells import Cell, ClipsUnit, Plan
+from bench.records.identity import digest
 from bench.records.outcome import Outcome, Status
 from bench.run.control import compare
 from bench.run.engine import LocalEngine
@@ -135,6 +136,7 @@ class Runner:
         shared = cell.unit if cell.unit and cell.unit.shared else None
         errors = self.store.clip_errors(shared.id) if shared else {}
         mistaken = self._mistaken(cell) if cell.unit and not shared else set()
+        settings = cell.identity.model_dump_json(exclude_defaults=True)
 
         def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
             made: Adversarial | None = None
@@ -142,11 +144,15 @@ class Runner:
                 made = self.store.load_clips(shared.id, [r.id for r in batch])
             elif cell.unit:
                 made = self.engine.attack(cell.unit, batch, clips, [r.id in mistaken for r in batch])
-            self.store.add(cell.id, cell.settings, self.engine.judge(cell, batch, clips, made))
+            self.store.add(
+                cell.id,
+                cell.identity.model_dump_json(exclude_defaults=True),
+                self.engine.judge(cell, batch, clips, made),
+            )
 
         def give_up(ref: ClipRef, status: Status, error: str) -> None:
             outcome = Outcome(clip=ref.id, label=ref.label, status=status, error=error)
-            self.store.add(cell.id, cell.settings, [outcome])
+            self.store.add(cell.id, settings, [outcome])
 
         for batch in self._batches(cell, refs):
             for ref in batch:
@@ -166,7 +172,7 @@ class Runner:
         self.progress.working_on(f"{cell.model.label}: {cell.defense.label}, {cell.attack_label} with no budget")
         budget = cell.unit.budget
         nothing = replace(budget, size=0.0, steps=min(budget.steps, _CONTROL_STEPS), restarts=1)
-        attack = replace(cell.unit.attack, made=cell.unit.attack.made.lighter())
+        attack = replace(cell.unit.attack, instance=cell.unit.attack.instance.lighter())
         unit = replace(cell.unit, budget=nothing, attack=attack)
         found: list[Outcome] = []
 
@@ -185,7 +191,7 @@ class Runner:
     def _mistaken(self, cell: Cell) -> set[str]:
         """Clips of an adaptive cell that need no attack: a mistake on the clean clip is final for the deterministic
         pipeline that made it. One draw of a stochastic defence may err by chance."""
-        if cell.unit is None or cell.unit.victim is None or cell.unit.victim.stochastic:
+        if cell.unit is None or cell.unit.defended is None or cell.unit.defended.stochastic:
             return set()
         clean = self.store.outcomes(self._clean_cells[cell.model.label, cell.defense.label].id)
         return {clip for clip, outcome in clean.items() if outcome.status == "ok" and not outcome.correct}
@@ -204,11 +210,11 @@ class Runner:
             return self._asked_size
         # What is attacked decides: a purifier with several candidates takes many times what the classifier takes.
         unit = cell.unit
-        victim = unit.victim if unit is not None and unit.victim is not None else cell.defended
-        attacked = [unit.defense.settings if unit and unit.defense else None, unit.gradient if unit else None]
-        settings = [cell.model.settings, cell.defense.settings, *attacked, cell.dataset.settings]
-        key = digest([*settings, self.engine.device.type])
-        return self.store.batch_size(key, lambda: self._choose_size(victim, cell.defended))
+        attacked = unit.defended if unit is not None and unit.defended is not None else cell.defended
+        parts = (cell.model, cell.defense, unit.defense if unit else None, cell.dataset)
+        settings = [part.identity.model_dump() if part else None for part in parts]
+        key = digest([*settings, unit.gradient if unit else None, self.engine.device.type])
+        return self.store.batch_size(key, lambda: self._choose_size(attacked, cell.defended))
 
     def _choose_size(self, *modules: DefendedClassifier) -> int:
         clip = self._any_clip()
@@ -220,7 +226,7 @@ class Runner:
         if clip is not None:
             labels = 1 + max(ref.label for ref in self.plan.refs)
             for model in {c.model.label: c.model for c in cells}.values():
-                self.engine.probe(model.made, model.label, clip, labels, len(self.plan.dataset.classes))
+                self.engine.probe(model.instance, model.label, clip, labels, len(self.plan.dataset.classes))
 
     def _any_clip(self) -> Tensor | None:
         clips = (self._try_load(ref) for ref in self.plan.refs)
@@ -275,10 +281,10 @@ class Runner:
             raise
         except Exception as error:  # noqa: BLE001 - recorded with the clip, shown in every table, never robust
             reason = str(error).strip().splitlines()
-            said = f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
+            message = f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
         # Out of the except block: its traceback would keep the tensors of the failed batch alive.
         if len(loaded) == 1:
-            give_up(loaded[0], "failed", said)
+            give_up(loaded[0], "failed", message)
             return
         if self.engine.device.type == "cuda":
             torch.cuda.empty_cache()

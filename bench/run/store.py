@@ -12,7 +12,6 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -109,12 +108,10 @@ class Store:
                 self._db.execute(f"DELETE FROM outcomes {where}", (cell, status))
         return gone
 
-    def add(self, cell: str, settings: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
-        """Stores the outcomes of a batch, all or none."""
+    def add(self, cell: str, settings: str, outcomes: Sequence[Outcome]) -> None:
+        """Stores the outcomes of a batch, all or none; ``settings`` is the cell's identity, as JSON."""
         with self._db:
-            self._db.execute(
-                "INSERT OR IGNORE INTO cells VALUES (?, ?)", (cell, json.dumps(settings, sort_keys=True, default=str))
-            )
+            self._db.execute("INSERT OR IGNORE INTO cells VALUES (?, ?)", (cell, settings))
             self._db.executemany(
                 "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)",
                 [(cell, o.clip, o.status, o.model_dump_json()) for o in outcomes],

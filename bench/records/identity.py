@@ -1,0 +1,93 @@
+"""What identifies a measurement: the components that met, by their parameters, code and weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+Knowledge = Literal["clean", "noise", "black-box", "gray-box", "adaptive"]
+"""What the attacker knows: nothing is attacked, nothing is known, another classifier, this classifier, everything."""
+
+Gradient = Literal["exact", "bpda", "bpda-negated", "surrogate", "diffattack", "query", "none"]
+"""How the attacker differentiates the defence, see :data:`bench.defense.defended.GRADIENTS`."""
+
+
+def digest(settings: Any) -> str:
+    """ComponentIdentity of anything made of plain values: 16 hex digits of its canonical JSON."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ComponentIdentity(_Frozen):
+    """A component: all that can change what it does.
+
+    Attributes:
+        name: as it is registered.
+        params: all parameters, defaults written out.
+        code: digest of what its code means, see :mod:`bench.code`.
+        weights: digest of a network's parameters and buffers.
+        files: digests of files that it reads, by what they are.
+        parts: of an attack, the attacks that it runs.
+    """
+
+    name: str
+    params: dict[str, Any] = {}
+    code: str = ""
+    weights: str = ""
+    files: dict[str, str] = {}
+    parts: tuple[ComponentIdentity, ...] = ()
+
+    @field_validator("params", mode="before")
+    @classmethod
+    def _plain(cls, params: Any) -> Any:
+        return json.loads(json.dumps(params, default=str))
+
+    def stream(self) -> dict[str, Any]:
+        """What random streams depend on: not on code or weights, so that an edited component meets the same draws."""
+        return {"name": self.name, "params": self.params, "parts": [part.stream() for part in self.parts]}
+
+
+class BudgetIdentity(_Frozen):
+    """A budget, see :class:`bench.threat.budgets.Budget`, and the code of its geometry."""
+
+    norm: str
+    size: float
+    steps: int
+    step_size: float | None = None
+    restarts: int
+    code: str = ""
+
+
+class CellIdentity(_Frozen):
+    """A cell: who met, under which budget, and by which engine.
+
+    Attributes:
+        engine: digest of what runs and judges every cell.
+        attack, budget: ``None`` of clean cells.
+        source: of black-box cells, the classifier on which the clips are made.
+        queries: how often a randomised defence is asked about each clip; ``None`` of a deterministic one.
+    """
+
+    engine: str
+    dataset: ComponentIdentity
+    model: ComponentIdentity
+    defense: ComponentIdentity
+    attack: ComponentIdentity | None = None
+    budget: BudgetIdentity | None = None
+    source: ComponentIdentity | None = None
+    knowledge: Knowledge
+    gradient: Gradient
+    seed: int
+    queries: int | None = None
+
+    @property
+    def id(self) -> str:
+        """Digest of all of it; what is not there leaves no trace."""
+        return digest(self.model_dump(mode="json", exclude_defaults=True))
