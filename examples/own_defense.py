@@ -16,8 +16,8 @@ from torch import Tensor
 
 import bench
 from bench import ClipRandom, Purifier, register
-from bench.models.checkpoints import build_classifier, zoo_file
 from bench.registry import DATASETS, Spec
+from bench.weights.zoo import build_classifier, zoo_file
 
 
 # A purifier maps clips to clips. The base class has the rest: what of it attackers may differentiate, the draws of a

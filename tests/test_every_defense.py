@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench import BenchError, ClipRandom, DefendedClassifier, Purifier, RobustModel
+from bench.defense.trained import TrainedDefense, know_origin
 from bench.defenses.videopure import VideoPure
-from bench.models.checkpoints import build_classifier, zoo_file
 from bench.registry import DEFENSES, Entry, Spec
-from bench.robust import TrainedDefense, know_origin
+from bench.weights.zoo import build_classifier, zoo_file
 
 # A defence is tested with its defaults, unless it stands here: one that needs parameters, would take too many steps, or
 # goes other ways with other settings.
