@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Budget, ClipRandom, Target, register
+from bench import Budget, ClipRandom, register
+from bench.attack.gradient import Run
 from bench.attack.masked import MaskedAttack, region_of
 
 
@@ -44,12 +45,10 @@ class AdversarialFraming(MaskedAttack):
             raise ValueError(f"start must be original, grey or random, not {start!r}")
         self.painted = start
 
-    def choose(
-        self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom, count: int
-    ) -> list[Tensor]:
-        return [region_of(budget).random_masks(clips, budget.size, rng)] * count
+    def choose(self, run: Run, count: int) -> list[Tensor]:
+        return [region_of(run.budget).random_masks(run.clips, run.budget.size, run.rng)] * count
 
-    def fill(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+    def fill(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
         if self.painted == "random":
             return rng.uniform(*clips.shape[1:], device=clips.device)
         return torch.full_like(clips, 0.5) if self.painted == "grey" else clips

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
+from bench.attack.best import Best
 from bench.attack.losses import LOSSES, loss_of, targeted_dlr
+from bench.attack.survivors import Survivors
 from bench.attack.target import Objective
 from bench.errors import at_least, nearest
 
@@ -66,36 +68,46 @@ class APGD(Attack):
         return looks + targeted, looks
 
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
-        best = _Best(clips)
-        rows = torch.arange(len(clips))
+        best, left = Best(clips, of_equals="earlier"), Survivors(clips, labels, budget, rng)
         due = checkpoints(budget.steps)
         traces = []
         for classes, objective in self._climbs(target, clips, labels):
             for _ in range(budget.restarts):
                 traces.append(torch.full((budget.steps + 1, len(clips)), float("nan")))
-                if not len(rows):
-                    continue
-                share, last = budget.select(rows), 0
-                walk = _Walk.start(clips[rows], share, rng.select(rows))
-                for step in range(budget.steps + 1):
-                    loss, gradient = target.gradient(walk.x, rows, classes[rows], objective)
-                    loss = loss.double()
-                    traces[-1][step, rows] = loss.float().cpu()
-                    wrong = target.decision.to(labels.device) != labels[rows]
-                    best.offer(rows, walk.x, loss, wrong & (not target.stochastic))
-                    if target.decisive and bool(wrong.any()):
-                        right = ~wrong
-                        rows, walk, loss, gradient = rows[right.cpu()], walk.select(right), loss[right], gradient[right]
-                        share = budget.select(rows)
-                        if not len(rows):
-                            break
-                    walk.look(loss, gradient)
-                    if step in due:
-                        walk.check(self.rho * (step - last))
-                        last = step
-                    if step < budget.steps:
-                        walk.move(clips[rows], share, _PLAIN if step else 1.0)
+                if len(left):
+                    self._climb(target, left, best, traces[-1], classes, objective, due)
         return AttackResult(best.clips, torch.cat(traces))
+
+    def _climb(
+        self,
+        target: Target,
+        left: Survivors,
+        best: Best,
+        trace: Tensor,
+        classes: Tensor,
+        objective: Objective,
+        due: list[int],
+    ) -> None:
+        """One start: ``steps + 1`` looks, and a move after each but the last."""
+        checked = 0
+        walk = _Walk.start(left.clips, left.budget, left.rng)
+        for step in range(len(trace)):
+            loss, gradient, decision = target.gradient(walk.x, left.rows, classes[left.rows], objective)
+            loss = loss.double()
+            trace[step, left.rows] = loss.float().cpu()
+            wrong = left.wrong(decision)
+            best.keep(walk.x, loss, wrong & (not target.stochastic), left.rows)
+            if target.decisive and bool(wrong.any()):
+                right = left.drop(wrong)
+                walk, loss, gradient = walk.select(right), loss[right], gradient[right]
+                if not len(left):
+                    return
+            walk.look(loss, gradient)
+            if step in due:
+                walk.check(self.rho * (step - checked))
+                checked = step
+            if step < len(trace) - 1:
+                walk.move(left.clips, left.budget, _PLAIN if step else 1.0)
 
     def _climbs(self, target: Target, clips: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Objective]]:
         """What is climbed, in turn: an objective, and the ``(B,)`` classes that it is given."""
@@ -209,22 +221,6 @@ class _Walk:
         aim = ball.project(self.x + _column(self.length) * ball.direction(self.gradient), clips, budget.size)
         onward = self.x + plain * (aim - self.x) + (1 - plain) * (self.x - self.previous)
         self.previous, self.x = self.x, ball.project(onward, clips, budget.size)
-
-
-class _Best:
-    """The strongest iterate of each clip so far: misclassified before right, then by loss."""
-
-    def __init__(self, clips: Tensor) -> None:
-        self.clips = clips.clone()
-        self._loss = torch.full((len(clips),), float("-inf"), dtype=torch.float64, device=clips.device)
-        self._wrong = torch.zeros(len(clips), dtype=torch.bool, device=clips.device)
-
-    def offer(self, rows: Tensor, clips: Tensor, loss: Tensor, wrong: Tensor) -> None:
-        """Iterates ``(b, 3, T, H, W)`` of some rows ``(b,)``, their losses and whether they are misclassified."""
-        better = (wrong & ~self._wrong[rows]) | ((wrong == self._wrong[rows]) & (loss > self._loss[rows]))
-        chosen = rows[better.cpu()]
-        self.clips[chosen], self._loss[chosen] = clips[better], loss[better]
-        self._wrong[chosen] |= wrong[better]
 
 
 def _column(values: Tensor) -> Tensor:

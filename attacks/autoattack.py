@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
+from bench.attack.best import Best
 from bench.attack.losses import margin
-from bench.attack.target import Answer, Objective, Transform, Wrapped
+from bench.attack.survivors import Survivors, Turn, in_turn
+from bench.attack.target import Answer, Climb, Objective, Transform, Wrapped
 from bench.errors import at_least, nearest
 from bench.registry import ATTACKS
 
@@ -117,29 +119,14 @@ class AutoAttack(Attack):
         if reason:
             raise BenchError(reason)
         with torch.no_grad():
-            logits = target(clips)
-        self._check_classes(logits.shape[1])
-        rows = torch.arange(len(clips))
-        if target.decisive:
-            rows = rows[target.decision.cpu() == labels.cpu()]
-        looks = self.confirm if target.stochastic else 1
-        best = clips.clone()
-        mistakes = torch.full((len(clips),), -1, dtype=torch.int64, device=clips.device)
-        ahead = torch.full((len(clips),), float("-inf"), dtype=torch.float64, device=clips.device)
-        for name, attack in zip(self.names, self._attacks, strict=True):
-            if not len(rows):
-                break
-            if name == "fab" and not target.decisive:
-                continue
-            part = _Part(target, rows)
-            found = attack(part, clips[rows], labels[rows], budget.select(rows), rng.select(rows)).clips
-            wrong, by = _confirm(target, found, rows, labels[rows], looks)
-            better = (wrong > mistakes[rows]) | ((wrong == mistakes[rows]) & (by > ahead[rows]))
-            chosen = rows[better.cpu()]
-            best[chosen], mistakes[chosen], ahead[chosen] = found[better], wrong[better], by[better]
-            if target.decisive or target.stochastic:
-                rows = rows[(mistakes[rows] < looks).cpu()]
-        return AttackResult(best)  # no trace: the parts climb different losses
+            answer = target.ask(clips)
+        self._check_classes(answer.logits.shape[1])
+        right = (answer.decision.cpu() == labels.cpu()).nonzero()[:, 0]
+        left = Survivors(clips, labels, budget, rng, rows=right if target.decisive else None)
+        attacks = [a for n, a in zip(self.names, self._attacks, strict=True) if n != "fab" or target.decisive]
+        looks = _Looks(target, self.confirm if target.stochastic else 1)
+        result = in_turn(left, [_turn(target, attack) for attack in attacks], looks, Best(clips, of_equals="earlier"))
+        return AttackResult(result.clips)  # no trace: the parts climb different losses
 
     def _check_classes(self, classes: int) -> None:
         fit = [name for name in self.names if _CLASSES.get(name, 2) <= classes]
@@ -151,15 +138,33 @@ class AutoAttack(Attack):
             )
 
 
-@torch.no_grad()
-def _confirm(target: Target, clips: Tensor, rows: Tensor, labels: Tensor, looks: int) -> tuple[Tensor, Tensor]:
-    """How many of several answers are wrong, ``int64 (b,)``, and the mean margin of the best wrong class, ``(b,)``."""
-    wrong, ahead = torch.zeros_like(labels, dtype=torch.int64), torch.zeros_like(labels, dtype=torch.float64)
-    for _ in range(looks):
-        logits = target(clips, rows)
-        wrong += target.decision.to(labels.device) != labels
-        ahead += margin(logits.double(), labels)
-    return wrong, ahead / looks
+def _turn(target: Target, attack: Attack) -> Turn:
+    """One part, on the clips that are left."""
+    return lambda left: attack(_Part(target, left.rows), left.clips, left.labels, left.budget, left.rng)
+
+
+class _Looks:
+    """Asks about each clip several times. The score is the mean margin of the best wrong class; a clip leaves that was
+    wrong every time, unless it is made for transfer.
+
+    Args:
+        target: what is asked.
+        count: how often.
+    """
+
+    def __init__(self, target: Target, count: int) -> None:
+        self._target, self._count = target, count
+
+    @torch.no_grad()
+    def __call__(self, candidates: Tensor, left: Survivors) -> tuple[Tensor, Tensor, Tensor]:
+        wrong = torch.zeros_like(left.labels, dtype=torch.int64)
+        ahead = torch.zeros_like(left.labels, dtype=torch.float64)
+        for _ in range(self._count):
+            answer = self._target.ask(candidates, left.rows)
+            wrong += left.wrong(answer.decision)
+            ahead += margin(answer.logits.double(), left.labels)
+        leaves = self._target.decisive or self._target.stochastic
+        return ahead / self._count, wrong, (wrong == self._count) & leaves
 
 
 class _Part(Wrapped):
@@ -176,7 +181,6 @@ class _Part(Wrapped):
         self._look_up()
 
     def _look_up(self) -> None:
-        self.decision = self._inner.decision
         self.forwards, self.backwards = self._inner.forwards[self._rows], self._inner.backwards[self._rows]
 
     def _of_whole(self, rows: Tensor | None) -> Tensor:
@@ -195,7 +199,7 @@ class _Part(Wrapped):
         objective: Objective,
         then: Transform | None = None,
         weights: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        found = self._inner.gradient(clips, self._of_whole(rows), labels, objective, then, weights)
+    ) -> Climb:
+        climb = self._inner.gradient(clips, self._of_whole(rows), labels, objective, then, weights)
         self._look_up()
-        return found
+        return climb

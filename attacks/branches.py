@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
 from bench.attack.best import Best
-from bench.attack.losses import cross_entropy
+from bench.attack.survivors import Survivors, Turn, in_turn, one_look
 from bench.registry import ATTACKS, Spec
 
 
@@ -64,18 +63,16 @@ class Branches(Attack):
                 raise BenchError(
                     f"branches attacks ways through a network, and there is no {name!r}; there are {known}."
                 )
-        rows, best = torch.arange(len(clips)), Best(clips)
-        for name in self.views or target.views:
-            way = target.views[name]
-            part = Target(
-                lambda x, _, then=None, way=way: way(x if then is None else then(x)), len(rows), transfer=True
-            )
-            found = self._inner.run(part, clips[rows], labels[rows], budget.select(rows), rng.select(rows)).clips
-            with torch.no_grad():
-                answer = target.ask(found, rows)
-            broken = answer.decision.to(labels.device) != labels[rows]
-            best.keep(found, cross_entropy(answer.logits, labels[rows]), broken, rows)
-            rows = rows[~broken.cpu()]
-            if not len(rows):
-                break
-        return AttackResult(best.clips)
+        ways = [target.views[name] for name in self.views or target.views]
+        left = Survivors(clips, labels, budget, rng)
+        result = in_turn(left, [self._turn(way) for way in ways], one_look(target), Best(clips))
+        return AttackResult(result.clips)  # no trace: each way has a loss of its own
+
+    def _turn(self, way: Callable[[Tensor], Tensor]) -> Turn:
+        """The attack on one way through the network, to its last step."""
+
+        def turn(left: Survivors) -> AttackResult:
+            part = Target(lambda x, _, then=None: way(x if then is None else then(x)), len(left), transfer=True)
+            return self._inner.run(part, left.clips, left.labels, left.budget, left.rng)
+
+        return turn

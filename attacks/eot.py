@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, Budget, ClipRandom, Target, register
-from bench.attack.target import Answer, Objective, Transform, Wrapped
+from bench.attack.target import Answer, Climb, Objective, Transform, Wrapped
 from bench.defense.defended import plurality
 from bench.errors import at_least
 from bench.registry import ATTACKS
@@ -41,9 +41,9 @@ class Expectation(Wrapped):
             decision = _by_draw(answer.decision, count, len(clips))
             answers.append(Answer(_by_draw(answer.logits, count, len(clips)), decision, deviation))
         logits = torch.cat([a.logits for a in answers])
-        self.decision = plurality(torch.cat([a.decision for a in answers]), logits.shape[-1])
+        decision = plurality(torch.cat([a.decision for a in answers]), logits.shape[-1])
         deviations = [a.deviation for a in answers if a.deviation is not None]
-        return Answer(logits.mean(0), self.decision, torch.cat(deviations).mean(0) if deviations else None)
+        return Answer(logits.mean(0), decision, torch.cat(deviations).mean(0) if deviations else None)
 
     def _rows(self, rows: Tensor | None) -> Tensor:
         return torch.arange(len(self.forwards)) if rows is None else rows
@@ -56,22 +56,23 @@ class Expectation(Wrapped):
         objective: Objective,
         then: Transform | None = None,
         weights: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Climb:
         if self._average == "logits":
             return super().gradient(clips, rows, labels, objective, then, weights)
         values, decisions, gradient = [], [], torch.zeros_like(clips)
         for count in self._chunks:
-            value, found = self._inner.gradient(
+            climb = self._inner.gradient(
                 _repeat(clips, count), self._rows(rows).repeat(count), labels.repeat(count), objective, then, weights
             )
+            drawn = climb.gradient
             if self._average == "gradients":
-                found = found / found.abs().mean((1, 2, 3, 4), keepdim=True).clamp_min(1e-30)
-            gradient += found.unflatten(0, (count, len(clips))).sum(0)
-            values.append(value.unflatten(0, (count, len(clips))))
-            decisions.append(_by_draw(self._inner.decision, count, len(clips)))
-        drawn = torch.cat(decisions)
-        self.decision = plurality(drawn, int(drawn.max()) + 1)
-        return torch.cat(values).mean(0), gradient / len(drawn)
+                drawn = drawn / drawn.abs().mean((1, 2, 3, 4), keepdim=True).clamp_min(1e-30)
+            gradient += drawn.unflatten(0, (count, len(clips))).sum(0)
+            values.append(climb.value.unflatten(0, (count, len(clips))))
+            decisions.append(_by_draw(climb.decision, count, len(clips)))
+        votes = torch.cat(decisions)
+        decision = plurality(votes, int(votes.max()) + 1)
+        return Climb(torch.cat(values).mean(0), gradient / len(votes), decision)
 
 
 def _repeat(clips: Tensor, count: int) -> Tensor:

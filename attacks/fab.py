@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
+from bench.attack.survivors import Survivors
 from bench.errors import at_least
 
 # Keeps the share of two moves defined where both are zero.
@@ -90,33 +91,31 @@ class FAB(Attack):
             raise BenchError(reason)
         size = torch.as_tensor(budget.size, dtype=torch.float64, device=clips.device).expand(len(clips))
         with torch.no_grad():
-            logits = target(clips)
-        wrong = target.decision.to(labels.device) != labels
+            answer = target.ask(clips)
+        wrong = answer.decision.to(labels.device) != labels
         closest = clips.clone()
         distance = torch.where(wrong, 0.0, float("inf")).double()  # a clip that is wrong as it is needs no change
-        rows = (~wrong).cpu().nonzero()[:, 0]
-        for classes in self._goals(logits, labels):
+        left = Survivors(clips, labels, budget, rng, rows=(~wrong).nonzero()[:, 0])
+        for classes in self._goals(answer.logits, labels):
             for restart in range(budget.restarts):
-                if not len(rows):
+                if not len(left):
                     break
-                x = clips[rows]
+                x = left.clips
                 if restart:
-                    radius = torch.minimum(distance[rows], size[rows]) / 2
-                    x = budget.geometry.random_start(x, radius, rng.select(rows))
+                    radius = torch.minimum(distance[left.rows], size[left.rows]) / 2
+                    x = budget.geometry.random_start(x, radius, left.rng)
                 for _ in range(budget.steps):
-                    x = self._step(target, x, clips[rows], rows, labels[rows], classes[rows], budget.norm)
+                    x = self._step(target, x, left, classes[left.rows])
                     with torch.no_grad():
-                        target(x, rows)
-                    wrong = target.decision.to(labels.device) != labels[rows]
-                    found = budget.geometry.distance(x, clips[rows])
-                    closer = wrong & (found < distance[rows])
-                    chosen = rows[closer.cpu()]
-                    closest[chosen], distance[chosen] = x[closer], found[closer]
-                    x = torch.where(_column(wrong), clips[rows] + self.beta * (x - clips[rows]), x)
+                        wrong = left.wrong(target.ask(x, left.rows).decision)
+                    far = budget.geometry.distance(x, left.clips)
+                    closer = wrong & (far < distance[left.rows])
+                    chosen = left.rows[closer.cpu()]
+                    closest[chosen], distance[chosen] = x[closer], far[closer]
+                    x = torch.where(_column(wrong), left.clips + self.beta * (x - left.clips), x)
                     if self.keep == "first":
-                        left = distance[rows] > size[rows]
-                        rows, x = rows[left.cpu()], x[left]
-                        if not len(rows):
+                        x = x[left.drop(distance[left.rows] <= size[left.rows])]
+                        if not len(left):
                             break
         return AttackResult(torch.where(_column(distance <= size), closest, clips))
 
@@ -126,12 +125,11 @@ class FAB(Attack):
         likeliest = others.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices
         return list(likeliest.split(1, dim=1)) if self.targeted else [likeliest]
 
-    def _step(
-        self, target: Target, x: Tensor, clips: Tensor, rows: Tensor, labels: Tensor, classes: Tensor, norm: str
-    ) -> Tensor:
+    def _step(self, target: Target, x: Tensor, left: Survivors, classes: Tensor) -> Tensor:
         """The next iterate, before it is known whether it is misclassified."""
-        gap, normal = _nearest_boundary(target, x, rows, labels, classes, norm)
-        here, origin = x.flatten(1).double(), clips.flatten(1).double()
+        norm = left.budget.norm
+        gap, normal = _nearest_boundary(target, x, left.rows, left.labels, classes, norm)
+        here, origin = x.flatten(1).double(), left.clips.flatten(1).double()
         # The boundary is where gap + <normal, z - x> = 0.
         move = onto_plane(here, normal, -gap, norm)
         from_origin = onto_plane(origin, normal, -gap - (normal * (origin - here)).sum(1), norm)

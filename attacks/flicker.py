@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
+from bench.attack.best import Best
+from bench.attack.survivors import Survivors
 
 _LEARNING_RATE = 5e-4
 # Of Adam (Kingma and Ba, ICLR 2015).
@@ -130,23 +132,23 @@ class Flicker(Attack):
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
         trace = torch.full((budget.steps, len(clips)), float("nan"))
         rate = _LEARNING_RATE if budget.step_size is None else budget.step_size
-        rows = torch.arange(len(clips))
         most = torch.as_tensor(budget.size, dtype=clips.dtype, device=clips.device).expand(len(clips))
         most = most[:, None, None, None, None]
         offsets, mean, square = clips.new_zeros(3, *clips.shape[:3], 1, 1)  # the last two are Adam's
-        best = _Best(clips, weakest=target.decisive)
+        best, left = Best(clips), Survivors(clips, labels, budget, rng)
 
         def objective(logits: Tensor, classes: Tensor) -> Tensor:
             return -adversarial_loss(logits, classes, self.loss, self.margin)
 
         for step in range(budget.steps):
-            shifted = clips[rows] + offsets[rows]
-            value, gradient = target.gradient(shifted.clamp(0, 1), rows, labels[rows], objective)
+            rows = left.rows
+            shifted = left.clips + offsets[rows]
+            value, gradient, decision = target.gradient(shifted.clamp(0, 1), rows, left.labels, objective)
             penalty, slope = self._penalty(offsets[rows])
             trace[step, rows] = (value.double() - penalty).float().cpu()
-            wrong = target.decision.to(labels.device) != labels[rows]
+            wrong = left.wrong(decision)
             if not target.stochastic:
-                best.offer(rows, shifted.clamp(0, 1), wrong, penalty, value)
+                best.keep(shifted.clamp(0, 1), _score(target, value, penalty, wrong), wrong, rows)
             # A saturated pixel does not move with its frame. One exactly at an end does: else black would stay black.
             slope = slope - (gradient * ((shifted >= 0) & (shifted <= 1))).sum((3, 4), keepdim=True)
             mean[rows] = _DECAY * mean[rows] + (1 - _DECAY) * slope
@@ -156,16 +158,17 @@ class Flicker(Attack):
             spread = (square[rows] / (1 - _SQUARE_DECAY ** (step + 1))).sqrt()
             offsets[rows] = (offsets[rows] - rate * unbiased / (spread + _TINY)).clamp(-most[rows], most[rows])
             if target.decisive:
-                rows = rows[~(wrong & (self.stop | (penalty == 0))).cpu()]
-                if not len(rows):
+                left.drop(wrong & (self.stop | (penalty == 0)))
+                if not len(left):
                     return AttackResult(best.clips, trace)
-        moved = (clips[rows] + offsets[rows]).clamp(0, 1)
+        moved = (left.clips + offsets[left.rows]).clamp(0, 1)
         if target.stochastic:
             return AttackResult(moved, trace)
         with torch.no_grad():
-            value = objective(target(moved, rows), labels[rows])
-        wrong = target.decision.to(labels.device) != labels[rows]
-        best.offer(rows, moved, wrong, self._penalty(offsets[rows])[0], value)
+            answer = target.ask(moved, left.rows)
+        value, wrong = objective(answer.logits, left.labels), left.wrong(answer.decision)
+        penalty, _ = self._penalty(offsets[left.rows])
+        best.keep(moved, _score(target, value, penalty, wrong), wrong, left.rows)
         return AttackResult(best.clips, trace)
 
     def _penalty(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,24 +180,7 @@ class Flicker(Attack):
         return penalty.detach(), slope.to(offsets.dtype)
 
 
-class _Best:
-    """The best iterate so far of each clip, misclassified before not misclassified.
-
-    Args:
-        weakest: of several misclassified ones that with the lowest penalty is the best, and of others the last;
-            otherwise that with the highest objective.
-    """
-
-    def __init__(self, clips: Tensor, weakest: bool) -> None:
-        self.clips, self._weakest = clips.clone(), weakest
-        self._cost = torch.full((len(clips),), float("inf"), dtype=torch.float64, device=clips.device)
-        self._wrong = torch.zeros(len(clips), dtype=torch.bool, device=clips.device)
-
-    def offer(self, rows: Tensor, moved: Tensor, wrong: Tensor, penalty: Tensor, value: Tensor) -> None:
-        """One iterate of each of the clips ``rows``."""
-        cost = penalty.where(wrong, 0.0) if self._weakest else -value.double()
-        was = self._wrong[rows]
-        better = (wrong & ~was) | ((wrong == was) & (cost <= self._cost[rows]))
-        taken = rows[better.cpu()]
-        self.clips[taken], self._cost[taken] = moved[better], cost[better]
-        self._wrong[rows] |= wrong
+def _score(target: Target, value: Tensor, penalty: Tensor, wrong: Tensor) -> Tensor:
+    """How good an iterate is, ``(b,)``: a misclassified one is the better the lower its penalty, and of others the last
+    one is kept; of clips made for transfer that with the highest objective is."""
+    return -penalty.where(wrong, 0.0) if target.decisive else value

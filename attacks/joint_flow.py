@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench import BenchError, register
-from bench.attack.penalised import PricedAttack, Slope
+from bench.attack.penalised import PenalisedAttack, Slope
 from bench.flow.base import endpoint_error
 from bench.flow.estimators import load_flow
 
@@ -18,7 +18,7 @@ from bench.flow.estimators import load_flow
     source="Jiang et al., VideoPure: Diffusion-based Adversarial Purification for Video Recognition, IEEE TCSVT 2025 "
     "(arXiv 2501.14999), Table VI (the idea; loss, weights and steps are ours)",
 )
-class JointFlow(PricedAttack):
+class JointFlow(PenalisedAttack):
     """PGD on ``cross-entropy + mu * end-point error``: the clip is to be misread, and its motion too.
 
     Meant for defences that purify along the optical flow. The paper reports such an attack without its loss, weights or
@@ -53,13 +53,13 @@ class JointFlow(PricedAttack):
     def slope(self, clips: Tensor) -> Slope:
         if clips.shape[2] < 2:
             raise BenchError("A clip of one frame has no flow to attack: say mus=[0.0], or take pgd.")
-        assert self._flow is not None  # without a weight there is no price
+        assert self._flow is not None  # without a weight there is no penalty
         flow = self._flow.to(clips.device)
         with torch.no_grad():
             clean = flow.clip_flow(clips.float())
 
         def nearer(x: Tensor, rows: Tensor) -> Tensor:
-            """The error is to grow: the price is its negative."""
+            """The error is to grow: the penalty is its negative."""
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_(True)
                 error = endpoint_error(flow.clip_flow(leaf.float()), clean[rows]).mean((1, 2, 3))

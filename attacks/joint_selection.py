@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
 from bench.attack.best import Best
-from bench.attack.losses import cross_entropy
+from bench.attack.survivors import Survivors, Turn, in_turn, one_look
 from bench.attack.target import Answer, Transform
 from bench.models.multibn import BRANCHES
 from bench.registry import ATTACKS, Spec
@@ -75,24 +75,17 @@ class JointSelection(Attack):
                 "joint_selection attacks a network with a selection module, such as multibn, and this one has none: "
                 f"take {self.parts[0]} for it."
             )
-        rows, best = torch.arange(len(clips)), Best(clips)
-        traces = []
-        for weight in self.weights:
-            share = budget.select(rows)
-            joint = self._joint(target, rows, _BRANCH[budget.norm], weight)
-            result = self._inner.run(joint, clips[rows], labels[rows], share, rng.select(rows))
-            if result.trace is not None:
-                whole = torch.full((len(result.trace), len(clips)), float("nan"))
-                whole[:, rows] = result.trace
-                traces.append(whole)
-            with torch.no_grad():
-                answer = target.ask(result.clips, rows)
-            broken = answer.decision.to(labels.device) != labels[rows]
-            best.keep(result.clips, cross_entropy(answer.logits, labels[rows]), broken, rows)
-            rows = rows[~broken.cpu()]
-            if not len(rows):
-                break
-        return AttackResult(best.clips, torch.cat(traces) if traces else None)
+        turns = [self._turn(target, _BRANCH[budget.norm], weight) for weight in self.weights]
+        return in_turn(Survivors(clips, labels, budget, rng), turns, one_look(target), Best(clips))
+
+    def _turn(self, target: Target, branch: str, weight: float) -> Turn:
+        """The attack with one weight."""
+
+        def turn(left: Survivors) -> AttackResult:
+            joint = self._joint(target, left.rows, branch, weight)
+            return self._inner.run(joint, left.clips, left.labels, left.budget, left.rng)
+
+        return turn
 
     @staticmethod
     def _joint(target: Target, rows: Tensor, branch: str, weight: float) -> Target:
@@ -104,8 +97,8 @@ class JointSelection(Attack):
             if not weight or not torch.is_grad_enabled():
                 return answer
             assert target.selection is not None
-            said = target.selection(clips)
-            away = F.cross_entropy(said, torch.full((len(said),), right, device=said.device), reduction="none")
+            logits = target.selection(clips)
+            away = F.cross_entropy(logits, torch.full((len(logits),), right, device=logits.device), reduction="none")
             return Answer(answer.logits, answer.decision, weight * away)
 
         return Target(look, len(rows))

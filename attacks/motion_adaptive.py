@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench import BenchError, register
-from bench.attack.penalised import PricedAttack, Slope
+from bench.attack.penalised import PenalisedAttack, Slope
 from bench.errors import at_least
 from bench.flow.losses import MotionLoss, load_motion_flow
 from bench.flow.pairs import clip_flow
@@ -20,7 +20,7 @@ from bench.flow.pairs import clip_flow
     source="Zhang, Mao, Yang and Vondrick, Adversarially Robust Video Perception by Seeing Motion, arXiv 2212.07815, "
     "2022, Table 4, adaptive attack I",
 )
-class MotionI(PricedAttack):
+class MotionI(PenalisedAttack):
     """Maximises ``cross-entropy - lambda * motion-consistency loss``: the defence is to find nothing to mend.
 
     The paper's gradient goes through the bare classifier, which is this attack without a gradient of the defence
@@ -77,7 +77,7 @@ class MotionI(PricedAttack):
     source="Zhang, Mao, Yang and Vondrick, Adversarially Robust Video Perception by Seeing Motion, arXiv 2212.07815, "
     "2022, Table 4, adaptive attack II",
 )
-class MotionII(PricedAttack):
+class MotionII(PenalisedAttack):
     """Maximises ``cross-entropy - lambda * change of the flow``: the clip is misread while it moves as before.
 
     The change is the mean absolute difference, over both directions, pixels and pairs of frames, between the flow of

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Budget, ClipRandom, Target, register
+from bench import Budget, ClipRandom, register
+from bench.attack.gradient import Run
 from bench.attack.masked import MaskedAttack
 from bench.threat.regions import Region
 
@@ -37,7 +38,6 @@ class MultAV(MaskedAttack):
 
     def __init__(self, loss: str = "ce", keep: Literal["worst", "last"] = "worst") -> None:
         super().__init__(loss, keep)
-        self._norm = ""
 
     def step_size(self, budget: Budget) -> float | Tensor:
         """``log(alpha)``; the budget's ``step_size`` is ``alpha - 1``."""
@@ -47,21 +47,16 @@ class MultAV(MaskedAttack):
             return budget.size / 5
         return math.log(_ALPHA if budget.norm == "mult-linf" else _REGIONAL_ALPHA)
 
-    def choose(
-        self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom, count: int
-    ) -> list[Tensor]:
-        if isinstance(budget.geometry, Region):
-            return [budget.geometry.random_masks(clips, budget.size, rng) for _ in range(count)]
-        return [torch.ones_like(clips[:, :1], dtype=torch.bool)] * count
+    def choose(self, run: Run, count: int) -> list[Tensor]:
+        geometry = run.budget.geometry
+        if isinstance(geometry, Region):
+            return [geometry.random_masks(run.clips, run.budget.size, run.rng) for _ in range(count)]
+        return [torch.ones_like(run.clips[:, :1], dtype=torch.bool)] * count
 
-    def start_rows(self, clips: Tensor, rows: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
-        self._norm = budget.norm
-        return super().start_rows(clips, rows, budget, rng)
-
-    def fill(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        if self._norm == "rectangle":
+    def fill(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
+        if budget.norm == "rectangle":
             return torch.full_like(clips, 0.5)
-        return clips.clamp_min(_DARKEST) if self._norm in ("border", "pixels") else clips
+        return clips.clamp_min(_DARKEST) if budget.norm in ("border", "pixels") else clips
 
     def advance(self, clips: Tensor, direction: Tensor, budget: Budget) -> Tensor:
         length = torch.as_tensor(self.step_size(budget)).to(clips)

@@ -8,8 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, GradientAttack, Target, register
-from bench.attack.target import Objective
+from bench import AttackResult, BenchError, Budget, ClipRandom, GradientAttack, Target, register
+from bench.attack.gradient import Run
+from bench.attack.survivors import Survivors
+from bench.attack.target import Climb, Objective
 from bench.errors import at_least
 
 _STEP = 2 / 255
@@ -20,7 +22,7 @@ _STEP = 2 / 255
     source="Hwang et al., Just One Moment: Structural Vulnerability of Deep Action Recognition Against One Frame "
     "Attack, ICCV 2021 (the idea; the settings are ours)",
 )
-class OneFrame(Attack):
+class OneFrame(GradientAttack):
     """Iterative FGSM on one frame; the others stay as they are, to the last bit.
 
     The paper perturbs one weak frame of a clip. Its bound, step length, number of steps, stopping rule and choice of
@@ -49,8 +51,8 @@ class OneFrame(Attack):
         else:
             at_least("frame", frame, 0)
         at_least("length", length, 1)
-        self.frame, self.loss, self.length = frame, loss, length
-        self._climb(1)  # refuses an unknown loss now
+        super().__init__(loss)
+        self.frame, self.length = frame, length
 
     def check(self, budget: Budget) -> None:
         super().check(budget)
@@ -61,7 +63,7 @@ class OneFrame(Attack):
             )
 
     def passes(self, budget: Budget) -> tuple[int, int]:
-        return self._climb(1).passes(self._effort(budget))
+        return super().passes(self._effort(budget))
 
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
         frames = clips.shape[2]
@@ -72,47 +74,32 @@ class OneFrame(Attack):
                 f"The search through all frames was planned for {self.length}, but the clips have {frames}: say "
                 f"length={frames}."
             )
-        return self._climb(len(clips)).run(target, clips, labels, self._effort(budget), rng)
+        return super().run(target, clips, labels, self._effort(budget), rng)
 
     def _effort(self, budget: Budget) -> Budget:
         """Every frame of an exhaustive search is a start of its own."""
         return replace(budget, restarts=self.length) if self.frame == "exhaustive" else budget
 
-    def _climb(self, batch: int) -> _Climb:
-        return _Climb(self.frame, self.loss, batch)
-
-
-class _Climb(GradientAttack):
-    """One run: remembers which frame of each clip is perturbed, and the number of the start."""
-
-    def __init__(self, frame: str | int, loss: str, batch: int) -> None:
-        super().__init__(loss)
-        self._rule = frame
-        self._frame = torch.zeros(batch, dtype=torch.int64)
-        self._starts, self._chosen = 0, False
-
-    def start(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
-        self._starts, self._chosen = self._starts + 1, False
-        return clips.clone()
-
     def step_size(self, budget: Budget) -> float | Tensor:
         return _STEP if budget.step_size is None else budget.step_size
 
-    def ascent(
-        self, target: Target, clips: Tensor, rows: Tensor, aim: Tensor, objective: Objective, rng: ClipRandom
-    ) -> tuple[Tensor, Tensor]:
-        value, gradient = super().ascent(target, clips, rows, aim, objective, rng)
-        if not self._chosen:
-            self._frame[rows] = self._choose(gradient, rng)
-            self._chosen = True
-        here = torch.arange(clips.shape[2]) == self._frame[rows][:, None]
-        return value, gradient * here.to(gradient)[:, None, :, None, None]
+    def prepare(self, run: Run) -> dict[int, Tensor]:
+        """The frame of each clip, ``int64 (B,)``, by the number of the start; chosen in its first step."""
+        return {}
 
-    def _choose(self, gradient: Tensor, rng: ClipRandom) -> Tensor:
+    def ascent(self, run: Run, iterates: Tensor, left: Survivors, aim: Tensor, objective: Objective) -> Climb:
+        climb = super().ascent(run, iterates, left, aim, objective)
+        if run.restart not in run.kept:
+            frames = torch.zeros(len(run.clips), dtype=torch.int64)
+            frames[left.rows] = self._choose(climb.gradient, run.restart, left.rng)
+            run.kept[run.restart] = frames
+        here = torch.arange(iterates.shape[2]) == run.kept[run.restart][left.rows][:, None]
+        return climb._replace(gradient=climb.gradient * here.to(climb.gradient)[:, None, :, None, None])
+
+    def _choose(self, gradient: Tensor, start: int, rng: ClipRandom) -> Tensor:
         """The frame of each clip, ``int64 (b,)``."""
-        if self._rule == "gradient":
+        if self.frame == "gradient":
             return gradient.double().abs().sum((1, 3, 4)).argmax(1).cpu()
-        if self._rule == "random":
+        if self.frame == "random":
             return rng.integers(gradient.shape[2])
-        frame = self._starts - 1 if self._rule == "exhaustive" else int(self._rule)
-        return torch.full((len(gradient),), frame)
+        return torch.full((len(gradient),), start if self.frame == "exhaustive" else int(self.frame))

@@ -49,22 +49,22 @@ class PGD(GradientAttack):
         published = protocol == "videopure"
         super().__init__(loss, target, keep or ("last" if published else "worst"))
         self.protocol = protocol
-        self.begin = start or ("gaussian" if published else "uniform")
-        if self.begin not in ("uniform", "gaussian", "clean"):
+        self.begins = start or ("gaussian" if published else "uniform")
+        if self.begins not in ("uniform", "gaussian", "clean"):
             raise ValueError(f"start must be uniform, gaussian or clean, not {start!r}")
 
     def check(self, budget: Budget) -> None:
         super().check(budget)
-        if self.begin == "gaussian" and budget.norm != "linf":
+        if self.begins == "gaussian" and budget.norm != "linf":
             raise BenchError(
                 "A Gaussian start (protocol videopure) is defined for linf budgets: its standard deviation is the "
                 f"change allowed to each value. Choose start=uniform for {budget.norm}."
             )
 
     def start(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
-        if self.begin == "clean":
+        if self.begins == "clean":
             return clips.clone()
-        if self.begin == "uniform":
+        if self.begins == "uniform":
             return budget.geometry.random_start(clips, budget.size, rng)
         noise = rng.normal(*clips.shape[1:], device=clips.device).to(clips.dtype)
         size = budget.size

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
+from bench.attack.survivors import Survivors
 from bench.errors import at_least
 
 
@@ -56,29 +57,26 @@ class RayS(Attack):
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
         size = torch.as_tensor(budget.size, dtype=torch.float64).cpu().expand(len(clips))
         transfer = not (target.decisive or target.stochastic)
-        truth = labels.cpu()
-        rays = _Rays(clips)
-        found = clips.clone()
-        rows = torch.arange(len(clips))
+        rays, best = _Rays(clips), clips.clone()
+        left = Survivors(clips, labels, budget, rng)
         searches = self.queries - transfer
         for query in range(searches):
-            radius, signs = rays.ask(rows)
-            points = _along(clips[rows], signs, radius)
-            target(points, rows)
-            wrong = target.decision.cpu() != truth[rows]
-            rays.learn(rows, signs, radius, wrong, self.tolerance if query < searches - 1 else math.inf)
+            radius, signs = rays.ask(left.rows)
+            points = _along(left.clips, signs, radius)
+            wrong = left.wrong(target.ask(points, left.rows).decision).cpu()
+            rays.learn(left.rows, signs, radius, wrong, self.tolerance if query < searches - 1 else math.inf)
             if target.decisive:
-                done = wrong & (radius <= size[rows])
-                found[rows[done]] = points[done]
-                rows = rows[~done]
-                if not len(rows):
-                    return AttackResult(found)
-        found[rows] = _along(clips[rows], rays.signs[rows], size[rows])
+                done = wrong & (radius <= size[left.rows])
+                best[left.rows[done]] = points[done]
+                left.drop(done)
+                if not len(left):
+                    return AttackResult(best)
+        best[left.rows] = _along(left.clips, rays.signs[left.rows], size[left.rows])
         if transfer:
-            target(found)
-            nearer = (target.decision.cpu() == truth) & (rays.radius <= size)
-            found[nearer] = _along(clips[nearer], rays.signs[nearer], rays.radius[nearer])
-        return AttackResult(found)
+            right = target.ask(best).decision.cpu() == labels.cpu()
+            nearer = right & (rays.radius <= size)
+            best[nearer] = _along(clips[nearer], rays.signs[nearer], rays.radius[nearer])
+        return AttackResult(best)
 
 
 def _along(clips: Tensor, signs: Tensor, radius: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import BenchError, Budget, ClipRandom, Target, register
+from bench.attack.gradient import Run
 from bench.attack.masked import MaskedAttack, region_of
 from bench.errors import at_least
 from bench.threat.regions import boxes
@@ -93,10 +94,9 @@ class RectangularOcclusion(MaskedAttack):
             forwards += 1
         return forwards, backwards + self.location.startswith("gradient")
 
-    def choose(
-        self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom, count: int
-    ) -> list[Tensor]:
-        sizes = region_of(budget).sizes(budget.size, clips)
+    def choose(self, run: Run, count: int) -> list[Tensor]:
+        clips, labels, rng = run.clips, run.labels, run.rng
+        sizes = region_of(run.budget).sizes(run.budget.size, clips)
         frame = tuple(clips.shape[3:])
         if self.location == "exhaustive" and frame != self.frame_size:
             raise BenchError(
@@ -107,11 +107,11 @@ class RectangularOcclusion(MaskedAttack):
             return [self._drawn(clips, sizes, rng) for _ in range(count)]
         worth = None
         if self.location != "exhaustive":
-            _, gradient = target.gradient(clips, None, labels, self._loss)
+            gradient = run.target.gradient(clips, None, labels, self._loss).gradient
             peak = gradient.abs().flatten(1).amax(1).clamp_min(1e-30).view(-1, 1, 1, 1, 1)
             worth = (gradient / peak).double().square().sum(1)
         one = [
-            self._found(target, clips[i : i + 1], labels[i : i + 1], i, size, worth, rng.select([i]))
+            self._found(run.target, clips[i : i + 1], labels[i : i + 1], i, size, worth, rng.select([i]))
             for i, size in enumerate(sizes)
         ]
         return [torch.cat(one)] * count
@@ -151,7 +151,7 @@ class RectangularOcclusion(MaskedAttack):
         best = _best(torch.stack(scores), rng)
         return masks[best].expand(1, 1, frames, *frame)
 
-    def fill(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+    def fill(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
         return torch.full_like(clips, _GREY)
 
 

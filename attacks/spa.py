@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Budget, ClipRandom, Target, register
+from bench import Budget, ClipRandom, register
+from bench.attack.gradient import Run
 from bench.attack.masked import MaskedAttack, region_of
 
 
@@ -46,14 +47,12 @@ class SaltAndPepper(MaskedAttack):
         search = self.location == "gradient"
         return forwards + search, backwards + search
 
-    def choose(
-        self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom, count: int
-    ) -> list[Tensor]:
-        region = region_of(budget)
+    def choose(self, run: Run, count: int) -> list[Tensor]:
+        region, size = region_of(run.budget), run.budget.size
         if self.location == "random":
-            return [region.random_masks(clips, budget.size, rng) for _ in range(count)]
-        _, gradient = target.gradient(clips, None, labels, self._loss)
-        return [region.masks(gradient.double().square().sum(1), budget.size, clips)] * count
+            return [region.random_masks(run.clips, size, run.rng) for _ in range(count)]
+        gradient = run.target.gradient(run.clips, None, run.labels, self._loss).gradient
+        return [region.masks(gradient.double().square().sum(1), size, run.clips)] * count
 
-    def fill(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+    def fill(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
         return torch.zeros_like(clips)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from bench import Attack, AttackResult, Budget, ClipRandom, Target, register
+from bench.attack.best import Best
 from bench.attack.losses import loss_of
+from bench.attack.survivors import Survivors
 from bench.errors import at_least
 
 # Of 10 000 steps, those after which the share of the squares is halved.
@@ -69,55 +71,37 @@ class Square(Attack):
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
         points = min(_TRACE_POINTS, self.queries)
         trace = torch.full((points * budget.restarts, len(clips)), float("nan"))
-        found = _Best(clips)
-        rows = torch.arange(len(clips))
+        best, left = Best(clips, of_equals="earlier"), Survivors(clips, labels, budget, rng)
         for restart in range(budget.restarts):
-            search = _Best(clips)
+            search = Best(clips, of_equals="earlier")
             for query in range(self.queries):
-                here, share, random = clips[rows], budget.select(rows), rng.select(rows)
-                size = torch.as_tensor(share.size, dtype=clips.dtype, device=clips.device).reshape(-1, 1, 1, 1, 1)
-                if query == 0:
-                    candidates = (_stripes if budget.norm == "linf" else _tiles)(here, size, random)
-                else:
-                    propose = _recolour if budget.norm == "linf" else _move
-                    candidates = propose(search.clips[rows], here, size, self.share(query - 1), self.span, random)
-                score = self._loss(target(candidates, rows), labels[rows]).double()
-                broken = target.decision.to(labels.device) != labels[rows]
-                search.offer(rows, candidates, score, broken & (not target.stochastic))
-                trace[restart * points + query * points // self.queries, rows] = search.score[rows].float().cpu()
+                candidates = self._candidates(search, left, query)
+                answer = target.ask(candidates, left.rows)
+                score, broken = self._loss(answer.logits, left.labels), left.wrong(answer.decision)
+                search.keep(candidates, score, broken & (not target.stochastic), left.rows)
+                seen = restart * points + query * points // self.queries
+                trace[seen, left.rows] = search.score[left.rows].float().cpu()
                 if target.decisive and bool(broken.any()):
-                    found.join(search, rows[broken.cpu()])
-                    rows = rows[~broken.cpu()]
-                    if not len(rows):
-                        return AttackResult(found.clips, trace)
-            found.join(search, rows)
-        return AttackResult(found.clips, trace)
+                    best.join(search, left.rows[broken.cpu()])
+                    left.drop(broken)
+                    if not len(left):
+                        return AttackResult(best.clips, trace)
+            best.join(search, left.rows)
+        return AttackResult(best.clips, trace)
+
+    def _candidates(self, search: Best, left: Survivors, query: int) -> Tensor:
+        """What is tried next: the start, then one change of the best so far."""
+        linf, clips = left.budget.norm == "linf", left.clips
+        size = torch.as_tensor(left.budget.size, dtype=clips.dtype, device=clips.device).reshape(-1, 1, 1, 1, 1)
+        if query == 0:
+            return (_stripes if linf else _tiles)(clips, size, left.rng)
+        change = _recolour if linf else _move
+        return change(search.clips[left.rows], clips, size, self.share(query - 1), self.span, left.rng)
 
     def share(self, step: int) -> float:
         """Share of the picture that a square covers, at a step of the search counted from 0."""
         of_ten_thousand = step * 10_000 // (self.queries - 1)
         return self.p_init * 0.5 ** bisect_left(_HALVINGS, of_ten_thousand)
-
-
-class _Best:
-    """The best candidate so far of each clip: broken before unbroken, then by score."""
-
-    def __init__(self, clips: Tensor) -> None:
-        self.clips = clips.clone()
-        self.score = torch.full((len(clips),), float("-inf"), dtype=torch.float64, device=clips.device)
-        self._broken = torch.zeros(len(clips), dtype=torch.bool, device=clips.device)
-
-    def offer(self, rows: Tensor, candidates: Tensor, score: Tensor, broken: Tensor) -> None:
-        """One candidate for each of the clips ``rows``; of equals the earlier one stays."""
-        was = self._broken[rows]
-        better = (broken & ~was) | ((broken == was) & (score > self.score[rows]))
-        taken = rows[better.cpu()]
-        self.clips[taken], self.score[taken] = candidates[better], score[better]
-        self._broken[rows] |= broken
-
-    def join(self, other: _Best, rows: Tensor) -> None:
-        """What another search has found for some clips."""
-        self.offer(rows, other.clips[rows], other.score[rows], other._broken[rows])
 
 
 def _signs(draws: Tensor) -> Tensor:

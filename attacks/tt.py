@@ -7,8 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Budget, ClipRandom, GradientAttack, Target, register
-from bench.attack.target import Objective
+from bench import Budget, ClipRandom, GradientAttack, register
+from bench.attack.gradient import Run
+from bench.attack.survivors import Survivors
+from bench.attack.target import Climb, Objective
 from bench.errors import at_least
 
 _PAPER = "Wei et al., Boosting the Transferability of Video Adversarial Examples via Temporal Translation, AAAI 2022"
@@ -90,32 +92,30 @@ class TT(GradientAttack):
         forwards, backwards = super().passes(budget)
         return forwards + backwards * (len(self.weights) - 1), backwards * len(self.weights)
 
-    def ascent(
-        self, target: Target, clips: Tensor, rows: Tensor, aim: Tensor, objective: Objective, rng: ClipRandom
-    ) -> tuple[Tensor, Tensor]:
-        nominal, real = self._moves(len(clips), rng)
+    def ascent(self, run: Run, iterates: Tensor, left: Survivors, aim: Tensor, objective: Objective) -> Climb:
+        nominal, real = self._moves(len(iterates), left.rng)
         if self.shifted == "purified":
-            value, gradient = target.gradient(
-                clips, rows, aim, objective, then=lambda purified: _copies(purified, real), weights=self.weights
+            climb = run.target.gradient(
+                iterates, left.rows, aim, objective, then=lambda clips: _copies(clips, real), weights=self.weights
             )
-            target.decision = target.decision.unflatten(0, real.shape)[self.shifts]
-            return value, gradient
+            return climb._replace(decision=climb.decision.unflatten(0, real.shape)[self.shifts])
         back = nominal if self.misregistered else real
-        value, gradient = torch.zeros(len(clips), dtype=torch.float64, device=clips.device), torch.zeros_like(clips)
+        value = torch.zeros(len(iterates), dtype=torch.float64, device=iterates.device)
+        gradient = torch.zeros_like(iterates)
         decisions = []
         for first in range(0, len(real), self.at_once):
             few = slice(first, first + self.at_once)
             count = len(real[few])
-            values, gradients = target.gradient(
-                _copies(clips, real[few]), rows.repeat(count), aim.repeat(count), objective
+            climb = run.target.gradient(
+                _copies(iterates, real[few]), left.rows.repeat(count), aim.repeat(count), objective
             )
-            decisions.append(target.decision.unflatten(0, (count, len(clips))))
+            decisions.append(climb.decision.unflatten(0, (count, len(iterates))))
             for k, weight in enumerate(self.weights[few].tolist()):
-                part = slice(k * len(clips), (k + 1) * len(clips))
-                value += weight * values[part].double()
-                gradient += weight * roll(gradients[part], -back[first + k])
-        target.decision = torch.cat(decisions)[self.shifts]
-        return value, gradient
+                part = slice(k * len(iterates), (k + 1) * len(iterates))
+                value += weight * climb.value[part].double()
+                gradient += weight * roll(climb.gradient[part], -back[first + k])
+        # Success counts on the clip as it is, not on a shifted copy.
+        return Climb(value, gradient, torch.cat(decisions)[self.shifts])
 
     def _moves(self, clips: int, rng: ClipRandom) -> tuple[Tensor, Tensor]:
         """The shifts by name and by the frames they move, both ``(2 * shifts + 1, clips)``."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bench import BenchError, Budget, ClipRandom, Target
 from bench.attack.losses import cross_entropy, loss_of, targeted_dlr
-from bench.attack.target import Answer, Objective, Transform
+from bench.attack.target import Answer, Climb, Objective, Transform
 from bench.attacks.apgd import APGD, checkpoints
 from bench.registry import ATTACKS
 from bench.run.judge import violation
@@ -285,11 +285,10 @@ class Script(Target):
         objective: Objective,
         then: Transform | None = None,
         weights: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Climb:
         k = len(self.seen)
         self.seen.append(clips[0].numpy().ravel().copy())
-        self.decision = labels
-        return self.losses[k : k + 1], self.gradients[k].reshape(clips.shape)
+        return Climb(self.losses[k : k + 1], self.gradients[k].reshape(clips.shape), labels)
 
 
 def sawtooth(steps: int) -> np.ndarray:
@@ -533,12 +532,12 @@ class Averaging(Target):
         objective: Objective,
         then: Transform | None = None,
         weights: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Climb:
         assert rows is not None
         order = torch.arange(len(clips)).flip(0).repeat_interleave(2)
-        value, gradient = super().gradient(clips[order], rows[order], labels[order], objective, then, weights)
-        self.decision = self.decision[::2].flip(0)
-        return value[::2].flip(0), gradient.unflatten(0, (-1, 2)).mean(1).flip(0)
+        climb = super().gradient(clips[order], rows[order], labels[order], objective, then, weights)
+        gradient = climb.gradient.unflatten(0, (-1, 2)).mean(1).flip(0)
+        return Climb(climb.value[::2].flip(0), gradient, climb.decision[::2].flip(0))
 
 
 @pytest.mark.parametrize("loss", ["ce", "targeted-dlr"])

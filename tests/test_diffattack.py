@@ -58,7 +58,7 @@ def test_deviation_of_ddim_by_hand() -> None:
 def test_objective_and_gradient_are_those_of_loss_plus_deviation(kind: type[DiffusionPurifier]) -> None:
     defended = DefendedClassifier(Corner(), miniature(kind(steps=3)), "diffattack").double()
     x, labels = clips_of(2), torch.tensor([0, 1])
-    value, gradient = defended.target(ClipRandom([3, 4])).gradient(x, None, labels, cross_entropy)
+    value, gradient, _ = defended.target(ClipRandom([3, 4])).gradient(x, None, labels, cross_entropy)
 
     def objective(at: Tensor) -> Tensor:
         with torch.no_grad():

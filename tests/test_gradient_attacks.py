@@ -14,11 +14,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bench import Budget, ClipRandom, DefendedClassifier, Purifier, Target
+from bench.attack.gradient import GradientAttack, Run
 from bench.attack.losses import cross_entropy
+from bench.attack.survivors import Survivors
+from bench.attack.target import Climb
 from bench.registry import ATTACKS
 from bench.run.judge import violation
 
 few = settings(max_examples=15, deadline=None, derandomize=True, database=None)
+
+
+def climb(attack: GradientAttack, target: Target, x: Tensor, labels: Tensor, seeds: list[int]) -> Climb:
+    """What an attack climbs at some clips, in a run on these alone."""
+    rng, budget = ClipRandom(seeds), Budget()
+    left = Survivors(x, labels, budget, rng)
+    return attack.ascent(Run(target, x, labels, budget, rng), x, left, labels, cross_entropy)
 
 
 class Net(nn.Module):
@@ -135,12 +145,11 @@ def test_tt_is_the_direct_sum_over_shifts(kernel: str, shifted: str, frames: int
     labels = right(net, x)
     attack = ATTACKS.create({"name": "tt", "shifts": 3, "kernel": kernel, "shifted": shifted, "at_once": 2})
     target = transfer(net, 2)
-    rows = torch.arange(2)
-    value, found = attack.ascent(target, x, rows, labels, cross_entropy, ClipRandom([0, 1]))
+    value, found, decision = climb(attack, target, x, labels, [0, 1])
     moves = {m: m for m in range(-3, 4)}
     expected = translated(net, x, labels, 3, kernel, moves, moves)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    assert torch.equal(target.decision, labels)  # of the clip as it is, not of a shifted copy
+    assert torch.equal(decision, labels)  # of the clip as it is, not of a shifted copy
     losses = torch.stack([cross_entropy(net(torch.roll(x, m, dims=2)), labels) for m in range(-3, 4)])
     torch.testing.assert_close(value, (attack.weights[:, None] * losses).sum(0).detach(), rtol=0, atol=1e-12)
     assert target.forwards.tolist() == target.backwards.tolist() == [7, 7]
@@ -151,7 +160,7 @@ def test_remote_shifts_are_rolled_back_by_what_they_moved_or_as_published(misreg
     net, x = Net().double(), clips_of(1, 3, 8, 6, 6).double()
     labels = right(net, x)
     attack = ATTACKS.create({"name": "tt", "shifts": 2, "move": "remote", "misregistered": misregistered})
-    _, found = attack.ascent(transfer(net, 1), x, torch.arange(1), labels, cross_entropy, ClipRandom([0]))
+    found = climb(attack, transfer(net, 1), x, labels, [0]).gradient
     moves = {m: (abs(m) + 15 if m else 0) for m in range(-2, 3)}
     back = {m: m for m in range(-2, 3)} if misregistered else moves
     torch.testing.assert_close(found, translated(net, x, labels, 2, "gaussian", moves, back), rtol=0, atol=1e-12)
@@ -210,9 +219,7 @@ def test_both_readings_of_tt_agree_on_a_defence_that_commutes_with_shifts() -> N
     for shifted in ("clip", "purified"):
         Shifting.calls = 0
         attack = ATTACKS.create({"name": "tt", "shifts": 2, "shifted": shifted})
-        result = attack.ascent(
-            defended.target(ClipRandom([0, 1])), x, torch.arange(2), labels, cross_entropy, ClipRandom([0, 1])
-        )
+        result = climb(attack, defended.target(ClipRandom([0, 1])), x, labels, [0, 1])
         found.append((result, Shifting.calls))
     (one, many), (two, once) = found
     torch.testing.assert_close(one[1], two[1], rtol=0, atol=1e-6)
@@ -275,7 +282,7 @@ def test_eot_averages_what_it_says(average: str, at_once: int) -> None:
     defended = DefendedClassifier(net, Noisy())
     labels = torch.tensor([0, 3])
     target = Expectation(defended.target(ClipRandom([7, 8])), 7, average, at_once)
-    value, found = target.gradient(x, None, labels, cross_entropy)
+    value, found, decision = target.gradient(x, None, labels, cross_entropy)
 
     rng = ClipRandom([7, 8])
     draws = [0.1 * rng.normal(3, 4, 6, 6).double() for _ in range(7)]
@@ -293,7 +300,7 @@ def test_eot_averages_what_it_says(average: str, at_once: int) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(value, losses.detach(), rtol=0, atol=1e-12)
     votes = torch.stack([one.argmax(1) for one in logits])
-    assert target.decision.tolist() == [int(torch.bincount(v).argmax()) for v in votes.T]
+    assert decision.tolist() == [int(torch.bincount(v).argmax()) for v in votes.T]
     assert target.forwards.tolist() == target.backwards.tolist() == [7, 7]
 
 
@@ -340,7 +347,7 @@ def test_eot_in_tt_on_the_purified_clip() -> None:
     labels = torch.tensor([0, 3])
     target = Expectation(DefendedClassifier(net, Noisy()).target(ClipRandom([7, 8])), 3, "logits", 2)
     attack = ATTACKS.create("tt(shifts=1, shifted='purified')")
-    value, found = attack.ascent(target, x, torch.arange(2), labels, cross_entropy, ClipRandom([0, 0]))
+    value, found, _ = climb(attack, target, x, labels, [0, 0])
     rng = ClipRandom([7, 8])
     draws = [0.1 * rng.normal(3, 4, 6, 6).double() for _ in range(3)]
     leaf = x.clone().requires_grad_(True)

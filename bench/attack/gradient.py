@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,18 +12,39 @@ from torch import Tensor
 from bench.attack.base import Attack, AttackResult
 from bench.attack.best import Best
 from bench.attack.losses import loss_of
-from bench.attack.target import Objective, Target
+from bench.attack.survivors import Survivors
+from bench.attack.target import Climb, Objective, Target
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
+
+
+@dataclass
+class Run:
+    """One run of a gradient attack on a batch: what its hooks may look at, and where they keep what is of this run.
+
+    Attributes:
+        target, clips, labels, budget, rng: as :meth:`Attack.run` is given them, of the whole batch.
+        restart: number of the start, from 0.
+        kept: what :meth:`GradientAttack.prepare` returned.
+    """
+
+    target: Target
+    clips: Tensor
+    labels: Tensor
+    budget: Budget
+    rng: ClipRandom
+    restart: int = 0
+    kept: Any = None
 
 
 class GradientAttack(Attack):
     """The loop shared by iterative gradient attacks: start, then ascend and project.
 
     A subclass may say where to :meth:`start`, how long a step is, which gradient it climbs (:meth:`ascent`) and how the
-    gradient becomes a step (:meth:`direct`). The loop sees to the rest: exactly ``k`` forward and ``k``
-    backward passes for ``k`` steps, no weight gradients, restarts, and clips that leave the batch as soon as they are
-    broken.
+    gradient becomes a step (:meth:`direct`). What it needs for one run it makes in :meth:`prepare`; the attack itself
+    stays as it is, so that one object can run on several batches. The loop sees to the rest: exactly ``k`` forward and
+    ``k`` backward passes for ``k`` steps, no weight gradients, restarts, and clips that leave the batch as soon as they
+    are broken.
 
     The worst iterate counts, not the last. A clip is broken when an evaluated iterate is misclassified (reaches
     the target class, if there is one). On a decisive target that iterate is returned and the clip leaves the
@@ -61,22 +84,27 @@ class GradientAttack(Attack):
             raise ValueError(f"momentum must not be negative, not {momentum!r}")
         self.target, self.keep, self.momentum = target, keep, momentum
 
+    def prepare(self, run: Run) -> Any:
+        """What one run needs before its first step, see :attr:`Run.kept`; nothing by default."""
+
     def start(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
         """The first iterate; the clean clip by default."""
         return clips.clone()
 
-    def start_rows(self, clips: Tensor, rows: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
-        """:meth:`start`, for an attack that must know which clips of the batch they are: those still unbroken."""
-        return self.start(clips[rows], budget, rng)
+    def begin(self, run: Run, left: Survivors) -> Tensor:
+        """:meth:`start`, for an attack that must know the run or which clips of the batch they are."""
+        return self.start(left.clips, left.budget, left.rng)
 
-    def ascent(
-        self, target: Target, clips: Tensor, rows: Tensor, aim: Tensor, objective: Objective, rng: ClipRandom
-    ) -> tuple[Tensor, Tensor]:
-        """Value ``(b,)`` and gradient of what is climbed; must leave ``target.decision`` as it is on ``clips``.
+    def ascent(self, run: Run, iterates: Tensor, left: Survivors, aim: Tensor, objective: Objective) -> Climb:
+        """What is climbed at ``iterates (b, 3, T, H, W)``: its value, gradient, and the decision there.
 
-        One forward and one backward pass by default. ``rng`` has one stream per clip of ``clips``.
+        One forward and one backward pass by default.
+
+        Args:
+            left: the clips that they are iterates of.
+            aim: ``(b,)``, the classes that ``objective`` is given.
         """
-        return target.gradient(clips, rows, aim, objective)
+        return run.target.gradient(iterates, left.rows, aim, objective)
 
     def normalise(self, gradient: Tensor) -> Tensor:
         """Brings gradients ``(b, 3, T, H, W)`` to one scale before they accumulate: mean absolute value 1."""
@@ -111,59 +139,70 @@ class GradientAttack(Attack):
         return logits.argmax(1) if self.target == "runner_up" else logits.argmin(1)
 
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
-        early = self.keep == "worst" and target.decisive
-        climb = self.keep == "worst" and not target.decisive and not target.stochastic
+        run = Run(target, clips, labels, budget, rng)
+        run.kept = self.prepare(run)
         aim = self._aim(target, clips, labels)
         sign = 1.0 if self.target is None else -1.0
         velocity = torch.zeros_like(clips) if self.momentum else None
         trace = torch.full((budget.steps * budget.restarts, len(clips)), float("nan"))
-        rows = torch.arange(len(clips))
-        best = Best(clips)
+        left, best = Survivors(clips, labels, budget, rng), Best(clips)
 
         def objective(logits: Tensor, classes: Tensor) -> Tensor:
             return sign * self._loss(logits, classes)
 
-        def is_broken(of: Tensor) -> Tensor:
-            hit = target.decision.to(aim.device) == aim[of]
-            return hit if self.target else ~hit
-
-        for restart in range(budget.restarts):
-            share = budget.select(rows)
-            x = self.start_rows(clips, rows, share, rng.select(rows))
+        for run.restart in range(budget.restarts):
             if velocity is not None:
                 velocity.zero_()
-            losses: list[Tensor] = []
+            x, losses = self.begin(run, left), []
             for step in range(budget.steps):
-                loss, gradient = self.ascent(target, x, rows, aim[rows], objective, rng.select(rows))
-                loss = loss.double()
-                trace[restart * budget.steps + step, rows] = loss.float().cpu()
-                if early:
-                    broken = is_broken(rows).cpu()
-                    best.clips[rows[broken]] = x[broken]
-                    rows, x, gradient = rows[~broken], x[~broken], gradient[~broken]
-                    if not len(rows):
+                climb = self.ascent(run, x, left, aim[left.rows], objective)
+                loss, gradient = climb.value.double(), climb.gradient
+                trace[run.restart * budget.steps + step, left.rows] = loss.float().cpu()
+                broken = self._broken(climb.decision, aim[left.rows])
+                if self._stops(target):
+                    best.clips[left.rows[broken.cpu()]] = x[broken]
+                    stay = left.drop(broken)
+                    x, gradient = x[stay], gradient[stay]
+                    if not len(left):
                         return AttackResult(best.clips, trace)
-                    share = budget.select(rows)
-                elif climb:
-                    best.keep(x, loss, is_broken(rows))
+                elif self._compares(target):
+                    best.keep(x, loss, broken)
                 losses.append(loss)
                 if velocity is not None:
-                    velocity[rows] = gradient = self.momentum * velocity[rows] + self.normalise(gradient)
-                x = self.advance(x, self.direct(gradient, share), share)
-                x = share.geometry.project(x, clips[rows], share.size)
-            if climb:
-                with torch.no_grad():
-                    loss = sign * self._loss(target(x, rows), aim[rows]).double()
-                best.keep(x, loss, is_broken(rows))
-            elif early:
-                best.clips[rows] = x
-                if restart < budget.restarts - 1:  # another start is spent only on clips that need one
-                    with torch.no_grad():
-                        target(x, rows)
-                    rows = rows[~is_broken(rows).cpu()]
-                    if not len(rows):
-                        break
-            else:
-                late = torch.stack(losses[budget.steps // 2 :]).mean(0)
-                best.keep(x, late, torch.zeros_like(late, dtype=torch.bool))
+                    velocity[left.rows] = gradient = self.momentum * velocity[left.rows] + self.normalise(gradient)
+                x = self.advance(x, self.direct(gradient, left.budget), left.budget)
+                x = left.budget.geometry.project(x, left.clips, left.budget.size)
+            self._finish(run, best, left, x, aim, losses)
+            if not len(left):
+                break
         return AttackResult(best.clips, trace)
+
+    def _stops(self, target: Target) -> bool:
+        """Whether a clip leaves with its first success."""
+        return self.keep == "worst" and target.decisive
+
+    def _compares(self, target: Target) -> bool:
+        """Whether all iterates are compared, because the clips are made for transfer."""
+        return self.keep == "worst" and not target.decisive and not target.stochastic
+
+    def _broken(self, decision: Tensor, aim: Tensor) -> Tensor:
+        """Whether decisions ``(b,)`` are what the attack wants: not the true class, or the one to reach."""
+        reached = decision.to(aim.device) == aim
+        return reached if self.target else ~reached
+
+    def _finish(self, run: Run, best: Best, left: Survivors, x: Tensor, aim: Tensor, losses: Sequence[Tensor]) -> None:
+        """Keeps what a start came to, and takes out the clips that need no other one."""
+        if self._compares(run.target):
+            with torch.no_grad():
+                answer = run.target.ask(x, left.rows)
+            loss = (1.0 if self.target is None else -1.0) * self._loss(answer.logits, aim[left.rows]).double()
+            best.keep(x, loss, self._broken(answer.decision, aim[left.rows]))
+        elif self._stops(run.target):
+            best.clips[left.rows] = x
+            if run.restart < run.budget.restarts - 1:  # another start is spent only on clips that need one
+                with torch.no_grad():
+                    answer = run.target.ask(x, left.rows)
+                left.drop(self._broken(answer.decision, aim[left.rows]))
+        else:
+            late = torch.stack(list(losses[run.budget.steps // 2 :])).mean(0)
+            best.keep(x, late, torch.zeros_like(late, dtype=torch.bool))

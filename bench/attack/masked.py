@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bench.attack.base import AttackResult
-from bench.attack.gradient import GradientAttack
-from bench.attack.target import Objective, Target
+from bench.attack.gradient import GradientAttack, Run
+from bench.attack.survivors import Survivors
+from bench.attack.target import Climb, Objective
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
 from bench.threat.regions import Region
@@ -34,43 +33,28 @@ class MaskedAttack(GradientAttack):
 
     def __init__(self, loss: str = "ce", keep: Literal["worst", "last"] = "worst") -> None:
         super().__init__(loss, keep=keep)
-        # Of one run: the masks of the starts to come, and the one in force.
-        self._masks: list[Tensor] = []
-        self._mask = torch.zeros(0)
 
     @abstractmethod
-    def choose(
-        self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom, count: int
-    ) -> list[Tensor]:
+    def choose(self, run: Run, count: int) -> list[Tensor]:
         """The pixels of each start: ``count`` masks ``bool (B, 1, T, H, W)``."""
 
     @abstractmethod
-    def fill(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+    def fill(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
         """What is painted first, ``(b, 3, T, H, W)``; only the part in the mask is used."""
 
     def step_size(self, budget: Budget) -> float | Tensor:
         return STEP if budget.step_size is None else budget.step_size
 
-    def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
-        return GradientAttack.run(
-            self._prepared(target, clips, labels, budget, rng), target, clips, labels, budget, rng
-        )
+    def prepare(self, run: Run) -> list[Tensor]:
+        return self.choose(run, run.budget.restarts)
 
-    def _prepared(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> Self:
-        run = copy.copy(self)
-        run._masks = self.choose(target, clips, labels, budget, rng, budget.restarts)
-        return run
+    def begin(self, run: Run, left: Survivors) -> Tensor:
+        mask = run.kept[run.restart][left.rows]
+        return torch.where(mask, self.fill(left.clips, left.budget, left.rng).to(left.clips), left.clips)
 
-    def start_rows(self, clips: Tensor, rows: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
-        self._mask = self._masks.pop(0)
-        here = clips[rows]
-        return torch.where(self._mask[rows], self.fill(here, rng).to(here), here)
-
-    def ascent(
-        self, target: Target, clips: Tensor, rows: Tensor, aim: Tensor, objective: Objective, rng: ClipRandom
-    ) -> tuple[Tensor, Tensor]:
-        value, gradient = super().ascent(target, clips, rows, aim, objective, rng)
-        return value, gradient * self._mask[rows]
+    def ascent(self, run: Run, iterates: Tensor, left: Survivors, aim: Tensor, objective: Objective) -> Climb:
+        climb = super().ascent(run, iterates, left, aim, objective)
+        return climb._replace(gradient=climb.gradient * run.kept[run.restart][left.rows])
 
 
 def region_of(budget: Budget) -> Region:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
 from bench.attack.base import AttackResult
-from bench.attack.gradient import GradientAttack
-from bench.attack.target import Objective, Target
+from bench.attack.gradient import GradientAttack, Run
+from bench.attack.survivors import Survivors
+from bench.attack.target import Climb, Objective, Target
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
 
@@ -21,8 +21,8 @@ Slope = Callable[[Tensor, Tensor], Tensor]
 """Iterates ``(b, 3, T, H, W)`` and their rows of the batch ``(b,)`` to a gradient of the iterates' shape."""
 
 
-class PricedAttack(GradientAttack):
-    """PGD on ``loss - lambda * price``, a full run for every lambda, the worst of which is kept clip by clip.
+class PenalisedAttack(GradientAttack):
+    """PGD on ``loss - lambda * penalty``, a full run for every lambda, the worst of which is kept clip by clip.
 
     The runs are restarts of one attack, in the order of ``lambdas``, with the steps and restarts of the budget each; a
     clip that one has broken takes no part in the next. Runs, and the iterates of a run, are compared by the classifier
@@ -33,11 +33,11 @@ class PricedAttack(GradientAttack):
     *its* loss, which mostly picks the smallest lambda: there, give one lambda to a column, and let the grid compute
     their ``worst``.
 
-    The price is a function of the attacked clip itself, not of the purified one. Passes of the flow network are not
+    The penalty is a function of the attacked clip itself, not of the purified one. Passes of the flow network are not
     passes of the classifier and are not counted.
 
     Args:
-        lambdas: weights of the price.
+        lambdas: weights of the penalty.
         name: what the attack's own parameter for them is called, for its messages.
         loss: ``ce``, ``margin`` or ``dlr``.
         start: ``uniform`` in the ball, or ``clean``.
@@ -60,36 +60,41 @@ class PricedAttack(GradientAttack):
                 raise ValueError(f"{name} must be numbers that are not negative, not {weight!r}")
         if start not in ("uniform", "clean"):
             raise ValueError(f"start must be uniform or clean, not {start!r}")
-        self.lambdas, self.begin = tuple(lambdas), start
-        # Of one run: the lambdas to come, the one in force, and the price's gradient.
-        self._next: Iterator[float] = iter(())
-        self._lambda = 0.0
-        self._slope: Slope | None = None
+        self.lambdas, self.begins = tuple(lambdas), start
 
     @abstractmethod
     def slope(self, clips: Tensor) -> Slope:
-        """The gradient of the price, as a function of iterates; ``clips`` are the clean ones, ``(B, 3, T, H, W)``."""
+        """The gradient of the penalty, as a function of iterates; ``clips`` are the clean ones, ``(B, 3, T, H, W)``."""
 
     def passes(self, budget: Budget) -> tuple[int, int]:
         return super().passes(self._all_runs(budget))
 
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
-        run = copy.copy(self)
-        run._next = iter([weight for weight in self.lambdas for _ in range(budget.restarts)])
-        run._slope = self.slope(clips) if any(self.lambdas) else None
-        return GradientAttack.run(run, target, clips, labels, self._all_runs(budget), rng)
+        return super().run(target, clips, labels, self._all_runs(budget), rng)
 
     def _all_runs(self, budget: Budget) -> Budget:
         return replace(budget, restarts=budget.restarts * len(self.lambdas))
 
-    def start(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
-        self._lambda = next(self._next)
-        return clips.clone() if self.begin == "clean" else budget.geometry.random_start(clips, budget.size, rng)
+    def prepare(self, run: Run) -> _Sweep:
+        each = run.budget.restarts // len(self.lambdas)
+        weights = [weight for weight in self.lambdas for _ in range(each)]
+        return _Sweep(weights, self.slope(run.clips) if any(self.lambdas) else None)
 
-    def ascent(
-        self, target: Target, clips: Tensor, rows: Tensor, aim: Tensor, objective: Objective, rng: ClipRandom
-    ) -> tuple[Tensor, Tensor]:
-        value, gradient = super().ascent(target, clips, rows, aim, objective, rng)
-        if self._slope is None or not self._lambda:
-            return value, gradient
-        return value, gradient - self._lambda * self._slope(clips, rows)
+    def start(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
+        return clips.clone() if self.begins == "clean" else budget.geometry.random_start(clips, budget.size, rng)
+
+    def ascent(self, run: Run, iterates: Tensor, left: Survivors, aim: Tensor, objective: Objective) -> Climb:
+        climb = super().ascent(run, iterates, left, aim, objective)
+        sweep: _Sweep = run.kept
+        weight = sweep.weights[run.restart]
+        if sweep.slope is None or not weight:
+            return climb
+        return climb._replace(gradient=climb.gradient - weight * sweep.slope(iterates, left.rows))
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """Of one run: the weight of each start, and the gradient of the penalty, if any start has one."""
+
+    weights: Sequence[float]
+    slope: Slope | None

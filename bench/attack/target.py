@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,28 @@ class Answer:
 
     Attributes:
         logits: ``(b, K)``.
-        decision: ``int64 (b,)``, the hard decision, which is not always the largest logit.
+        decision: ``int64 (b,)``, the hard decision. It is what the judge goes by, and with several voting candidates
+            not always the largest logit.
         deviation: ``(b,)``, a second objective of the gradient ``diffattack``, or ``None``.
     """
 
     logits: Tensor
     decision: Tensor
     deviation: Tensor | None = None
+
+
+class Climb(NamedTuple):
+    """What a gradient attack learns from one look.
+
+    Attributes:
+        value: ``(b,)``, the objective.
+        gradient: the shape of the clips.
+        decision: ``int64 (b,)``, the hard decision; ``(S * b,)`` of altered copies.
+    """
+
+    value: Tensor
+    gradient: Tensor
+    decision: Tensor
 
 
 class Target:
@@ -62,8 +77,6 @@ class Target:
         views: of such a network, other ways through it by name: clips to logits. Nor are these.
 
     Attributes:
-        decision: ``int64 (b,)``, the hard decision of the last call. It is what the judge goes by, and with
-            several voting candidates not always the largest logit.
         decisive: whether a misclassification seen here is final: neither stochastic nor transfer.
         forwards, backwards: ``int64 (B,)``, passes spent on each clip so far.
     """
@@ -82,7 +95,6 @@ class Target:
         self.selection, self.views = selection, dict(views or {})
         self.stochastic = stochastic
         self.decisive = not (stochastic or transfer)
-        self.decision = torch.zeros(0, dtype=torch.int64)
         self.forwards = torch.zeros(batch, dtype=torch.int64)
         self.backwards = torch.zeros(batch, dtype=torch.int64)
 
@@ -113,16 +125,13 @@ class Target:
         objective: Objective,
         then: Transform | None = None,
         weights: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Value of an objective on some clips, and its gradient: what every gradient attack climbs.
+    ) -> Climb:
+        """Value of an objective on some clips, its gradient, and the decision: what every gradient attack climbs.
 
         Args:
             clips, rows, then: as for a call.
             labels: ``(b,)``.
             weights: ``(S,)``, of the copies that ``then`` makes; equal ones if not given.
-
-        Returns:
-            ``(b,)`` and the shape of ``clips``.
         """
         x = clips.detach().requires_grad_(True)
         answer = self.ask(x, rows, then)
@@ -132,7 +141,7 @@ class Target:
         if answer.deviation is not None:
             value = value + answer.deviation
         (gradient,) = torch.autograd.grad(value.sum(), x)
-        return value.detach(), gradient
+        return Climb(value.detach(), gradient, answer.decision)
 
     def ask(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Answer:
         """All that is known of some clips; every other way of asking comes here. For the arguments see a call."""
@@ -150,7 +159,6 @@ class Target:
         answer = found if isinstance(found, Answer) else Answer(found, found.detach().argmax(1))
         copies = max(1, len(answer.logits) // len(clips))
         self.forwards.index_add_(0, where, torch.full_like(where, copies))
-        self.decision = answer.decision
         return answer
 
 
@@ -163,6 +171,6 @@ class Wrapped(Target):
 
     def __init__(self, inner: Target) -> None:
         self._inner = inner
-        self.stochastic, self.decisive, self.decision = inner.stochastic, inner.decisive, inner.decision
+        self.stochastic, self.decisive = inner.stochastic, inner.decisive
         self.forwards, self.backwards = inner.forwards, inner.backwards
         self.selection, self.views = inner.selection, inner.views

@@ -214,7 +214,7 @@ def gradients_lead_uphill(suspect: Suspect) -> list[Finding]:
     for draw in range(draws):
         rng = ClipRandom.for_clips(suspect.ids, "audit", "slope", draw)
         target = defended.target(rng.clone())
-        value, gradient = target.gradient(noisy, None, suspect.labels, cross_entropy)
+        value, gradient, _ = target.gradient(noisy, None, suspect.labels, cross_entropy)
         size = gradient.flatten(1).double().abs()
         unusable |= ~torch.isfinite(size).all(1).cpu() | (size.amax(1) == 0).cpu()
         moved = (noisy + step * torch.nan_to_num(gradient).sign()).clamp(0, 1)
