@@ -1,7 +1,7 @@
 """Diffusion purifiers against a plain computation: largest difference, time per clip, memory of an exact gradient.
 
 Run: ``python benchmarks/purifiers.py``. The networks are random, in ModelScope's layout: of toy width by default, of
-the published size with ``--full`` (which wants a GPU). The plain computation (``tests/straightforward.py``) doubles
+the published size with ``--full`` (which wants a GPU). The plain computation (``straightforward.py``) doubles
 every network call for a guidance that adds nothing, encodes and decodes frame by frame, takes one clip at a time and
 differentiates the optimisation by autograd. The two are timed in turn, A B A B ..., so that the ratio holds when the
 machine's speed drifts.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,13 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pipelines import SCHEDULE, save_modelscope
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from pipelines import SCHEDULE, save_modelscope
 from straightforward import Straightforward
+from torch import Tensor
 
 from bench import ClipRandom
 from bench.data.procedural import render

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))  # so that grids can name helpers:Thing
+from kit.commands import Answer
+from kit.gray import GRAY_GRID
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
-
-
-@dataclass
-class Answer:
-    """What a command printed and how it ended."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -40,16 +29,6 @@ def bench(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
         return Answer(code, captured.out, captured.err)
 
     return call
-
-
-GRAY_GRID = """
-title: Gray clips
-dataset: {name: "helpers:GrayClips", length: 6}
-models: ["helpers:level_classifier"]
-defenses: [none, "helpers:Identity"]
-budgets: [{norm: linf, size: 0.15, steps: 4}]
-attacks: [clean, noise, PGD, PGD+BPDA, PGD+exact]
-"""
 
 
 @pytest.fixture

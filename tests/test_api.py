@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import LEVELS, Cheater, Lighten, level_classifier
+from kit.gray import LEVELS, Cheater, Lighten, level_classifier
 
 import bench
 from bench import AttackResult, BenchError, ClipRandom, Purifier, Target

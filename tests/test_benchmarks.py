@@ -10,8 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import identified
-from test_results import cell
+from kit.cells import cell, identified
 
 from bench.records.identity import ComponentIdentity, Knowledge
 from bench.records.metrics import wilson

@@ -1,0 +1,130 @@
+"""What holds for every registered attack: its clips obey the budget, its passes are those it announced."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kit.selection import Selecting
+from torch import Tensor, nn
+
+from bench import Attack, BenchError, Budget, ClipRandom, Target
+from bench.registry import ATTACKS
+from bench.run.judge import violation
+
+few = settings(max_examples=4, deadline=None, derandomize=True, database=None)
+
+# Those that need more than a classifier, or would take thousands of queries.
+SETTINGS = {
+    "autoattack": {"queries": 12, "targets": 2, "confirm": 2, "draws": 2},
+    "eot": {"draws": 2},
+    "square": {"queries": 12},
+    "rays": {"queries": 12},
+    "motion_i": {"lambdas": [0.0, 1.0]},
+    "motion_ii": {"lambdas": [0.0, 10.0]},
+    "joint_flow": {"mus": [0.0, 1.0]},
+    "joint_selection": {},
+    "branches": {},
+}
+# A learned border belongs to a classifier and a data set: tests of its own.
+ELSEWHERE = {"af_universal"}
+SIZES: dict[str, list[float]] = {
+    "linf": [0.004, 0.1, 0.5],
+    "l2": [0.05, 1.0, 20.0],
+    "one-frame": [0.01, 0.3],
+    "flicker": [0.01, 0.4],
+    "rectangle": [1, 5, 9],
+    "border": [1, 3],
+    "pixels": [1, 40],
+    "framing": [1, 3],
+    "mult-linf": [0.02, 0.4],
+    "mult-l2": [0.05, 2.0],
+}
+
+
+def made(name: str) -> Attack:
+    return cast(Attack, ATTACKS.create({"name": name, **SETTINGS.get(name, {})}))
+
+
+def takes(name: str, norm: str) -> bool:
+    """Some attacks run others, which take fewer budgets than they do."""
+    try:
+        made(name).check(Budget(norm, SIZES[norm][0], steps=2))
+    except BenchError:
+        return False
+    return True
+
+
+NAMES = sorted(set(ATTACKS.names()) - ELSEWHERE)
+COMBINATIONS = [(name, norm) for name in NAMES for norm in made(name).norms if takes(name, norm)]
+
+
+class Net(nn.Module):
+    """A smooth classifier of clips of any size, in the precision of what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.conv, self.head = nn.Conv3d(3, 6, 3, padding=1), nn.Linear(6, 5)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return 30 * self.head(torch.tanh(4 * self.conv(clips)).mean(dim=(2, 3, 4)))
+
+
+def target_of(kind: str, dtype: torch.dtype, selects: bool, count: int) -> Target:
+    """``decisive``, ``stochastic`` or ``transfer``."""
+    net: Any = Selecting() if selects else Net().to(dtype)
+    noise = torch.Generator().manual_seed(3)
+
+    def look(x: Tensor, rows: Tensor, then: Any = None) -> Tensor:
+        if kind == "stochastic":
+            x = x + 0.01 * torch.randn(x.shape, generator=noise, dtype=x.dtype)
+        found: Tensor = net(x if then is None else then(x))
+        return found
+
+    ways = (
+        {"selection": net.selection, "views": dict.fromkeys(("frozen", "even", "clean", "lp", "physical"), net.forward)}
+        if selects
+        else {}
+    )
+    return Target(look, count, stochastic=kind == "stochastic", transfer=kind == "transfer", **ways)
+
+
+def test_no_attack_is_left_out() -> None:
+    assert set(ATTACKS.names()) == {name for name, _ in COMBINATIONS} | ELSEWHERE
+    assert set(SIZES) - {norm for _, norm in COMBINATIONS} == {"framing"}  # the learned border's own
+
+
+@pytest.mark.parametrize(("name", "norm"), COMBINATIONS)
+@few
+@given(data=st.data())
+def test_clips_obey_the_budget_and_passes_are_as_announced(name: str, norm: str, data: st.DataObject) -> None:
+    attack = made(name)
+    kinds = [
+        kind
+        for kind in ("decisive", "stochastic", "transfer")
+        if attack.refuses(stochastic=kind == "stochastic", transfer=kind == "transfer") is None
+    ]
+    kind = data.draw(st.sampled_from(kinds))
+    size = data.draw(st.sampled_from(SIZES[norm]))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    frames, height, width = data.draw(st.sampled_from([(4, 32, 32), (3, 24, 40)]))
+    selects = name in ("joint_selection", "branches")
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    clips = torch.rand(2, 3, frames, height, width, generator=generator, dtype=dtype)
+    clips[0, :, 0, :4] = data.draw(st.sampled_from([0.0, 0.5, 1.0]))  # black and white stay in range
+    target = target_of(kind, dtype, selects, 2)
+    labels = target_of("decisive", dtype, selects, 2)(clips).argmax(1)
+    budget = Budget(norm, size, steps=2)
+    before = clips.clone()
+    found = attack(target, clips, labels, budget, ClipRandom([5, 6])).clips
+    assert torch.equal(clips, before)
+    for clean, adversarial in zip(clips, found, strict=True):
+        assert violation(clean, adversarial, budget) is None
+    forwards, backwards = attack.passes(budget)
+    assert int(target.forwards.max()) <= forwards
+    assert int(target.backwards.max()) <= backwards

@@ -1,0 +1,185 @@
+"""Grids: every key checked, mistakes named with the nearest right word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import BenchError, Budget
+from bench.grids.grid import find_grid, override, read_grid, shipped_grids
+from bench.plan.expand import make_plan
+from bench.registry import Spec
+from bench.report.reported import Reported, shipped_folder
+
+Write = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    ("replace", "says"),
+    [
+        (("defenses:", "defences:"), "did you mean 'defenses'?"),
+        (("budgets:", "budget:"), "did you mean 'budgets'?"),
+        (('models: ["kit.gray:level_classifier"]', "title2: x"), "'models' is missing"),
+        (("defenses: [none", "defenses: [3x("), "3x("),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[PGD, PGD]"), "two attacks labelled 'PGD'"),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attak: pgd}]"), "did you mean 'attack'?"),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[]"), "attacks"),
+        (("length: 6", "clips: 0"), "clips"),
+        (("models: [", "models: {["), "not YAML"),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[5]"), "Cannot read attack 5"),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[null]"), "Cannot read attack None"),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attack: pgd, label: 3}]"), "'label': input should be"),
+        (("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attack: pgd, budget: 5}]"), "'budget': input should be"),
+        (
+            ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attack: pgd, gradient: 5}]"),
+            "asks for gradient 5; known: exact",
+        ),
+        (("budgets: [{norm: linf, size: 0.15, steps: 4}]", "budgets: []"), "budgets"),
+        (('[none, "kit.gray:Identity"]', "[none, jpeg, jpeg]"), "defence jpeg twice"),
+        (("title: Gray clips", "name: ../escape"), "cannot name a folder"),
+        (("title: Gray clips", "name: reported"), "cannot name a folder"),
+        (("title: Gray clips", "name: demo"), "as a shipped grid is"),
+    ],
+)
+def test_bad_grids_are_one_sentence(gray_grid: Write, replace: tuple[str, str], says: str) -> None:
+    with pytest.raises(BenchError) as caught:
+        read_grid(gray_grid(replace))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("replace", "says"),
+    [
+        (("norm: linf", "nrom: linf"), "did you mean 'norm'?"),
+        (("norm: linf", "norm: lin"), "did you mean 'linf'?"),
+        (("size: 0.15", "size: four"), "fraction such as 4/255"),
+        (("steps: 4", "steps: 2.5"), "whole number"),
+        (("PGD+BPDA", "PGD+BDPA"), "did you mean 'bpda'?"),
+        (("PGD+BPDA", "PDG+BPDA"), "did you mean 'pgd'?"),
+        (('"kit.gray:Identity"', "jepg"), "did you mean 'jpeg'?"),
+        (('"kit.gray:Identity"', "jpeg(qality=3)"), "did you mean 'quality'?"),
+        (('"kit.gray:Identity"', "jpeg(quality=300)"), "1 to 95"),
+        (("length: 6", "lenght: 6"), "did you mean 'length'?"),
+        (("kit.gray:level_classifier", "kit.gray:TEXT"), "no class or function 'TEXT'"),
+        (("kit.gray:level_classifier", "kit.gray:not_a_model"), "not a torch.nn.Module"),
+        (("kit.gray:level_classifier", "nowhere_at_all:x"), "Cannot import 'nowhere_at_all'"),
+        (("kit.gray:level_classifier", "kit.gray:raises"), "cannot be made: FileNotFoundError: no weights.bin"),
+        (("kit.gray:level_classifier", "broken_module:x"), "Importing 'broken_module'"),
+        (('"kit.gray:Identity"', "'wavelet(sigma=[1])'"), "'wavelet' cannot be made with sigma=[1]: TypeError"),
+        (("kit.gray:level_classifier", "nl_tinny"), "did you mean 'nl_tiny'?"),
+        (("kit.gray:level_classifier", "nl_tiny"), "No weights are known"),
+    ],
+)
+def test_bad_names_and_values_stop_the_plan(
+    gray_grid: Write, replace: tuple[str, str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_module.py").write_text("def x(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BenchError) as caught:
+        make_plan(read_grid(gray_grid(replace)))
+    assert says in str(caught.value)
+
+
+def test_unknown_grids_suggest_the_nearest() -> None:
+    with pytest.raises(BenchError, match="did you mean 'demo'"):
+        find_grid("dmo")
+    with pytest.raises(BenchError, match="no grid file"):
+        find_grid("nowhere.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_grids()))
+def test_shipped_grids_are_valid_and_their_reported_figures_exist(name: str) -> None:
+    grid = find_grid(name)
+    assert grid.title
+    assert grid.attack_sections[0].attack is None  # Standard comes first
+    if grid.reported is not None:
+        reported = Reported(grid.reported, shipped_folder())
+        labels = [*(s.label for s in grid.attack_sections), *grid.worst, "Union", "Mean", "Seconds"]
+        rows = [*(str(s) for s in grid.defense_specs), *grid.oracles]
+        for budget in map(str, map(Budget.parse, grid.budgets)):
+            for defense in grid.reported.defenses:
+                assert defense in rows
+                assert reported.row(defense, labels, budget), f"no reported figure for {defense} at {budget}"
+
+
+def test_reported_figures_are_those_of_the_paper() -> None:
+    """VideoPure, Table I, NL on UCF-101: JPEG 99 clean, 8.9 gray-box PGD."""
+    grid = find_grid("ucf101_nl")
+    assert grid.reported is not None
+    row = Reported(grid.reported, shipped_folder()).row("jpeg", ["clean", "PGD", "noise"])
+    assert row == {"clean": 99.0, "PGD": 8.9}
+
+
+def test_reported_figures_are_selected_by_columns_and_budget() -> None:
+    """VideoPure, Table XI: DDPM at 16/255 leaves 67.3 (gray-box); undefended clips 2.0; Table VII by candidate."""
+    section = find_grid("videopure_table11").reported
+    assert section is not None
+    reported = Reported(section, shipped_folder())
+    assert reported.row("Diffpure_DDPM", ["PGD", "PGD+BPDA"], "linf 16/255, 10 steps") == {
+        "PGD": 67.3,
+        "PGD+BPDA": 32.7,
+    }
+    assert reported.row("none", ["PGD"], "linf 16/255, 10 steps") == {"PGD": 2.0}
+    assert reported.row("none", ["PGD"], "linf 2/255, 10 steps") == {}
+    section = find_grid("videopure_table7").reported
+    assert section is not None
+    assert Reported(section, shipped_folder()).row("candidate 3", ["PGD", "clean"]) == {"PGD": 92.1, "clean": 96.0}
+    with pytest.raises(BenchError, match=r"no column 'canddate'"):
+        Reported(section.model_copy(update={"defenses": {"x": {"canddate": "3"}}}), shipped_folder())
+
+
+def test_labels_name_a_defence_in_tables_and_leave_its_identity_alone(gray_grid: Write) -> None:
+    entry = "defenses: [none, {name: jpeg, quality: 50, label: rough JPEG}]"
+    plain = "defenses: [none, jpeg(quality=50)]"
+    found = []
+    for defenses in (entry, plain):
+        grid = gray_grid()
+        text = re.sub(r"defenses: .*", defenses, grid.read_text())
+        grid.write_text(text)
+        found.append(make_plan(read_grid(grid)).cells[1])
+    assert [c.defense.label for c in found] == ["rough JPEG", "jpeg(quality=50)"]
+    assert found[0].id == found[1].id
+    with pytest.raises(BenchError, match="label of jpeg must be a text"):
+        Spec.parse({"name": "jpeg", "label": 3})
+
+
+def test_overrides_keep_the_undefended_row(gray_grid: Write) -> None:
+    grid = override(read_grid(gray_grid()), defenses=["jpeg"], attacks=["PGD+BPDA"], clips=2, steps=7, seed=5)
+    assert [str(s) for s in grid.defense_specs] == ["none", "jpeg"]
+    assert [s.label for s in grid.attack_sections] == ["clean", "PGD+BPDA"]
+    assert (grid.dataset.clips, grid.budgets[0]["steps"], grid.seed) == (2, 7, 5)
+    with pytest.raises(BenchError, match="--clips"):
+        override(grid, clips=0)
+
+
+def test_reported_figures_belong_to_one_classifier(gray_grid: Write) -> None:
+    section = "title: Gray clips\nreported: {file: videopure_table1.csv}"
+    grid = read_grid(gray_grid(("title: Gray clips", section)))
+    assert grid.reported is not None
+    assert grid.reported.model == "kit.gray:level_classifier"
+    other = override(grid, models=["kit.gray:TwoSided"])
+    assert other.reported == grid.reported  # they stay those of the grid's own classifier
+    two = 'models: ["kit.gray:level_classifier", "kit.gray:TwoSided"]'
+    with pytest.raises(BenchError, match="'reported' needs a 'model'"):
+        read_grid(gray_grid(("title: Gray clips", section), ('models: ["kit.gray:level_classifier"]', two)))
+
+
+def test_the_same_budget_twice_is_refused(gray_grid: Write) -> None:
+    twice = ("budgets: [", "budgets: [{norm: linf, size: 0.15, steps: 4, restarts: 1}, ")
+    with pytest.raises(BenchError, match="same budget twice"):
+        make_plan(read_grid(gray_grid(twice)))
+
+
+def test_attack_budgets_override_single_keys(gray_grid: Write) -> None:
+    entry = "[{attack: {name: pgd, loss: margin}, gradient: exact, label: strong, budget: {steps: 9}}]"
+    plan = make_plan(read_grid(gray_grid(("[clean, noise, PGD, PGD+BPDA, PGD+exact]", entry))))
+    cell = next(c for c in plan.cells if c.attack_label == "strong" and c.defense.label != "none")
+    assert cell.budget is not None
+    assert (cell.budget.steps, cell.budget.size) == (9, 0.15)
+    assert cell.identity.attack is not None
+    assert cell.identity.attack.params["loss"] == "margin"
+    assert cell.threat == "linf 0.15, 4 steps"  # it stays in the table of the grid's budget

@@ -1,0 +1,32 @@
+"""Running grids of small components."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.grids.grid import read_grid
+from bench.plan.cells import Plan
+from bench.plan.expand import make_plan
+from bench.records.results import CellResult
+from bench.run.engine import LocalEngine
+from bench.run.export import collect
+from bench.run.runner import Runner
+from bench.run.store import Store
+
+
+def run(path: Path, store: Path, **options: Any) -> dict[tuple[str, str], CellResult]:
+    """Runs a grid file; results by (defence, attack)."""
+    plan = make_plan(read_grid(path))
+    return {(r.defense, r.attack): r for r in run_plan(plan, store, **options)}
+
+
+def run_plan(plan: Plan, store: Path, **options: Any) -> list[CellResult]:
+    opened = Store(store)
+    try:
+        Runner(plan, opened, LocalEngine(torch.device("cpu")), **{"control": 0, **options}).run()
+        return collect(plan, opened)
+    finally:
+        opened.close()
