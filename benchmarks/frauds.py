@@ -80,7 +80,9 @@ def main() -> None:
         )
         console.print(f"[bold]{name}[/bold]: grade {row.grade}; right of 6: {left}", highlight=False)
         for finding in row.findings:
-            console.print(f"  {finding.severity}, {finding.check}: {finding.said}", style=_SEVERITIES[finding.severity])
+            console.print(
+                f"  {finding.severity}, {finding.check}: {finding.message}", style=_SEVERITIES[finding.severity]
+            )
 
 
 if __name__ == "__main__":

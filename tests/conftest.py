@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from kit.commands import Answer
 from kit.gray import GRAY_GRID
+from kit.roost import Roost
+from kit.running import exported
+
+from bench.registry import REGISTRIES
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
@@ -45,3 +50,23 @@ def gray_grid(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def roost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Roost]:
+    """A folder of components, and a registry of its own."""
+    monkeypatch.setitem(REGISTRIES, "defense", REGISTRIES["defense"])  # put back afterwards
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # files here are rewritten faster than clocks tick
+    monkeypatch.syspath_prepend(tmp_path)
+    roost = Roost(tmp_path)
+    roost.renew()
+    yield roost
+    roost.renew()
+
+
+@pytest.fixture
+def results(gray_grid: Callable[..., Path], tmp_path: Path) -> Path:
+    """A results folder with the gray grid in it."""
+    folder = tmp_path / "results"
+    exported(gray_grid(("kit.gray:Identity", "kit.gray:Lighten")), folder)
+    return folder

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kit.roost import Roost
 
 import bench
 from bench import code
@@ -192,6 +193,87 @@ def test_words_layout_and_imports_change_nothing(
     before: dict[tuple[str, str], str], edited: Callable[..., dict[tuple[str, str], str]], file: str, edit: Edit
 ) -> None:
     assert edited((file, edit)) == before
+
+
+CODE = '''"""Module words."""
+import math
+
+
+class Made:
+    """Class words."""
+
+    def __init__(self, size=3):
+        """Method words."""
+        self.size = size + 1  # one more
+
+
+def helper():
+    return math.pi
+'''
+
+
+def digest_of(roost: Roost, text: str) -> str:
+    (roost.root / "acme.py").write_text(text)
+    return roost.renew().get("acme:Made").code
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("# one more", "# one more than asked"),
+        ("  # one more", ""),
+        ("Module words.", "Other module words."),
+        ("Class words.", "Other class words.\n\n    More of them.\n    "),
+        ("Method words.", ""),
+        ("size=3", "size = 3"),
+        ("\n\n\nclass", "\n\n\n\n# ---\n\nclass"),
+        ("size + 1", "(size\n            + 1)"),
+        ('        """Method words."""\n', ""),
+    ],
+)
+def test_digest_is_blind_to_words_and_layout(roost: Roost, old: str, new: str) -> None:
+    assert CODE.count(old) == 1
+    assert digest_of(roost, CODE.replace(old, new)) == digest_of(roost, CODE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("size + 1", "size + 2"),
+        ("size=3", "size=4"),
+        ("math.pi", "math.e"),
+        ("class Made", "class Made(object)"),
+        ("math.pi", "'words'"),
+    ],
+)
+def test_digest_sees_every_change_of_code(roost: Roost, old: str, new: str) -> None:
+    assert digest_of(roost, CODE.replace(old, new)) != digest_of(roost, CODE)
+
+
+def test_digest_sees_strings_that_are_no_docstrings(roost: Roost) -> None:
+    text = CODE + "\nMODE = 'fast'\n"
+    assert digest_of(roost, text) != digest_of(roost, text.replace("fast", "slow"))
+
+
+def test_digest_sees_the_modules_of_the_same_package_that_are_imported(roost: Roost) -> None:
+    package = roost.root / "acme_nets"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "deep.py").write_text("RATE = 1\n")
+    (package / "middle.py").write_text("import math\nfrom . import deep\n\nRATE = deep.RATE\n")
+    (package / "unused.py").write_text("RATE = 1\n")
+    (package / "made.py").write_text(f"from acme_nets.middle import RATE\n{CODE}")
+
+    def found() -> str:
+        return roost.renew().get("acme_nets.made:Made").code
+
+    first = found()
+    (package / "unused.py").write_text("RATE = 2\n")
+    assert found() == first
+    (package / "deep.py").write_text("RATE = 1  # a comment\n")
+    assert found() == first
+    (package / "deep.py").write_text("RATE = 2\n")
+    assert found() != first
 
 
 USER = """

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from frauds import DetachedGradient, ReversedGradient, Rounding, Saturated
-from helpers import draw
+from kit.draws import draw
+from planted import DetachedGradient, ReversedGradient, Rounding, Saturated
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

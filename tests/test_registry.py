@@ -5,74 +5,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.roost import GROUP, PACKAGE, PURIFIER, Roost
 
 from bench import Attack, BenchError, Dataset, Purifier, RobustModel, register
 from bench.registry import ATTACKS, DEFENSES, REGISTRIES, NameClash, Registry, Spec
 
 few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
-PACKAGE, GROUP = "roost_of_tests", "roost-of-tests.defenses"
-
-ALL_KINDS = {"x": -1.5, "y": None, "z": (1, 2), "v": {"k": [True]}}
-
-PURIFIER = '''
-from bench import Purifier, register
-
-@register({name!r})
-class {cls}(Purifier):
-    """{doc}"""
-    def purify(self, clips, rng):
-        return clips
-'''
-
-
-class Roost:
-    """A folder of components that lives for one test, and a registry of its own."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.folder = root, root / PACKAGE
-        self.folder.mkdir()
-        (self.folder / "__init__.py").touch()
-        self.registry = Registry("defense", PACKAGE, GROUP)
-
-    def renew(self) -> Registry:
-        """What a new process would see."""
-        importlib.invalidate_caches()
-        for name in [m for m in sys.modules if m.partition(".")[0] in (PACKAGE, "acme")]:
-            del sys.modules[name]
-        self.registry = REGISTRIES["defense"] = Registry("defense", PACKAGE, GROUP)
-        return self.registry
-
-    def add(self, module: str, name: str, cls: str = "Made", doc: str = "Does nothing.") -> Path:
-        path = self.folder / f"{module}.py"
-        path.write_text(PURIFIER.format(name=name, cls=cls, doc=doc))
-        return path
-
-    def install(self, distribution: str, module: str, code: str, points: dict[str, str]) -> None:
-        """Puts a distribution with entry points on the path."""
-        (self.root / f"{module}.py").write_text(code)
-        info = self.root / f"{distribution.replace('-', '_')}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-        lines = "".join(f"{name} = {value}\n" for name, value in points.items())
-        (info / "entry_points.txt").write_text(f"[{GROUP}]\n{lines}")
-
-
-@pytest.fixture
-def roost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Roost]:
-    monkeypatch.setitem(REGISTRIES, "defense", REGISTRIES["defense"])  # put back afterwards
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # files here are rewritten faster than clocks tick
-    monkeypatch.syspath_prepend(tmp_path)
-    roost = Roost(tmp_path)
-    roost.renew()
-    yield roost
-    roost.renew()
 
 
 # --- spec -----------------------------------------------------------------------------------------------------
@@ -388,86 +331,3 @@ def test_kind_must_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REGISTRIES, "model", fresh)
     register("thing", kind="model")(needs)
     assert fresh.names() == ["thing"]
-
-
-# --- the digest of the code -----------------------------------------------------------------------------------
-
-CODE = '''"""Module words."""
-import math
-
-
-class Made:
-    """Class words."""
-
-    def __init__(self, size=3):
-        """Method words."""
-        self.size = size + 1  # one more
-
-
-def helper():
-    return math.pi
-'''
-
-
-def digest(roost: Roost, code: str) -> str:
-    (roost.root / "acme.py").write_text(code)
-    return roost.renew().get("acme:Made").code
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("# one more", "# one more than asked"),
-        ("  # one more", ""),
-        ("Module words.", "Other module words."),
-        ("Class words.", "Other class words.\n\n    More of them.\n    "),
-        ("Method words.", ""),
-        ("size=3", "size = 3"),
-        ("\n\n\nclass", "\n\n\n\n# ---\n\nclass"),
-        ("size + 1", "(size\n            + 1)"),
-        ('        """Method words."""\n', ""),
-    ],
-)
-def test_digest_is_blind_to_words_and_layout(roost: Roost, old: str, new: str) -> None:
-    assert CODE.count(old) == 1
-    assert digest(roost, CODE.replace(old, new)) == digest(roost, CODE)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("size + 1", "size + 2"),
-        ("size=3", "size=4"),
-        ("math.pi", "math.e"),
-        ("class Made", "class Made(object)"),
-        ("math.pi", "'words'"),
-    ],
-)
-def test_digest_sees_every_change_of_code(roost: Roost, old: str, new: str) -> None:
-    assert digest(roost, CODE.replace(old, new)) != digest(roost, CODE)
-
-
-def test_digest_sees_strings_that_are_no_docstrings(roost: Roost) -> None:
-    code = CODE + "\nMODE = 'fast'\n"
-    assert digest(roost, code) != digest(roost, code.replace("fast", "slow"))
-
-
-def test_digest_sees_the_modules_of_the_same_package_that_are_imported(roost: Roost) -> None:
-    package = roost.root / "acme_nets"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "deep.py").write_text("RATE = 1\n")
-    (package / "middle.py").write_text("import math\nfrom . import deep\n\nRATE = deep.RATE\n")
-    (package / "unused.py").write_text("RATE = 1\n")
-    (package / "made.py").write_text(f"from acme_nets.middle import RATE\n{CODE}")
-
-    def found() -> str:
-        return roost.renew().get("acme_nets.made:Made").code
-
-    first = found()
-    (package / "unused.py").write_text("RATE = 2\n")
-    assert found() == first
-    (package / "deep.py").write_text("RATE = 1  # a comment\n")
-    assert found() == first
-    (package / "deep.py").write_text("RATE = 2\n")
-    assert found() != first

@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.climbs import run_on
 from kit.draws import draw
 from kit.networks import Two
 from torch import Tensor, nn
 
 from bench import AttackResult, BenchError, Budget, ClipRandom, Target
-from bench.attack.gradient import Run
 from bench.attacks.af import AdversarialFraming
 from bench.attacks.multav import MultAV
 from bench.attacks.roa import RectangularOcclusion
@@ -28,12 +28,6 @@ few = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 T, H, W = 2, 7, 8
 SHAPE = (3, T, H, W)
 MASKED = {"roa": "rectangle", "af": "border", "spa": "pixels"}
-
-
-def run_on(model: nn.Module, clips: Tensor, budget: Budget) -> Run:
-    """A run on clips of the first class."""
-    labels = torch.zeros(len(clips), dtype=torch.int64)
-    return Run(Target.of(model, len(clips)), clips, labels, budget, ClipRandom(range(len(clips))))
 
 
 def unbreakable(seed: int = 5) -> Two:
@@ -153,9 +147,7 @@ def test_exhaustive_finds_the_best_of_all_places(stride: int, aspect: float) -> 
     made = RectangularOcclusion("exhaustive", stride, frame_size=(H, W), aspect=aspect)
     size = made.sides(4)
     assert size == {1.0: (4, 4), 2.0: (4, 2), 0.5: (2, 4)}[aspect]
-    masks = made.choose(
-        Run(Target.of(model, 4), clips, torch.zeros(4).long(), Budget("rectangle", 4.0), ClipRandom(range(4))), 1
-    )[0]
+    masks = made.choose(run_on(model, clips, Budget("rectangle", 4.0)), 1)[0]
     for clip, mask in zip(clips, masks, strict=True):
         worth = grey_worth(model, clip, size, stride)
         best = max(worth, key=lambda place: worth[place])
@@ -168,9 +160,7 @@ def test_gradient_takes_the_best_grey_box_of_those_that_hold_most_gradient() -> 
     energy = {(y, x): held[y : y + 3, x : x + 3].sum() for y, x in itertools.product(range(H - 2), range(W - 2))}
     for candidates in (1, 4):
         made = RectangularOcclusion("gradient", 1, candidates)
-        masks = made.choose(
-            Run(Target.of(model, 3), clips, torch.zeros(3).long(), Budget("rectangle", 3.0), ClipRandom(range(3))), 1
-        )[0]
+        masks = made.choose(run_on(model, clips, Budget("rectangle", 3.0)), 1)[0]
         kept = sorted(energy, key=lambda place: -energy[place])[:candidates]
         for clip, mask in zip(clips, masks, strict=True):
             worth = grey_worth(model, clip, (3, 3), 1)
@@ -179,9 +169,7 @@ def test_gradient_takes_the_best_grey_box_of_those_that_hold_most_gradient() -> 
 
 def test_gradient_per_frame_takes_the_box_that_holds_most_in_each_frame() -> None:
     model, clips = Two(draw(*SHAPE, seed=8, low=-0.1, high=0.1), 0.0), draw(1, *SHAPE, seed=9)
-    mask = RectangularOcclusion("gradient-per-frame", 1).choose(
-        Run(Target.of(model, 1), clips, torch.zeros(1).long(), Budget("rectangle", 3.0), ClipRandom([0])), 1
-    )[0]
+    mask = RectangularOcclusion("gradient-per-frame", 1).choose(run_on(model, clips, Budget("rectangle", 3.0)), 1)[0]
     for t in range(T):
         held = model.weight[:, t].double().square().sum(0).numpy()
         energy = {(y, x): held[y : y + 3, x : x + 3].sum() for y, x in itertools.product(range(H - 2), range(W - 2))}
@@ -191,7 +179,7 @@ def test_gradient_per_frame_takes_the_box_that_holds_most_in_each_frame() -> Non
 def test_where_the_places_say_nothing_one_is_drawn() -> None:
     flat, clips = Two(torch.zeros(SHAPE), 0.0), draw(12, *SHAPE, seed=1)
     masks = RectangularOcclusion("exhaustive", 1, frame_size=(H, W)).choose(
-        Run(Target.of(flat, 12), clips, torch.zeros(12).long(), Budget("rectangle", 3.0), ClipRandom(range(12))), 1
+        run_on(flat, clips, Budget("rectangle", 3.0)), 1
     )[0]
     assert len({place for mask in masks for place in boxes(mask[0].numpy())}) > 6
 

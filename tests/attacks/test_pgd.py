@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
+from kit.draws import draw, generator
 from torch import Tensor, nn
 
 from bench import AttackResult, BenchError, Budget, ClipRandom, Target
@@ -18,14 +19,6 @@ from bench.attacks.pgd import PGD
 SHAPE = (3, 2, 4, 5)
 N = 3 * 2 * 4 * 5
 EPS = 4 / 255
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def draw(batch: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(batch, *SHAPE, generator=generator(seed))
 
 
 class Linear(nn.Module):
@@ -124,7 +117,7 @@ def pull(model: Linear, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("start", ["clean", "uniform", "gaussian"])
 @pytest.mark.parametrize("loss", ["ce", "margin"])
 def test_linf_reaches_the_corner(start: str, loss: str) -> None:
-    model, clips, labels = Linear(2), draw(4), torch.tensor([0, 1, 1, 0])
+    model, clips, labels = Linear(2), draw(4, *SHAPE), torch.tensor([0, 1, 1, 0])
     clips[0, :, 0] = 0.0
     clips[1, :, 1] = 1.0  # values where the cube is in the way
     with torch.no_grad():
@@ -135,7 +128,7 @@ def test_linf_reaches_the_corner(start: str, loss: str) -> None:
 
 
 def test_linf_gains_eps_times_the_l1_norm() -> None:
-    model, clips, labels = Linear(2), draw(2, low=0.3, high=0.7), torch.tensor([0, 1])
+    model, clips, labels = Linear(2), draw(2, *SHAPE, low=0.3, high=0.7), torch.tensor([0, 1])
     found = attack(model, clips, labels, Budget(size=0.1), loss="margin", keep="last")
     gain = (pull(model, labels).double() * (found - clips).double()).flatten(1).sum(1)
     torch.testing.assert_close(gain, 0.1 * pull(model, labels).double().abs().flatten(1).sum(1), rtol=1e-5, atol=0)
@@ -143,7 +136,7 @@ def test_linf_gains_eps_times_the_l1_norm() -> None:
 
 @pytest.mark.parametrize("loss", ["ce", "margin"])
 def test_l2_walks_along_the_gradient(loss: str) -> None:
-    model, clips, labels = Linear(2), draw(3, low=0.3, high=0.7), torch.tensor([0, 1, 0])
+    model, clips, labels = Linear(2), draw(3, *SHAPE, low=0.3, high=0.7), torch.tensor([0, 1, 0])
     with torch.no_grad():
         model.weight.mul_(0.01)
     found = attack(model, clips, labels, Budget("l2", 0.5), start="clean", loss=loss, keep="last")
@@ -153,7 +146,7 @@ def test_l2_walks_along_the_gradient(loss: str) -> None:
 
 
 def test_l2_from_a_random_start_gains_size_times_the_l2_norm() -> None:
-    model, clips, labels = Linear(2), draw(3, low=0.3, high=0.7), torch.tensor([0, 1, 0])
+    model, clips, labels = Linear(2), draw(3, *SHAPE, low=0.3, high=0.7), torch.tensor([0, 1, 0])
     budget = Budget("l2", 0.5, steps=60, step_size=0.1)
     found = attack(model, clips, labels, budget, loss="margin", keep="last")
     w = pull(model, labels).double()
@@ -163,7 +156,7 @@ def test_l2_from_a_random_start_gains_size_times_the_l2_norm() -> None:
 
 def test_three_classes_take_the_nearest_boundary() -> None:
     """With the margin loss the step goes against the best wrong class only, whatever the third one does."""
-    model, clips = Linear(3), draw(1, low=0.3, high=0.7)
+    model, clips = Linear(3), draw(1, *SHAPE, low=0.3, high=0.7)
     logits = model(clips).detach()[0]
     with torch.no_grad():
         model.bias.copy_(torch.tensor([100.0, 90.0, -900.0]) - logits)  # class 0, runner-up 1, 2 out of reach
@@ -175,7 +168,7 @@ def test_three_classes_take_the_nearest_boundary() -> None:
 
 @pytest.mark.parametrize(("goal", "rank"), [("runner_up", 1), ("least_likely", -1)])
 def test_targeted_attack_reaches_its_class(goal: str, rank: int) -> None:
-    model, clips = Linear(4), draw(6, seed=4, low=0.3, high=0.7)
+    model, clips = Linear(4), draw(6, *SHAPE, seed=4, low=0.3, high=0.7)
     clean = model(clips).detach().numpy()
     order = np.argsort(-clean, axis=1)
     labels = torch.from_numpy(order[:, 0].copy())
@@ -218,7 +211,7 @@ class From(PGD):
 @pytest.mark.parametrize("steps", [1, 7])
 def test_linf_equals_torchattacks(make: Callable[[], nn.Module], steps: int) -> None:
     # In double precision: theirs loses the gradient of a confident prediction to single-precision rounding.
-    model, clips, labels = make().eval().double(), draw(4).double(), torch.tensor([0, 1, 2, 0])
+    model, clips, labels = make().eval().double(), draw(4, *SHAPE).double(), torch.tensor([0, 1, 2, 0])
     theirs = torchattacks.PGD(model, eps=8 / 255, alpha=2 / 255, steps=steps, random_start=False)(clips, labels)
     budget = Budget(size=8 / 255, steps=steps, step_size=2 / 255)
     ours = attack(model, clips, labels, budget, start="clean", keep="last")
@@ -227,7 +220,7 @@ def test_linf_equals_torchattacks(make: Callable[[], nn.Module], steps: int) -> 
 
 
 def test_linf_equals_torchattacks_from_a_random_start() -> None:
-    model, clips, labels = Small().eval(), draw(4), torch.tensor([0, 1, 2, 0])
+    model, clips, labels = Small().eval(), draw(4, *SHAPE), torch.tensor([0, 1, 2, 0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(9)
         theirs = torchattacks.PGD(model, eps=8 / 255, alpha=1 / 255, steps=6, random_start=True)(clips, labels)
@@ -239,7 +232,7 @@ def test_linf_equals_torchattacks_from_a_random_start() -> None:
 
 def test_l2_equals_torchattacks() -> None:
     """Their l2 attack takes images only, so it is given the frames of a clip as channels."""
-    model, clips, labels = Small().eval(), draw(4), torch.tensor([0, 1, 2, 0])
+    model, clips, labels = Small().eval(), draw(4, *SHAPE), torch.tensor([0, 1, 2, 0])
 
     class OnImages(nn.Module):
         def __init__(self) -> None:
@@ -278,7 +271,7 @@ def test_unbroken_clip_costs_exactly_what_is_promised(how: dict[str, Any], resta
 
 
 def test_choosing_a_target_class_costs_one_forward_pass() -> None:
-    model, clips, labels = Watcher(Linear(3)), draw(2, low=0.4, high=0.6), torch.tensor([0, 0])
+    model, clips, labels = Watcher(Linear(3)), draw(2, *SHAPE, low=0.4, high=0.6), torch.tensor([0, 0])
     target, budget = Target.of(model, 2), Budget(size=1e-6, steps=4)  # too small to reach any class
     attack(target, clips, labels, budget, target="least_likely", keep="last")
     assert len(model.seen) == 5
@@ -336,7 +329,7 @@ def test_restarts_are_spent_on_unbroken_clips_only() -> None:
 
 def test_each_restart_has_its_own_start() -> None:
     model = Watcher(Linear(2))
-    clips, labels = draw(1), model.model(draw(1)).argmax(1)
+    clips, labels = draw(1, *SHAPE), model.model(draw(1, *SHAPE)).argmax(1)
     attack(model, clips, labels, Budget(size=1e-4, steps=2, restarts=3), keep="last")
     starts = [model.seen[0], model.seen[2], model.seen[4]]
     assert not torch.equal(starts[0], starts[1])
@@ -425,7 +418,7 @@ def test_only_the_last_word_is_decisive(how: dict[str, bool], decisive: bool) ->
 
 @pytest.mark.parametrize("transfer", [False, True])
 def test_double_precision_is_kept(transfer: bool) -> None:
-    model, clips, labels = Linear(2).double(), draw(3).double(), torch.tensor([0, 1, 0])
+    model, clips, labels = Linear(2).double(), draw(3, *SHAPE).double(), torch.tensor([0, 1, 0])
     target = Target(lambda x, rows: model(x), 3, transfer=transfer)
     found = attack(target, clips, labels, Budget(size=EPS, restarts=2), loss="margin")
     assert found.dtype == torch.float64
@@ -465,7 +458,7 @@ def test_worst_iterate_is_misclassified_and_last_need_not_be() -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_each_clip_stays_in_its_own_ball(norm: str) -> None:
-    model, clips, labels = Linear(2), draw(4), torch.tensor([0, 1, 0, 1])
+    model, clips, labels = Linear(2), draw(4, *SHAPE), torch.tensor([0, 1, 0, 1])
     sizes = torch.tensor([0.0, 0.01, 0.1, 0.3])
     found = attack(model, clips, labels, Budget(norm, sizes, steps=5), keep="last")
     delta = (found - clips).double().flatten(1)
@@ -517,7 +510,7 @@ def test_result_does_not_depend_on_the_batch(start: str, keep: str, norm: str) -
         with pytest.raises(BenchError, match="defined for linf"):
             PGD(start="gaussian").check(Budget("l2"))
         return
-    model, clips, labels = Linear(3), draw(3), torch.tensor([0, 1, 2])
+    model, clips, labels = Linear(3), draw(3, *SHAPE), torch.tensor([0, 1, 2])
     budget = Budget(norm, 0.02 if norm == "linf" else 0.3, steps=4, restarts=2)
     together = attack(model, clips, labels, budget, [5, 6, 7], start=start, keep=keep)
     for i in range(3):
@@ -526,7 +519,7 @@ def test_result_does_not_depend_on_the_batch(start: str, keep: str, norm: str) -
 
 
 def test_result_depends_on_the_seed_alone() -> None:
-    model, clips = Linear(2), draw(2)
+    model, clips = Linear(2), draw(2, *SHAPE)
     labels = model(clips).argmax(1)
     budget = Budget(size=EPS, steps=2, step_size=1e-4)
     first = attack(model, clips, labels, budget, [1, 2])
@@ -536,7 +529,7 @@ def test_result_depends_on_the_seed_alone() -> None:
 
 
 def test_weights_take_no_gradient() -> None:
-    model, clips, labels = Small(), draw(2), torch.tensor([0, 1])
+    model, clips, labels = Small(), draw(2, *SHAPE), torch.tensor([0, 1])
     before = {k: v.clone() for k, v in model.state_dict().items()}
     found = attack(model, clips, labels, Budget(restarts=2))
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
@@ -545,7 +538,7 @@ def test_weights_take_no_gradient() -> None:
 
 
 def test_input_is_left_alone() -> None:
-    model, clips, labels = Linear(2), draw(2), torch.tensor([0, 1])
+    model, clips, labels = Linear(2), draw(2, *SHAPE), torch.tensor([0, 1])
     before = clips.clone()
     attack(model, clips, labels, Budget())
     assert torch.equal(clips, before)
@@ -553,7 +546,7 @@ def test_input_is_left_alone() -> None:
 
 
 def test_trace_is_the_loss_at_each_iterate() -> None:
-    model, clips, labels = Watcher(Linear(3)), draw(2), torch.tensor([0, 2])
+    model, clips, labels = Watcher(Linear(3)), draw(2, *SHAPE), torch.tensor([0, 2])
     result = PGD(keep="last")(model, clips, labels, Budget(steps=3, restarts=2))
     seen = torch.stack(model.seen).double()
     logits = seen.flatten(2) @ model.model.weight.detach().double().T
@@ -592,7 +585,7 @@ def test_videopure_protocol_steps_2_255_and_returns_the_last_iterate() -> None:
     # 8 steps of 2/255 cannot cross a ball of 20/255, so the start and the step length both show in the result.
     size = 20 / 255
     model = Watcher(Linear(2))
-    clips, labels = draw(2), torch.tensor([0, 1])
+    clips, labels = draw(2, *SHAPE), torch.tensor([0, 1])
     found = attack(model, clips, labels, Budget(size=size, steps=8), protocol="videopure")
     sign = pull(model.model, labels).sign()
     x = model.seen[0]
@@ -652,11 +645,11 @@ def test_wrong_norm_is_refused() -> None:
         norms = ("l2",)
 
     with pytest.raises(BenchError, match="OnlyL2 takes l2 budgets, not linf"):
-        OnlyL2()(Linear(2), draw(1), torch.tensor([0]), Budget("linf"))
+        OnlyL2()(Linear(2), draw(1, *SHAPE), torch.tensor([0]), Budget("linf"))
 
 
 def test_defaults_are_a_linf_budget_and_seeds_from_zero() -> None:
-    clips, labels = draw(3), torch.tensor([0, 1, 0])
+    clips, labels = draw(3, *SHAPE), torch.tensor([0, 1, 0])
     given = UniformNoise()(Linear(2), clips, labels, Budget("linf", 4 / 255), ClipRandom([0, 1, 2])).clips
     assert torch.equal(UniformNoise()(Linear(2), clips, labels).clips, given)
 
@@ -667,7 +660,7 @@ def test_noise_never_asks_the_model_and_fills_the_ball(norm: str) -> None:
         def forward(self, clips: Tensor) -> Tensor:
             raise AssertionError("the classifier was asked")
 
-    clips, budget = draw(8, low=0.4, high=0.6), Budget(norm, 0.1)
+    clips, budget = draw(8, *SHAPE, low=0.4, high=0.6), Budget(norm, 0.1)
     target = Target.of(Mute(), 8)
     result = UniformNoise()(target, clips, torch.zeros(8, dtype=torch.int64), budget)
     assert isinstance(result, AttackResult)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from kit.draws import generator
 from torch import Tensor, nn
 
 from bench import Budget, ClipRandom, Target
@@ -14,10 +15,6 @@ from bench.registry import ATTACKS
 
 SHAPE = (3, 4, 5, 6)
 SIZE = 0.03
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 class Bowl(nn.Module):

@@ -9,13 +9,12 @@ import pytest
 import torch
 from kit.double import draw, normal, slope
 from kit.flows import miniature
+from kit.rendered import clips_of
 from torch import Tensor, nn
 
 from bench import BenchError, ClipRandom, DefendedClassifier, evaluate
-from bench.data.procedural import render
 from bench.defense.defended import why_not
 from bench.defenses.motion_consistency import MotionConsistency
-from bench.defenses.random_noise import RandomNoise
 from bench.flow.base import FlowEstimator
 from bench.flow.losses import photometric, smoothness
 from bench.records.metrics import roc_area
@@ -29,10 +28,6 @@ def defence(flow: FlowEstimator | None = None, **settings: Any) -> MotionConsist
     found = MotionConsistency(**settings)
     found.loss.flow = found.final_loss.flow = flow or miniature()
     return found
-
-
-def moving(count: int, frames: int = 4, size: int = 32) -> Tensor:
-    return torch.stack([render("test", i, frames=frames, size=size).clip for i in range(count)])
 
 
 def damaged(clips: Tensor, size: float = 16 / 255) -> Tensor:
@@ -74,7 +69,7 @@ def test_it_is_the_descent_of_the_decisions(constraints: list[str]) -> None:
 
 
 def test_it_mends_what_was_damaged() -> None:
-    clean = moving(2)
+    clean = clips_of(2, 4, 32)
     defense = MotionConsistency(steps=6, constraints=["forward", "backward", "long"])
     before = defense.measure(damaged(clean))
     after = defense.measure(defense.purify(damaged(clean), ClipRandom(range(len(clean)))))
@@ -85,7 +80,7 @@ def test_it_mends_what_was_damaged() -> None:
 
 
 def test_it_stays_in_its_ball_and_in_the_range() -> None:
-    clips = damaged(moving(2))
+    clips = damaged(clips_of(2, 4, 32))
     larger: dict[str, Any] = {"step_size": "9/255", "bound": "12/255", "step": "tanh"}
     for settings in ({}, larger):
         found = purify(MotionConsistency(steps=7, **settings), clips)
@@ -97,7 +92,7 @@ def test_it_stays_in_its_ball_and_in_the_range() -> None:
 
 
 def test_no_step_is_the_identity() -> None:
-    clips = moving(1).requires_grad_(True)
+    clips = clips_of(1, 4, 32).requires_grad_(True)
     found = purify(MotionConsistency(steps=0), clips)
     assert torch.equal(found, clips)
     (gradient,) = torch.autograd.grad(found.sum(), clips)
@@ -106,7 +101,7 @@ def test_no_step_is_the_identity() -> None:
 
 @pytest.mark.parametrize("step", ["sign", "tanh"])
 def test_a_clip_is_purified_alike_in_any_batch_and_every_time(step: Any) -> None:
-    clips = damaged(moving(3))
+    clips = damaged(clips_of(3, 4, 32))
     defense = MotionConsistency(steps=2, step=step, constraints=["forward", "long"])
     together = purify(defense, clips)
     assert torch.equal(purify(defense, clips), together)
@@ -116,7 +111,7 @@ def test_a_clip_is_purified_alike_in_any_batch_and_every_time(step: Any) -> None
 
 
 def test_it_works_whatever_the_grad_mode_and_leaves_no_trace() -> None:
-    clips, defense = damaged(moving(1)), MotionConsistency(steps=1)
+    clips, defense = damaged(clips_of(1, 4, 32)), MotionConsistency(steps=1)
     before = clips.clone()
     with torch.no_grad():
         found = purify(defense, clips)
@@ -128,7 +123,7 @@ def test_it_works_whatever_the_grad_mode_and_leaves_no_trace() -> None:
 
 
 def test_every_setting_counts() -> None:
-    clips = damaged(moving(1))
+    clips = damaged(clips_of(1, 4, 32))
     base = purify(MotionConsistency(steps=2), clips)
     changes: list[dict[str, Any]] = [
         {"steps": 3},
@@ -299,27 +294,8 @@ def test_a_clip_of_one_colour_has_a_finite_surrogate() -> None:
 
 
 def test_the_loss_tells_damaged_clips_from_clean_ones() -> None:
-    clips, defense = moving(6), MotionConsistency(steps=0)
+    clips, defense = clips_of(6, 4, 32), MotionConsistency(steps=0)
     assert roc_area(defense.measure(damaged(clips)).tolist(), defense.measure(clips).tolist()) > 0.9
-
-
-# --- noise, and refusals ---------------------------------------------------------------------------------------------
-
-
-def test_noise_is_uniform_in_the_ball_and_in_the_range() -> None:
-    clips = torch.full((2, 3, 4, 16, 16), 0.5)
-    found = RandomNoise().purify(clips, ClipRandom([3, 4]))
-    moved = found - clips
-    assert float(moved.abs().max()) == pytest.approx(BOUND, rel=1e-2)
-    assert float(moved.std()) == pytest.approx(BOUND / 3**0.5, rel=3e-2)
-    assert torch.equal(RandomNoise().purify(clips[1:], ClipRandom([4])), found[1:])
-    assert not torch.equal(found[0], found[1])
-    for end in (0.0, 1.0):
-        noisy = RandomNoise("12/255").purify(torch.full_like(clips, end), ClipRandom([3, 4]))
-        assert (noisy >= 0).all()
-        assert (noisy <= 1).all()
-        assert float((noisy == end).double().mean()) == pytest.approx(0.5, abs=0.03)
-    assert RandomNoise.stochastic
 
 
 @pytest.mark.parametrize(
@@ -374,7 +350,7 @@ def test_it_stands_in_front_of_any_classifier() -> None:
         def forward(self, clips: Tensor) -> Tensor:
             return self.flow.clip_flow(clips).mean((2, 3, 4))
 
-    clips, labels = moving(2, size=16), torch.tensor([0, 1])
+    clips, labels = clips_of(2, 4, 16), torch.tensor([0, 1])
     for classifier in (Looks(), Motion()):
         frame = evaluate(
             classifier,

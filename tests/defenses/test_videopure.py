@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kit.diffusion import miniature
+from kit.rendered import clips_of
 from pipelines import SCHEDULE, save_modelscope
 from straightforward import Straightforward
 from torch import Tensor, nn
 
 from bench import BenchError, ClipRandom, DefendedClassifier
-from bench.data.procedural import render
 from bench.defenses.ddim_inversion import DDIMInversion
 from bench.defenses.diffpure import DiffPureDDIM, DiffPureDDPM, DiffPureSDE
 from bench.defenses.videopure import VideoPure, latent_flow, log_variance, push_and_pull
@@ -41,17 +41,13 @@ def plain(modelscope: str) -> Straightforward:
     return Straightforward(backbone.autoencoder, backbone.denoiser, backbone.prompt, SCHEDULE)
 
 
-def clips_of(count: int, frames: int = 4, size: int = 64) -> Tensor:
-    return torch.stack([render("test", i, frames=frames, size=size).clip for i in range(count)])
-
-
 # --- against the plain computation ---------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def test_videopure_as_published_is_the_plain_computation(modelscope: str, plain: Straightforward) -> None:
     defense = VideoPure("modelscope", weights=modelscope)
-    clips = clips_of(2)
+    clips = clips_of(2, 4)
     found = defense.purify(clips, ClipRandom([0, 1]))
     assert found.shape == (7, *clips.shape)
     assert defense.flow is not None
@@ -64,7 +60,7 @@ def test_videopure_as_published_is_the_plain_computation(modelscope: str, plain:
 
 @torch.no_grad()
 def test_the_baselines_are_the_plain_computation(modelscope: str, plain: Straightforward) -> None:
-    clip = clips_of(1)
+    clip = clips_of(1, 4)
     rng = ClipRandom([5])
     noises = [rng.normal(4, 4, 8, 8) for _ in range(102)]
     for kind, expected in (
@@ -150,14 +146,14 @@ def test_flow_of_latents_is_smaller_in_both_senses() -> None:
 
 @torch.no_grad()
 def purified(**switches: Any) -> Tensor:
-    found: Tensor = VideoPure(steps=3, **switches).purify(clips_of(1), ClipRandom([0]))
+    found: Tensor = VideoPure(steps=3, **switches).purify(clips_of(1, 4), ClipRandom([0]))
     return found
 
 
 def test_without_its_three_parts_it_is_ddim_inversion() -> None:
     found = purified(share_first=False, optimise=False, candidate=0)
     with torch.no_grad():
-        expected = DDIMInversion(steps=3).purify(clips_of(1), ClipRandom([0]))
+        expected = DDIMInversion(steps=3).purify(clips_of(1, 4), ClipRandom([0]))
     assert torch.equal(found, expected)
     assert not torch.equal(purified(optimise=False, candidate=0), expected)
 
@@ -202,7 +198,7 @@ def test_candidates_vote_as_asked() -> None:
             level = clips.mean(dim=(1, 2, 3, 4))
             return 9 * torch.stack([level, 1 - level], 1)
 
-    clips = clips_of(1)
+    clips = clips_of(1, 4)
     for vote, expected in (("plurality", 1), ("mean", 0)):
         defense = VideoPure(steps=3, vote=vote)
         # One white candidate and three that are a little darker than gray: sure of 0 once, of 1 three times a little.
@@ -226,8 +222,8 @@ def test_raft_is_asked_as_the_mode_says(mode: Any, monkeypatch: pytest.MonkeyPat
 
 def test_clips_keep_to_themselves() -> None:
     with torch.no_grad():
-        together = VideoPure(steps=2).purify(clips_of(2), ClipRandom([0, 1]))
-        alone = VideoPure(steps=2).purify(clips_of(2)[1:], ClipRandom([1]))
+        together = VideoPure(steps=2).purify(clips_of(2, 4), ClipRandom([0, 1]))
+        alone = VideoPure(steps=2).purify(clips_of(2, 4)[1:], ClipRandom([1]))
     # A sign may turn where neighbouring frames agree to the last digit.
     apart = (together[:, 1:] - alone).abs() > 1e-4
     assert float(apart.double().mean()) < 1e-3

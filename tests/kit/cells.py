@@ -29,6 +29,12 @@ def identified(
 
 
 def cell(defense: str, attack: str, knowledge: Knowledge, right: str, statuses: str = "") -> CellResult:
+    """A cell of clips of class 0.
+
+    Args:
+        right: a ``1`` for each clip that is right, a ``0`` for each that is not.
+        statuses: an ``x`` for each clip whose outcome is invalid; anything else, or nothing, for the others.
+    """
     outcomes = [
         Outcome(
             clip=str(i),

@@ -1,4 +1,4 @@
-"""A diffusion model small enough for finite differences."""
+"""Diffusion models whose answer is known, or that are small enough for finite differences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,35 @@ import torch
 from torch import Tensor, nn
 
 from bench.diffusion.base import DiffusionBackbone
-from bench.flow.tiny import TinyFlow
+from kit import flows
+
+
+class GaussianWorld(DiffusionBackbone):
+    """Clips whose values are independent normals of mean ``m`` and deviation ``s``: the best noise predictor is known.
+
+    ``E[e | x] = (x - sqrt(a) E[x0 | x]) / sqrt(1 - a)`` with the posterior mean of a Gaussian.
+    """
+
+    pixel_space = True
+    frames_at_once = 3
+
+    def __init__(self, m: float = 0.2, s: float = 0.3) -> None:
+        super().__init__(clean_level=1.0)
+        self.m, self.s = m, s
+        self.calls: list[int] = []
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        self.calls.append(len(frames))
+        return frames
+
+    def decode_frames(self, latents: Tensor) -> Tensor:
+        self.calls.append(len(latents))
+        return latents
+
+    def noise(self, latents: Tensor, t: Tensor) -> Tensor:
+        a = self._levels(t, latents)
+        clean = self.m + a.sqrt() * self.s**2 / (a * self.s**2 + 1 - a) * (latents - a.sqrt() * self.m)
+        return (latents - a.sqrt() * clean) / (1 - a).sqrt()
 
 
 class Miniature(DiffusionBackbone):
@@ -42,11 +70,5 @@ def miniature(defense: Any) -> Any:
     """A purifier with the miniature model, and a random flow net, in double precision."""
     defense.backbone = Miniature().eval().requires_grad_(False)
     if getattr(defense, "flow", None) is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
-            flow = TinyFlow(fine=4, coarse=4, width=4, reach_fine=1, reach_coarse=1)
-            for parameter in flow.parameters():
-                if not parameter.any():
-                    nn.init.normal_(parameter, std=0.3)
-        defense.flow = flow.eval().requires_grad_(False)
+        defense.flow = flows.miniature()
     return defense.double()

@@ -7,13 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kit.draws import generator
+
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    """Uniform numbers in ``[0, 1)``."""
+    return torch.rand(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    """Standard normal numbers."""
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def slope(value: Any, x: Tensor, direction: Tensor, step: float = 1e-7) -> float:

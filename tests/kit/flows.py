@@ -25,6 +25,7 @@ def miniature(seed: int = 1) -> TinyFlow:
 
 
 def raft_network(size: str = "small") -> Any:
+    """torchvision's RAFT, ``large`` or ``small``, with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return BUILD[size]().eval()

@@ -89,4 +89,5 @@ class Plain:
 
 
 def small() -> Any:
+    """The network that :class:`Plain` computes, as built here."""
     return build_guided((16, 32), 1, (False, True), HEAD, GROUPS).eval()

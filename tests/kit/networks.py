@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bench import Target
+
 
 class Two(nn.Module):
     """Two classes; the second leads by ``<weight, clip> + lead``, summed clip by clip. Notes what it is asked."""
@@ -51,3 +53,44 @@ class OnImages(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.seen.append(images.detach().clone())
         return self.model(images.unflatten(2, (self.frames, -1)))
+
+
+class Ordered(nn.Module):
+    """A small network with some memory of time: every clip's answer depends on the order of its frames."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv = nn.Conv3d(3, 6, 3, padding=1)
+            self.head = nn.Linear(6 * 5, classes)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        hidden = torch.tanh(3 * self.conv(clips)).mean((3, 4))
+        return 8 * self.head(nn.functional.interpolate(hidden, size=5, mode="linear").flatten(1))
+
+
+class Corner(nn.Module):
+    """Class 1 where the upper left corner is bright: only a border can say so."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        score = 20 * (clips[..., :2, :2].mean((1, 2, 3, 4)) - 0.9)
+        return torch.stack([-score, score], 1)
+
+
+def right(net: nn.Module, clips: Tensor) -> Tensor:
+    """The classes that a network sees: labels with which it is right."""
+    with torch.no_grad():
+        return net(clips).argmax(1)
+
+
+def gradient_of(net: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    """The gradient of the cross entropy with respect to the clips."""
+    x = x.clone().requires_grad_(True)
+    (found,) = torch.autograd.grad(nn.functional.cross_entropy(net(x), labels, reduction="sum"), x)
+    return found
+
+
+def transfer(net: nn.Module, count: int) -> Target:
+    """A network as a target whose answers never end an attack."""
+    return Target(lambda x, rows, then=None: net(x if then is None else then(x)), count, stochastic=True)

@@ -12,7 +12,7 @@ from bench.plan.cells import Plan
 from bench.plan.expand import make_plan
 from bench.records.results import CellResult
 from bench.run.engine import LocalEngine
-from bench.run.export import collect
+from bench.run.export import collect, export
 from bench.run.runner import Runner
 from bench.run.store import Store
 
@@ -24,9 +24,24 @@ def run(path: Path, store: Path, **options: Any) -> dict[tuple[str, str], CellRe
 
 
 def run_plan(plan: Plan, store: Path, **options: Any) -> list[CellResult]:
+    """Runs a plan, without its zero-budget control unless that is asked for; all of its cells."""
     opened = Store(store)
     try:
         Runner(plan, opened, LocalEngine(torch.device("cpu")), **{"control": 0, **options}).run()
         return collect(plan, opened)
     finally:
         opened.close()
+
+
+def exported(path: Path, folder: Path, *, ran: bool = True) -> list[str]:
+    """Runs a grid into a results folder; returns the names of the files that were removed.
+
+    Args:
+        ran: whether anything is left to do.
+    """
+    plan = make_plan(read_grid(path))
+    store = Store(folder / ".store")
+    Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
+    _, stale = export(plan, store, folder, "cpu", ran=ran)
+    store.close()
+    return stale

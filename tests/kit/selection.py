@@ -30,16 +30,20 @@ class Selecting(nn.Module):
 
 
 class Wrapped(RobustModel):
+    """:class:`Selecting` in place of any classifier."""
+
     def wrap(self, classifier: nn.Module) -> nn.Module:
         return Selecting()
 
 
 def clips(count: int = 3) -> Tensor:
+    """Middle gray clips, their selection's half a little brighter."""
     found = torch.full((count, *SHAPE), 0.5)
     found[..., :2] = 0.51  # the lp branch is chosen
     return found
 
 
 def target(count: int = 3) -> Target:
+    """The classifier as attacks see it."""
     rng = ClipRandom(range(count))
     return DefendedClassifier(nn.Identity(), Wrapped(), "exact").target(rng)

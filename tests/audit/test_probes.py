@@ -1,0 +1,81 @@
+"""Probes: what is asked again, and of whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import Budget
+from bench.audit import probes
+from bench.grids.grid import read_grid
+from bench.plan.expand import make_plan
+
+Write = Callable[..., Path]
+
+
+def suspect(gray_grid: Write, norm: str = "linf", defense: str = "kit.gray:Identity") -> probes.Suspect:
+    path = gray_grid(('"kit.gray:Identity"', f'"{defense}"'), ("norm: linf", f"norm: {norm}"))
+    plan = make_plan(read_grid(path))
+    cell = next(c for c in plan.cells if c.defense.label == defense)
+    refs = plan.refs
+    return probes.Suspect(
+        lambda: cell.defended,
+        torch.stack([plan.dataset.load(r) for r in refs]),
+        [r.id for r in refs],
+        torch.tensor([r.label for r in refs]),
+        "exact",
+        Budget(norm, 0.12, steps=4),
+    )
+
+
+def test_a_benchmark_that_masks_something_by_itself(gray_grid: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = suspect(gray_grid)
+    assert probes.an_empty_defence_changes_nothing(asked) is None
+    # What does nothing is taken for something that dims the clip.
+    monkeypatch.setattr(probes._Wrapper, "purify", lambda self, clips, rng: 0.9 * clips)
+    finding = probes.an_empty_defence_changes_nothing(asked)
+    assert finding is not None
+    assert (finding.severity, finding.check) == ("fault", "empty defence")
+    assert finding.clips
+
+
+@pytest.mark.parametrize(
+    ("half", "whole", "twice", "under_noise", "checks"),
+    [
+        ([0, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1], [1.0] * 6, set()),
+        ([1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1.0] * 6, {"budget"}),
+        ([0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1.0] * 6, {"budget"}),
+        ([0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [0.0, 1.0, 0.4, 1.0, 1.0, 1.0], {"noise"}),
+    ],
+)
+def test_size_and_noise_asked_again(
+    gray_grid: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    half: list[int],
+    whole: list[int],
+    twice: list[int],
+    under_noise: list[float],
+    checks: set[str],
+) -> None:
+    by_size = {0.06: half, 0.12: whole, 0.24: twice}
+
+    def broken_by(self: probes.Suspect, attack: str, budget: Budget, gradient: str | None = None) -> torch.Tensor:
+        return torch.tensor(by_size[round(float(budget.size), 6)], dtype=torch.bool)
+
+    monkeypatch.setattr(probes.Suspect, "broken_by", broken_by)
+    monkeypatch.setattr(probes.Suspect, "shares", lambda *_: torch.tensor(under_noise))
+    findings = probes.size_and_noise_are_what_they_seem(suspect(gray_grid))
+    assert {f.check for f in findings} == checks
+    if checks == {"noise"}:
+        assert findings[0].clips == ["gray/2"]  # the first is broken by the attack, too
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_whatever_the_norm_everything_must_fall_to_a_large_budget(gray_grid: Write, norm: str) -> None:
+    finding = probes.everything_falls_to_a_large_budget(suspect(gray_grid, norm, "planted:Rounding"))
+    assert finding is not None
+    assert "6 of 6 clips are right at 64/255" in finding.message
+    assert probes.everything_falls_to_a_large_budget(suspect(gray_grid, norm)) is None

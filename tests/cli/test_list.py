@@ -1,0 +1,74 @@
+"""``bench list`` and ``bench show``: every component and grid explains itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kit.commands import Answer
+from PIL import Image
+
+Bench = Callable[..., Answer]
+
+
+@pytest.mark.parametrize("what", ["attacks", "defenses", "datasets", "models", "grids", "weights"])
+def test_lists_are_also_json(bench: Bench, what: str) -> None:
+    plain, listed = bench("list", what), json.loads(bench("list", what, "--json").out)
+    assert isinstance(listed, list)
+    assert listed
+    for item in listed:
+        assert item["name"] in plain.out
+        assert item["summary"], item["name"]
+
+
+@pytest.mark.parametrize("name", ["pgd", "jpeg", "motion12", "nl_tiny", "demo"])
+def test_show_explains_a_component(bench: Bench, name: str) -> None:
+    (item,) = json.loads(bench("show", name, "--json").out)
+    assert item["name"] == name
+    plain = bench("show", name).out
+    assert name in plain
+    for parameter in item.get("parameters", []):
+        assert parameter["name"] in plain
+        assert parameter["help"], f"{parameter['name']} is not documented"
+
+
+def test_every_registered_component_documents_its_parameters() -> None:
+    from bench.registry import REGISTRIES
+
+    for registry in REGISTRIES.values():
+        for entry in registry:
+            assert entry.summary, entry.name
+            for parameter in entry.parameters:
+                assert parameter.help, f"{entry.kind} {entry.name}: parameter {parameter.name}"
+
+
+def test_a_shipped_grid_is_shown_as_it_is_written(bench: Bench) -> None:
+    from bench.grids.grid import shipped_grids
+
+    path = shipped_grids()["demo"]
+    assert bench("show", "demo").out.strip() == f"# {path}\n{path.read_text().strip()}"
+
+
+def test_show_draws_clips(bench: Bench, tmp_path: Path) -> None:
+    sheet, moving = tmp_path / "a.png", tmp_path / "a.gif"
+    answer = bench("show", "motion12", "--sheet", sheet, "--animate", moving, "--count", 2)
+    assert answer.code == 0, answer.err
+    with Image.open(sheet) as picture:
+        assert picture.size == (80 + 8 * 68, 2 * 68)
+    with Image.open(moving) as picture:
+        assert picture.n_frames == 16  # type: ignore[attr-defined]
+
+
+def test_show_clips_writes_all_classes_into_this_folder(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = bench("show", "actions12", "--clips")
+    assert answer.code == 0, answer.err
+    assert "wrote actions12.gif" in answer.out
+    with Image.open("actions12.gif") as picture:
+        assert picture.size == (6 * 68, 2 * (68 + 14))  # two rows of six clips and their names
+        assert picture.n_frames == 16  # type: ignore[attr-defined]
+    assert [p.name for p in tmp_path.iterdir()] == ["actions12.gif"]

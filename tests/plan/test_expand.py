@@ -1,0 +1,92 @@
+"""Plans: rows that are always there, reasons, identities of cells, and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kit.running import run_plan
+
+from bench.grids.grid import read_grid
+from bench.plan.expand import make_plan
+from bench.records.identity import CellIdentity
+
+Write = Callable[..., Path]
+ALL = "[clean, noise, PGD, PGD+BPDA, PGD+exact]"
+
+
+def test_an_impossible_gradient_is_left_out_with_its_reason(gray_grid: Write) -> None:
+    plan = make_plan(read_grid(gray_grid(('"kit.gray:Identity"', "jpeg, kit.gray:Doubled"))))
+    assert {(s.defense, s.attack) for s in plan.skipped} == {("jpeg", "PGD+exact"), ("kit.gray:Doubled", "PGD+BPDA")}
+    assert all("exact" in s.reason for s in plan.skipped)
+
+
+def test_the_undefended_row_is_always_there(gray_grid: Write) -> None:
+    plan = make_plan(read_grid(gray_grid(("[none, ", "["))))
+    assert {c.defense.label for c in plan.cells} == {"none", "kit.gray:Identity"}
+
+
+def test_cell_ids_ignore_written_defaults_and_see_everything_else(gray_grid: Write) -> None:
+    def ids(*replacements: tuple[str, str]) -> list[str]:
+        return [c.id for c in make_plan(read_grid(gray_grid(*replacements))).cells]
+
+    base = ids(('"kit.gray:Identity"', "jpeg"))
+    assert ids(('"kit.gray:Identity"', "jpeg(quality=75)"), ("steps: 4", "steps: 4, restarts: 1")) == base
+    assert set(ids(('"kit.gray:Identity"', "jpeg(quality=74)"))) & set(base) == set(ids()) & set(base)
+    seeds = make_plan(read_grid(gray_grid(("title: Gray clips", "seed: 1")))).cells
+    assert not {c.id for c in seeds} & set(base)
+    assert len(set(base)) == len(base)
+
+
+def test_the_cost_of_a_plan_is_an_upper_bound_that_a_full_run_reaches(gray_grid: Write, tmp_path: Path) -> None:
+    """With clips that never break, every pass that the plan announces is made but the checks of last iterates,
+    which only clips for transfer need."""
+    plan = make_plan(read_grid(gray_grid(("size: 0.15", "size: 0.01"))))
+    forwards, backwards = plan.cost()
+    results = run_plan(plan, tmp_path / "s")
+    made: dict[str, tuple[int, int]] = {}
+    for cell, result in zip(plan.cells, results, strict=True):
+        if cell.unit:
+            made[cell.unit.id] = (
+                sum(o.forwards for o in result.outcomes),
+                sum(o.backwards for o in result.outcomes),
+            )
+    judged = sum(len(r.outcomes) for r in results)
+    assert sum(f for f, _ in made.values()) + judged == forwards - 2 * 6
+    assert sum(b for _, b in made.values()) == backwards
+    # 3 units of PGD (shared gray-box, bpda, exact) x 6 clips x 4 steps.
+    assert backwards == 3 * 6 * 4
+
+
+def test_cell_ids_see_the_code_of_the_classifier_and_the_weights_of_a_defence(gray_grid: Write) -> None:
+    def cells(*replacements: tuple[str, str]) -> dict[str, CellIdentity]:
+        made = make_plan(read_grid(gray_grid(*replacements))).cells
+        return {c.defense.label: c.identity for c in made if c.knowledge == "clean"}
+
+    plain = cells()
+    assert len(plain["none"].model.code) == 12
+    assert not plain["kit.gray:Identity"].defense.weights
+    weights = {
+        by: cells(("kit.gray:Identity", f"kit.gray:Offset(by={by})"))[f"kit.gray:Offset(by={by})"].defense.weights
+        for by in (0.1, 0.2)
+    }
+    assert weights[0.1] != weights[0.2]
+
+
+def test_cell_ids_see_the_files_of_an_attack(gray_grid: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def identity(weights: str) -> str:
+        path = gray_grid((ALL, f"[{{attack: {{name: 'kit.gray:Reading', weights: '{weights}'}}, label: reading}}]"))
+        return next(c.id for c in make_plan(read_grid(path)).cells if c.attack_label == "reading")
+
+    file, ids = tmp_path / "weights.bin", []
+    for content in (b"one", b"other", b"one"):
+        file.write_bytes(content)
+        ids.append(identity(str(file)))
+    assert ids[0] == ids[2] != ids[1]
+    # A word is no file, even where a file has its name; nor is a text that no file system takes for a name.
+    before = identity("margin")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "margin").write_bytes(b"one")
+    assert identity("margin") == before
+    assert identity("x" * 5000 + ".bin")

@@ -1,0 +1,32 @@
+"""Grades, and audits that are kept row by row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit.evidence import PASSED, cell, row_of
+
+from bench import BenchError
+from bench.audit.outcomes import examine
+from bench.records.audits import Finding, grade, read_audit, write_audit
+
+
+@pytest.mark.parametrize(
+    ("severities", "mark"),
+    [([], "A"), (["note"], "A"), (["note", "warning"], "B"), (["warning", "fault"], "C")],
+)
+def test_grades(severities: list[Any], mark: str) -> None:
+    assert grade([Finding(check="x", severity=s, message="") for s in severities]) == mark
+
+
+def test_audits_are_kept_row_by_row(tmp_path: Path) -> None:
+    one, two = examine(row_of(cell("PGD+BPDA", "a", control=PASSED))), examine(row_of(cell("PGD", "a", "gray-box")))
+    other = two.model_copy(update={"defense": "e"})
+    write_audit(tmp_path, [one, other])
+    write_audit(tmp_path, [two])
+    assert [(r.defense, r.grade) for r in read_audit(tmp_path)] == [("e", "F"), ("d", "F")]
+    (tmp_path / "_audit.json").write_text("[{}]")
+    with pytest.raises(BenchError, match=r"_audit\.json is not a valid audit"):
+        read_audit(tmp_path)

@@ -1,0 +1,131 @@
+"""Result files: every clip is in them, and nothing that would change from run to run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kit.cells import cell
+from kit.running import exported
+
+from bench import BenchError
+from bench.records.results import pass_seconds, read_results, read_seconds, to_frame
+from bench.report.leaderboard import make_leaderboard
+from bench.report.reported import shipped_folder
+from bench.report.tables import make_tables, to_pandas
+
+Write = Callable[..., Path]
+
+
+def test_result_files_hold_every_clip_and_read_back_the_same(results: Path) -> None:
+    files = [p for p in (results / "gray").glob("*.json") if not p.name.startswith("_")]
+    cells = read_results(results / "gray")
+    assert len(cells) == len(files) == 10
+    for read in cells:
+        assert len(read.outcomes) == 6
+        assert (results / "gray" / read.file_name).read_text() == read.to_text()
+    # Clean first, undefended row first: the order of the grid, not of the alphabet.
+    assert (cells[0].defense, cells[0].attack) == ("none", "clean")
+
+
+def test_wall_times_stay_out_of_the_reproducible_record(results: Path) -> None:
+    for path in (results / "gray").glob("[!_]*.json"):
+        assert "seconds" not in path.read_text()
+
+
+def test_a_result_file_that_was_tampered_with_is_refused(results: Path) -> None:
+    path = sorted((results / "gray").glob("*none--clean.json"))[0]
+    content = json.loads(path.read_text())
+    content["score"]["correct"] -= 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(BenchError, match="does not follow from the outcomes"):
+        read_results(results / "gray")
+    content["scoer"] = content.pop("score")
+    path.write_text(json.dumps(content))
+    with pytest.raises(BenchError, match="not a valid result file"):
+        read_results(results / "gray")
+
+
+def test_a_pass_takes_the_time_of_one_draw_of_a_clean_clip() -> None:
+    cells = [cell("a", "clean", "clean", "11"), cell("a", "PGD", "adaptive", "10"), cell("b", "clean", "clean", "11")]
+    for outcome, seconds in zip(cells[0].outcomes, (0.4, 0.2), strict=True):
+        outcome.seconds, outcome.draws = seconds, [0, 1]
+    cells[1].outcomes[0].seconds = 9.0
+    seconds = pass_seconds(cells)
+    assert seconds == {("m", "a"): pytest.approx(0.15), ("m", "b"): 0.0}
+    (timed,), (plain,) = make_tables(cells, seconds=seconds), make_tables(cells)
+    assert timed.timed
+    assert not plain.timed
+    assert [row.seconds for row in timed.rows] == [pytest.approx(0.15), 0.0]
+
+
+def test_a_run_that_was_recorded_without_times_gets_them(results: Path, gray_grid: Write) -> None:
+    """And what the terminal shows, the leaderboard shows: Seconds, and the figure that a paper prints for them."""
+    record = results / "gray" / "_run.json"
+    old = json.loads(record.read_text())
+    assert old.pop("seconds_of_a_pass")
+    record.write_text(json.dumps(old))
+    section = (
+        "timed: true\nreported: {file: videopure_table10.csv, where: {metric: time_s}, "
+        "defenses: {'kit.gray:Lighten': {defense: VideoPure}}, attacks: {Seconds: {}}}\ntitle:"
+    )
+    exported(gray_grid(("kit.gray:Identity", "kit.gray:Lighten"), ("title:", section)), results, ran=False)
+    now = json.loads(record.read_text())
+    assert now.pop("seconds_of_a_pass")
+    assert now == old  # nothing was run
+    shutil.copytree(shipped_folder(), results / "reported")
+    board = make_leaderboard(results)
+    assert "| kit.gray:Lighten, *reported* |" in board
+    assert "| *8.5* |" in board
+    record.write_text("{")
+    exported(gray_grid(("kit.gray:Identity", "kit.gray:Lighten"), ("length: 6", "length: 5")), results)
+    assert json.loads(record.read_text())["seconds_of_a_pass"]  # a damaged record is replaced
+
+
+def test_times_of_rows_that_were_not_run_again_are_kept(results: Path, gray_grid: Write) -> None:
+    before = read_seconds(results / "gray")
+    exported(gray_grid(("title:", "timed: true\ntitle:"), ('"kit.gray:Identity"', "jpeg")), results)
+    after = read_seconds(results / "gray")
+    assert {defense for _, defense in after} == {"none", "kit.gray:Lighten", "jpeg"}
+    key = next(k for k in before if k[1] == "kit.gray:Lighten")
+    assert after[key] == before[key] > 0
+    lines = make_leaderboard(results).splitlines()
+    header = next(line for line in lines if line.startswith("| Defence |"))
+    assert header.endswith("| Mean | Seconds |")
+    row = next(line for line in lines if line.startswith("| jpeg |"))
+    assert float(row.strip("| ").split("|")[-1]) > 0
+
+
+def test_frames_have_one_row_per_clip_and_cell(results: Path) -> None:
+    cells = read_results(results / "gray")
+    frame = to_frame(cells)
+    assert len(frame) == 60
+    assert frame.groupby(["defense", "attack"])["correct"].sum()["none", "clean"] == 6
+    tidy = to_pandas(make_tables(cells)).set_index(["defense", "column"])
+    assert tidy.loc[("none", "clean"), "accuracy"] == 100
+    assert tidy.loc[("none", "PGD+exact"), "accuracy"] == 0
+    assert tidy.loc[("none", "clean"), "low"] == pytest.approx(60.97, abs=0.01)  # Wilson, 6 of 6
+
+
+def test_rows_of_another_measurement_are_removed(results: Path, gray_grid: Write) -> None:
+    other = ('"kit.gray:Identity"', "jpeg")
+    assert exported(gray_grid(other), results) == []  # a row joins
+    stale = exported(gray_grid(other, ("length: 6", "length: 5")), results)  # other clips: the old rows have to go
+    assert len(stale) == 5
+    assert all("Lighten" in name for name in stale)
+    (table,) = make_tables(read_results(results / "gray"))
+    assert [r.defense for r in table.rows] == ["none", "jpeg"]
+
+
+def test_files_of_two_measurements_are_not_read_together(results: Path, gray_grid: Write) -> None:
+    before = next((results / "gray").glob("*Lighten--PGD--*.json"))
+    old = before.read_text()
+    exported(
+        gray_grid(("size: 0.15, steps: 4", "size: 0.15, steps: 4, restarts: 1"), ("title", "seed: 3\ntitle")), results
+    )
+    before.write_text(old)
+    with pytest.raises(BenchError, match=r"belongs to another measurement .*: its seed is not the same"):
+        read_results(results / "gray")

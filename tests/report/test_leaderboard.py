@@ -1,0 +1,123 @@
+"""The leaderboard: the same bytes from the same files, measured and reported figures told apart."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from kit.running import exported
+
+from bench import BenchError
+from bench.grids.grid import override, read_grid
+from bench.plan.expand import make_plan
+from bench.records.results import read_results
+from bench.report.leaderboard import make_leaderboard
+from bench.report.reported import shipped_folder
+from bench.report.tables import make_tables
+from bench.run.engine import LocalEngine
+from bench.run.export import export
+from bench.run.runner import Runner
+from bench.run.store import Store
+
+Write = Callable[..., Path]
+
+
+def test_the_leaderboard_is_the_same_bytes_from_the_same_files(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(shipped_folder(), results / "reported")
+    text = make_leaderboard(results)
+    assert make_leaderboard(results) == text
+    copied = tmp_path / "elsewhere"
+    shutil.copytree(results, copied)
+    shutil.rmtree(copied / ".store")  # from the result files alone
+    assert make_leaderboard(copied) == text
+
+
+def test_the_leaderboard_labels_measured_and_reported(results: Path) -> None:
+    shutil.copytree(shipped_folder(), results / "reported")
+    measured, reported = make_leaderboard(results).split("## Reported by the papers")
+    assert "Gray clips" in measured
+    assert "| none | 100.0 [61, 100]" in measured
+    assert "*measured here*" in measured
+    # VideoPure's own row on NL and UCF-101: 96 standard, 94.1 gray-box PGD, 100 adaptive.
+    assert "*Reported*, UCF-101 · NL (`videopure_table1.csv`)" in reported
+    row = next(line for line in reported.splitlines() if line.startswith("| VideoPure |"))
+    assert row.split(" | ")[1:3] == ["96", "94.1"]
+    assert "[61, 100]" not in reported
+
+
+def test_reported_figures_stand_beside_measured_ones_on_the_leaderboard(gray_grid: Write, tmp_path: Path) -> None:
+    section = (
+        "title: Gray clips\nreported: {file: videopure_table1.csv, where: {dataset: UCF-101, model: NL}, "
+        "defenses: {jpeg: JPEG}, attacks: {clean: None, PGD: PGD}}"
+    )
+    path = gray_grid(("title: Gray clips", section), ('"kit.gray:Identity"', "jpeg"))
+    plan, folder = make_plan(read_grid(path)), tmp_path / "results"
+    store = Store(folder / ".store")
+    Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
+    export(plan, store, folder, "cpu")
+    store.close()
+    shutil.copytree(shipped_folder(), folder / "reported")
+    text = make_leaderboard(folder)
+    row = next(line for line in text.splitlines() if line.startswith("| jpeg, *reported* |"))
+    assert row.startswith("| jpeg, *reported* | *99.0* |  | *8.9* |")
+    assert "reported in videopure_table1.csv" in text
+
+
+def test_an_added_defence_joins_the_rows_of_its_grid(results: Path, gray_grid: Write) -> None:
+    plan = make_plan(read_grid(gray_grid(('"kit.gray:Identity"', "jpeg"))))
+    store = Store(results / ".store")
+    Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
+    export(plan, store, results, "cpu")
+    store.close()
+    (table,) = make_tables(read_results(results / "gray"))
+    assert {r.defense for r in table.rows} == {"none", "jpeg", "kit.gray:Lighten"}
+
+
+def test_columns_that_were_not_run_are_told_from_those_that_do_not_exist(results: Path, gray_grid: Write) -> None:
+    for attacks in ("[PGD+exact]", "[PGD]"):
+        exported(
+            gray_grid(('"kit.gray:Identity"', "jpeg"), ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", attacks)), results
+        )
+    shutil.copytree(shipped_folder(), results / "reported")
+    lines = make_leaderboard(results).splitlines()
+    row = next(line for line in lines if line.startswith("| jpeg |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2] == cells[4] == "-"  # noise, PGD+BPDA
+    assert cells[5] == "n/a"
+    assert cells[6].startswith("≤ ")
+    assert cells[7] == "-"  # no mean over half of the attacks
+    # Complete rows stand above it, whatever its union over one attack is.
+    assert lines.index(row) > max(i for i, line in enumerate(lines) if line.startswith("| kit.gray:Lighten |"))
+
+
+def test_a_damaged_description_is_one_sentence(results: Path) -> None:
+    file = results / "gray" / "_grid.json"
+    for text in ("{", file.read_text().replace('"reported": null', '"reported": {"fiel": "x"}')):
+        file.write_text(text)
+        with pytest.raises(BenchError, match=r"_grid\.json is not a valid result file"):
+            make_leaderboard(results)
+
+
+def test_reported_figures_stand_beside_their_own_classifier_only(gray_grid: Write, tmp_path: Path) -> None:
+    section = (
+        "title: Gray clips\nreported: {file: videopure_table1.csv, where: {dataset: UCF-101, model: NL}, "
+        "defenses: {none: None}, attacks: {clean: None}}"
+    )
+    path, folder = gray_grid(("title: Gray clips", section)), tmp_path / "results"
+    exported(path, folder)
+    shutil.copytree(shipped_folder(), folder / "reported")
+    assert "| none, *reported* |" in make_leaderboard(folder)
+    plan = make_plan(override(read_grid(path), models=["kit.gray:Oscillating"]))
+    store = Store(folder / ".store")
+    Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
+    export(plan, store, folder, "cpu")
+    store.close()
+    assert make_leaderboard(folder).count("| none, *reported* |") == 1
+
+
+def test_no_results_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="no results folder"):
+        make_leaderboard(tmp_path / "nothing")
