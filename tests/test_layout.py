@@ -1,8 +1,11 @@
-"""Every room has its tests; what tests share lies in the kit; benchmarks/ takes nothing from the tests."""
+"""Rooms stand on those below them, and each has its tests; what tests share lies in the kit; benchmarks/ takes nothing
+from the tests."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,67 @@ def test_benchmarks_take_nothing_from_the_tests(script: Path) -> None:
     tests = {p.stem for p in TESTS.rglob("test_*.py")} | {"conftest", "kit", "tests"}
     assert not imported(script) & tests
     assert "tests" not in {n.value for n in ast.walk(ast.parse(script.read_text())) if isinstance(n, ast.Constant)}
+
+
+# From the ground up: a room may import what stands before it, and itself.
+ORDER = (
+    *("errors", "files", "seeds", "code", "registry"),
+    *("records", "grids", "data"),
+    *("threat", "attack"),
+    *("weights", "flow", "models", "defense", "diffusion", "training"),
+    *("plan", "run", "report", "audit"),
+    *("api", "cli"),
+)
+SISTERS = ("attacks", "datasets", "defenses")
+DATA = ("reported", "zoo")  # packages that hold files alone
+
+
+def bench_imports(path: Path) -> set[str]:
+    """The rooms of bench/ that a file imports from; a name that ``bench`` itself offers counts as of its own room."""
+    import bench
+
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names = [alias.name for alias in node.names]
+            if node.module == "bench":
+                found |= {bench._HOME.get(name, f"bench.{name}") for name in names}
+            else:
+                found.add(str(node.module))
+    return {name.split(".")[1] for name in found if name.startswith("bench.")} - {"__version__"}
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_a_room_stands_on_those_below_it(room: str) -> None:
+    place = ROOT / "bench" / room
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    assert files
+    below = {*ORDER[: ORDER.index(room) + 1], *DATA}
+    assert {p.relative_to(ROOT).as_posix(): bench_imports(p) - below for p in files if bench_imports(p) - below} == {}
+
+
+def test_every_room_has_a_place_in_the_order() -> None:
+    there = {p.stem for p in (ROOT / "bench").iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+    assert there - {"__init__", "__pycache__", *DATA} == set(ORDER)
+
+
+def test_reports_are_views_over_records_alone() -> None:
+    ground = {"errors", "files", "records", "report", "reported"}
+    assert {p.name: bench_imports(p) - ground for p in (ROOT / "bench" / "report").glob("*.py")} == {
+        p.name: set() for p in (ROOT / "bench" / "report").glob("*.py")
+    }
+
+
+def test_records_need_no_torch() -> None:
+    names = [f"bench.records.{p.stem}" for p in (ROOT / "bench" / "records").glob("*.py") if p.stem != "__init__"]
+    script = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("folder", SISTERS)
+def test_the_three_sisters_never_import_one_another(folder: str) -> None:
+    for path in (ROOT / folder).glob("*.py"):
+        assert not bench_imports(path) & {*SISTERS, "plan", "run", "report", "audit", "api", "cli", "training"}, path

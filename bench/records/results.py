@@ -195,7 +195,8 @@ _M = TypeVar("_M", bound=BaseModel)
 
 
 def _from_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 knew no code of budgets, and numbered the engine; its digests followed the text of the code."""
+    """Version 1 knew no code of budgets, numbered the engine, and kept more digits than two machines agree on; its
+    digests followed the text of the code."""
     settings = dict(content["settings"])
     settings["engine"] = f"version {settings.pop('engine', '?')}"
     for key in ("dataset", "model", "defense", "attack", "source"):
@@ -204,8 +205,22 @@ def _from_1(content: dict[str, Any]) -> dict[str, Any]:
         seen = {"message": content["control"].get("said", "")}
         kept = {key: value for key, value in content["control"].items() if key != "said"}
         content = {**content, "control": kept | seen}
+    outcomes = [
+        {key: _rounded(value, _DIGITS_1[key]) if key in _DIGITS_1 else value for key, value in outcome.items()}
+        for outcome in content["outcomes"]
+    ]
     stale = "Measured before identities followed the meaning of the code."
-    return {**content, "settings": settings, "stale": stale, "version": 2}
+    return {**content, "settings": settings, "outcomes": outcomes, "stale": stale, "version": 2}
+
+
+# Significant digits that version 2 keeps.
+_DIGITS_1 = {"trace": 3, "l2": 4, "changed": 4, "measured": 4}
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, list):
+        return [_rounded(item, digits) for item in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
 def _component_from_1(component: Any) -> Any:

@@ -145,3 +145,35 @@ def test_attack_budgets_override_single_keys(gray_grid: Write) -> None:
     assert cell.identity.attack is not None
     assert cell.identity.attack.params["loss"] == "margin"
     assert cell.threat == "linf 0.15, 4 steps"  # it stays in the table of the grid's budget
+
+
+@pytest.mark.parametrize(
+    ("replace", "says"),
+    [
+        (
+            ('[none, "kit.gray:Identity"]', '[none, {name: jpeg, label: JPEG 90}, {name: jpeg, label: "JPEG (90)"}]'),
+            "'JPEG 90' and 'JPEG (90)' make one file name",
+        ),
+        (
+            ('[none, "kit.gray:Identity"]', "[none, {name: jpeg, label: JPEG/90}, {name: jpeg, label: jpeg 90}]"),
+            "'JPEG/90' and 'jpeg 90' make one file name",
+        ),
+        (
+            ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[{attack: pgd, label: A B}, {attack: pgd, label: A/B}]"),
+            "'A B' and 'A/B' make one file name",
+        ),
+        (('[none, "kit.gray:Identity"]', '[none, {name: jpeg, label: "@"}]'), "'@' makes no file name"),
+    ],
+)
+def test_labels_that_make_one_file_name_are_refused(gray_grid: Write, replace: tuple[str, str], says: str) -> None:
+    with pytest.raises(BenchError, match=re.escape(says)):
+        read_grid(gray_grid(replace))
+
+
+def test_labels_that_make_one_file_name_together_are_refused(gray_grid: Write) -> None:
+    """A label may hold what stands between the labels of a file's name."""
+    defenses = '[none, {name: jpeg, label: "a"}, {name: jpeg, label: "a--noise"}]'
+    attacks = '[{attack: noise, label: "noise--x"}, {attack: noise, label: x}]'
+    path = gray_grid(('[none, "kit.gray:Identity"]', defenses), ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", attacks))
+    with pytest.raises(BenchError, match="make one file name, kit"):
+        make_plan(read_grid(path))

@@ -6,13 +6,14 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kit.cells import cell
 from kit.running import exported
 
 from bench import BenchError
-from bench.records.results import pass_seconds, read_results, read_seconds, to_frame
+from bench.records.results import CellResult, pass_seconds, read_result, read_results, read_seconds, to_frame
 from bench.report.leaderboard import make_leaderboard
 from bench.report.reported import shipped_folder
 from bench.report.tables import make_tables, to_pandas
@@ -129,3 +130,63 @@ def test_files_of_two_measurements_are_not_read_together(results: Path, gray_gri
     before.write_text(old)
     with pytest.raises(BenchError, match=r"belongs to another measurement .*: its seed is not the same"):
         read_results(results / "gray")
+
+
+def as_version_1(result: CellResult) -> dict[str, Any]:
+    """A result as files of version 1 hold it, written down from such a file."""
+    content: dict[str, Any] = json.loads(result.to_text())
+    settings = content["settings"]
+    settings |= {"engine": 2, "attack": None, "budget": None}
+    settings["dataset"] = {"name": "d", "params": {}, "code": "0123456789ab", "files": "content"}
+    settings["model"] |= {"weights": "89abcdef01234567"}
+    content |= {"version": 1, "control": {"clips": 4, "passed": True, "said": "0 of 4 clips"}}
+    content["outcomes"][0] |= {"trace": [0.00654629, 12.3456, None], "l2": 5.454586, "changed": 0.989278}
+    return content
+
+
+def test_files_of_version_1_are_read_and_say_that_nobody_knows_their_code(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(as_version_1(cell("a", "clean", "clean", "10"))))
+    result = read_result(path)
+    assert result.version == 2
+    assert "before identities followed" in result.stale
+    assert result.control is not None
+    assert result.control.message == "0 of 4 clips"
+    assert (result.settings.engine, result.settings.dataset.files) == ("version 2", {"content": "content"})
+    first = result.outcomes[0]
+    assert (first.trace, first.l2, first.changed) == ([0.00655, 12.3, None], 5.455, 0.9893)
+    path.write_text(result.to_text())
+    assert read_result(path) == result
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"version": 3}, "of version 3 of the result files, and this bench reads up to 2: install a newer one"),
+        ({"version": "2b"}, "of version 2b"),
+        ({"version": 1, "settings": 5}, "says that it is of version 1, and its contents are not"),
+    ],
+)
+def test_other_versions_are_one_sentence(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({**json.loads(cell("a", "clean", "clean", "10").to_text()), **change}))
+    with pytest.raises(BenchError, match=says):
+        read_result(path)
+
+
+@pytest.mark.parametrize("label", ["@", '"@"', 'a "quoted" \\ label', "two\nlines", "[/]", "ø 4/255"])
+def test_no_label_can_break_a_file(tmp_path: Path, label: str) -> None:
+    result = cell(label, label, "adaptive", "10")
+    text = result.to_text()
+    assert json.loads(text)["defense"] == label
+    assert len(json.loads(text)["outcomes"]) == 2
+    path = tmp_path / "labels.json"
+    path.write_text(text)
+    assert read_result(path) == result
+
+
+def test_a_file_has_a_line_for_every_clip_and_sorted_keys() -> None:
+    text = cell("a", "PGD", "adaptive", "1011").to_text()
+    assert sum(line.startswith("  {") for line in text.splitlines()) == 4
+    keys = list(json.loads(text))
+    assert keys == sorted(keys)
