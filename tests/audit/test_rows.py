@@ -49,7 +49,7 @@ def with_defense(gray_grid: Write, name: str, attacks: str = ATTACKS) -> Path:
         ("ExplodingGradient", "gradient"),
         ("SecretlyRandom", "hidden randomness"),
         ("RandomElsewhere", "hidden randomness"),
-        ("Remembering", "memory"),
+        pytest.param("Remembering", "memory", marks=pytest.mark.slow),
         ("Leaking", "batch"),
     ],
 )

@@ -61,6 +61,7 @@ def test_show_draws_clips(bench: Bench, tmp_path: Path) -> None:
         assert picture.n_frames == 16  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_show_clips_writes_all_classes_into_this_folder(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from kit.commands import Answer
 Bench = Callable[..., Answer]
 
 
+@pytest.mark.slow
 def test_train_resumes_and_exports_what_the_manifest_says(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,7 @@ def right(model: torch.nn.Module, defense: Purifier, clips: Tensor, labels: Tens
     return float((defended.decide(clips, ClipRandom(range(24))).prediction == labels).float().mean())
 
 
+@pytest.mark.slow
 def test_the_shipped_purifier_restores_attacked_clips_and_keeps_clean_ones_right(attacked: Any) -> None:
     model, clips, labels, adversarial = attacked
     assert right(model, NoDefense(), adversarial, labels) <= 0.25
@@ -141,6 +142,7 @@ def test_the_shipped_purifier_restores_attacked_clips_and_keeps_clean_ones_right
     assert (purified - clips).square().mean() < 0.2 * (noisy - clips).square().mean()
 
 
+@pytest.mark.slow
 def test_encoding_and_decoding_alone_cure_little(attacked: Any) -> None:
     """So what a latent purifier restores is the diffusion's doing; clean clips come through."""
     model, clips, labels, adversarial = attacked

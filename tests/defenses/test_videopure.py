@@ -58,6 +58,7 @@ def test_videopure_as_published_is_the_plain_computation(modelscope: str, plain:
         torch.testing.assert_close(found[:, i], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_baselines_are_the_plain_computation(modelscope: str, plain: Straightforward) -> None:
     clip = clips_of(1, 4)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from kit.commands import Answer
 from PIL import Image
@@ -14,6 +15,7 @@ from PIL import Image
 from bench.models.nl import NLResNet
 
 
+@pytest.mark.slow
 def test_ucf101_nl_runs_on_frames_and_a_checkpoint_in_the_authors_layout(
     bench: Callable[..., Answer], tmp_path: Path
 ) -> None:

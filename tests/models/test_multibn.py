@@ -135,6 +135,7 @@ def test_a_packed_batch_teaches_each_branch_its_own_part() -> None:
     torch.testing.assert_close(stem.branches[1].running_mean, alone.get_submodule("stem.1").running_mean)
 
 
+@pytest.mark.slow
 def test_the_gradient_passes_through_the_selection() -> None:
     net = distinct().double()
     x = clips(1).double().requires_grad_(True)

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ARGUMENTS = [
     *("run", "--clips", "16", "--steps", "3", "--batch-size", "4"),
     *("--defense", "temporal_shuffle(window=2)", "--attack", "PGD", "--attack", "PGD+exact"),
@@ -41,6 +43,7 @@ def files(results: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_kill_9_loses_and_repeats_nothing(tmp_path: Path) -> None:
     undisturbed, disturbed = tmp_path / "a", tmp_path / "b"
     assert start(undisturbed).wait(timeout=300) == 0

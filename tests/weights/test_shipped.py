@@ -21,6 +21,8 @@ from bench.weights.files import load_checkpoint, sha256_of
 from bench.weights.zoo import build_classifier, manifest, zoo_file
 
 CLASSIFIERS = sorted((e["model"], e["dataset"]) for e in manifest().values() if e["kind"] == "classifier")
+# The flow stream asks its flow network for every pair of frames.
+RUN = [pytest.param(*c, marks=pytest.mark.slow if c[0].startswith("flow_stream") else ()) for c in CLASSIFIERS]
 
 
 @cache
@@ -75,7 +77,7 @@ def test_figures_of_the_manifest(model: str, dataset: str) -> None:
         assert entry["started_from"] == manifest()[f"{model}-{start}.safetensors"]["sha256"]
 
 
-@pytest.mark.parametrize(("model", "dataset"), CLASSIFIERS)
+@pytest.mark.parametrize(("model", "dataset"), RUN)
 def test_shipped_classifiers_are_right_on_clean_clips_and_wrong_under_pgd(model: str, dataset: str) -> None:
     network = build_classifier(Spec(model), zoo_file(model, dataset))
     made = fresh(dataset)

@@ -45,6 +45,7 @@ def test_the_denoising_loss_of_an_idle_network_is_one() -> None:
     assert float(scaled_linear()[0]) == pytest.approx(0.99915)
 
 
+@pytest.mark.slow
 def test_reconstruction_tracks_the_scale_of_the_latents() -> None:
     coder = TinyAutoencoder()
     objective, clips = Reconstruction(), torch.rand(2, 3, 4, 16, 16, generator=generator())
