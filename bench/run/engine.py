@@ -16,7 +16,7 @@ from bench.defense.defended import DefendedClassifier
 from bench.errors import BenchError
 from bench.plan.cells import Cell, ClipsUnit
 from bench.records.outcome import Outcome
-from bench.run.judge import measure, violation
+from bench.run.judge import distances, violation
 from bench.run.store import Adversarial
 from bench.seeds import ClipRandom
 
@@ -64,13 +64,13 @@ class LocalEngine:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def probe(self, classifier: nn.Module, label: str, clip: Tensor, labels: int, classes: int) -> None:
+    def check_classifier(self, classifier: nn.Module, label: str, clip: Tensor, needed: int, classes: int) -> None:
         """Asks a classifier once, so that a misfit is one sentence before the work and not an error per clip.
 
         Args:
             label: what to call the classifier.
             clip: ``(3, T, H, W)``.
-            labels: number of classes that the labels need.
+            needed: number of classes that the labels of the clips need.
             classes: number of classes of the data set; 0 if nobody knows.
 
         Raises:
@@ -85,13 +85,13 @@ class LocalEngine:
                 f"Classifier {label} cannot take clips of shape {(1, *clip.shape)}: {type(error).__name__}: {error}"
             ) from error
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
-            found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            returned = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
             raise BenchError(
-                f"Classifier {label} must return logits of shape (1, K) for one clip, but returned {found}."
+                f"Classifier {label} must return logits of shape (1, K) for one clip, but returned {returned}."
             )
-        if logits.shape[1] < labels:
+        if logits.shape[1] < needed:
             raise BenchError(
-                f"Classifier {label} has {logits.shape[1]} classes, but the labels go up to {labels - 1}: give labels "
+                f"Classifier {label} has {logits.shape[1]} classes, but the labels go up to {needed - 1}: give labels "
                 f"in 0 .. {logits.shape[1] - 1}, or a classifier of this data set."
             )
         if logits.shape[1] < classes:
@@ -129,7 +129,7 @@ class LocalEngine:
         begun = time.perf_counter()
         attack = unit.attack.instance
         rows = [i for i, skipped in enumerate(skip) if not skipped]
-        made = Adversarial(
+        adversarial = Adversarial(
             clips.clone(), [False] * len(refs), [[] for _ in refs], [0] * len(refs), [0] * len(refs), 0.0
         )
         if rows:
@@ -143,18 +143,18 @@ class LocalEngine:
                 unit.budget,
                 ClipRandom.for_clips(ids, "attack", unit.attack_stream),
             )
-            found = result.clips.detach().cpu()
-            if found.shape == clips[rows].shape:
-                made.clips[rows] = found.to(made.clips.dtype)
+            returned = result.clips.detach().cpu()
+            if returned.shape == clips[rows].shape:
+                adversarial.clips[rows] = returned.to(adversarial.clips.dtype)
             else:  # the judge refuses it; keep what was returned so that it can say so
-                made.clips = found if len(rows) == len(refs) else made.clips.fill_(float("nan"))
+                adversarial.clips = returned if len(rows) == len(refs) else adversarial.clips.fill_(float("nan"))
             for k, i in enumerate(rows):
-                made.attacked[i] = True
-                made.forwards[i], made.backwards[i] = int(target.forwards[k]), int(target.backwards[k])
+                adversarial.attacked[i] = True
+                adversarial.forwards[i], adversarial.backwards[i] = int(target.forwards[k]), int(target.backwards[k])
                 if result.trace is not None:
-                    made.traces[i] = [_short(v) for v in result.trace[:, k].tolist()]
-        made.seconds = (time.perf_counter() - begun) / len(refs)
-        return made
+                    adversarial.traces[i] = [_short(v) for v in result.trace[:, k].tolist()]
+        adversarial.seconds = (time.perf_counter() - begun) / len(refs)
+        return adversarial
 
     def _target(self, defended: DefendedClassifier | None, rng: ClipRandom, transfer: bool) -> Target:
         if defended is None:
@@ -195,9 +195,9 @@ class LocalEngine:
             outcome = Outcome(clip=ref.id, label=ref.label)
             if adversarial is not None:
                 if shown[i].shape == clips[i].shape and bool(torch.isfinite(shown[i]).all()):
-                    found = measure(clips[i], shown[i])
-                    outcome.linf, outcome.l2 = float(f"{found.linf:.8g}"), float(f"{found.l2:.4g}")
-                    outcome.changed = float(f"{found.changed:.4g}")
+                    size = distances(clips[i], shown[i])
+                    outcome.linf, outcome.l2 = float(f"{size.linf:.8g}"), float(f"{size.l2:.4g}")
+                    outcome.changed = float(f"{size.changed:.4g}")
                 else:
                     outcome.linf = outcome.l2 = outcome.changed = None
                 outcome.attacked = adversarial.attacked[i]

@@ -85,28 +85,28 @@ def export(
     Raises:
         BenchError: the folder cannot be written.
     """
-    target = folder / plan.grid.name
+    own_folder = folder / plan.grid.name
     results = collect(plan, store)
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        own_folder.mkdir(parents=True, exist_ok=True)
         for result in results:
-            (target / result.file_name).write_text(result.to_text(), encoding="utf-8")
+            (own_folder / result.file_name).write_text(result.to_text(), encoding="utf-8")
     except OSError as error:
-        raise BenchError(f"Cannot write results to {target}: {error}.") from error
-    stale = _remove_stale(target, results)
-    _describe(plan, target, [r.file_name for r in results])
-    if ran or not (target / RUN_FILE).is_file():
-        _record_run(target, results, device)
-    elif not read_seconds(target):
-        _record_seconds(target, results)
+        raise BenchError(f"Cannot write results to {own_folder}: {error}.") from error
+    stale = _remove_stale(own_folder, results)
+    _describe(plan, own_folder, [r.file_name for r in results])
+    if ran or not (own_folder / RUN_FILE).is_file():
+        _record_run(own_folder, results, device)
+    elif not read_seconds(own_folder):
+        _record_seconds(own_folder, results)
     return results, stale
 
 
-def _remove_stale(target: Path, results: list[CellResult]) -> list[str]:
+def _remove_stale(folder: Path, results: list[CellResult]) -> list[str]:
     known = {key: value for result in results for key, value in meanings(result).items()}
     written = {result.file_name for result in results}
     stale = []
-    for path in result_files(target):
+    for path in result_files(folder):
         if path.name not in written:
             other = read_result(path)
             if difference(known, meanings(other)):
@@ -115,14 +115,14 @@ def _remove_stale(target: Path, results: list[CellResult]) -> list[str]:
     return stale
 
 
-def _describe(plan: Plan, target: Path, order: list[str]) -> None:
-    old = read_grid_file(target)
+def _describe(plan: Plan, folder: Path, order: list[str]) -> None:
+    old = read_grid_file(folder)
     run = {(c.model.label, c.defense.label, c.attack_label) for c in plan.cells}
     skipped = list(plan.skipped)
     if old:
         run |= {(s.model, s.defense, s.attack) for s in skipped}
         skipped += [s for s in old.skipped if (s.model, s.defense, s.attack) not in run]
-        kept = [name for name in old.order if (target / name).is_file()]
+        kept = [name for name in old.order if (folder / name).is_file()]
         # A whole grid brings its own order; a part of it, or a row more, does not disturb what is there.
         order = order if set(kept) <= set(order) else list(dict.fromkeys([*kept, *order]))
     described = GridFile(
@@ -137,15 +137,15 @@ def _describe(plan: Plan, target: Path, order: list[str]) -> None:
         timed=plan.grid.timed,
         reported=plan.grid.reported,
     )
-    (target / GRID_FILE).write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (folder / GRID_FILE).write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def _record_run(target: Path, results: list[CellResult], device: str) -> None:
+def _record_run(folder: Path, results: list[CellResult], device: str) -> None:
     import torch  # the only use; reading results needs no torch
 
     seconds = sum(o.seconds for r in results for o in r.outcomes)
     try:
-        known = read_seconds(target)  # a run of some rows says nothing about the others
+        known = read_seconds(folder)  # a run of some rows says nothing about the others
     except BenchError:
         known = {}  # a damaged record is replaced by this one
     run = {
@@ -158,11 +158,11 @@ def _record_run(target: Path, results: list[CellResult], device: str) -> None:
         "clip_seconds_of_all_outcomes": round(seconds, 1),
         "seconds_of_a_pass": by_model({**known, **pass_seconds(results)}),
     }
-    (target / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    (folder / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
 
 
-def _record_seconds(target: Path, results: list[CellResult]) -> None:
+def _record_seconds(folder: Path, results: list[CellResult]) -> None:
     """Adds the times to the record of a run that was made before they were part of it."""
-    path = target / RUN_FILE
+    path = folder / RUN_FILE
     run = {**json.loads(path.read_text(encoding="utf-8")), "seconds_of_a_pass": by_model(pass_seconds(results))}
     path.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")

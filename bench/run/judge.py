@@ -22,7 +22,7 @@ L2_RELATIVE_SLACK = 1e-4
 
 @dataclass(frozen=True)
 class Distances:
-    """Size of a perturbation in every norm, measured on the clip the model receives.
+    """Size of a perturbation in every norm, on the clip the classifier receives.
 
     Attributes:
         linf: largest change of a value. l2: Euclidean length. changed: fraction of values changed at all.
@@ -33,7 +33,7 @@ class Distances:
     changed: float
 
 
-def measure(clean: Tensor, adversarial: Tensor) -> Distances:
+def distances(clean: Tensor, adversarial: Tensor) -> Distances:
     """Distances between two clips ``(3, T, H, W)``; infinite where the adversarial clip is not finite."""
     difference = (adversarial.double() - clean.double()).abs()
     difference = torch.nan_to_num(difference, nan=float("inf"), posinf=float("inf"))
@@ -61,16 +61,16 @@ def violation(clean: Tensor, adversarial: Tensor, budget: Budget | None) -> str 
     low, high = float(adversarial.min()), float(adversarial.max())
     if low < 0 or high > 1:
         return f"values in [{low:.6g}, {high:.6g}] leave [0, 1]"
-    found = measure(clean, adversarial)
+    distance = distances(clean, adversarial)
     if budget is None:
-        return None if found.linf == 0 else f"changed by {found.linf:.6g} although no change is allowed"
+        return None if distance.linf == 0 else f"changed by {distance.linf:.6g} although no change is allowed"
     size = float(budget.size)
-    if budget.norm == "linf" and found.linf > size + LINF_SLACK:
-        return f"linf distance {found.linf:.8g} exceeds the budget {size:.8g}"
-    if budget.norm == "l2" and found.l2 > size * (1 + L2_RELATIVE_SLACK) + LINF_SLACK:
-        return f"l2 distance {found.l2:.8g} exceeds the budget {size:.8g}"
+    if budget.norm == "linf" and distance.linf > size + LINF_SLACK:
+        return f"linf distance {distance.linf:.8g} exceeds the budget {size:.8g}"
+    if budget.norm == "l2" and distance.l2 > size * (1 + L2_RELATIVE_SLACK) + LINF_SLACK:
+        return f"l2 distance {distance.l2:.8g} exceeds the budget {size:.8g}"
     if budget.norm == "one-frame":
-        return _one_frame(clean, adversarial, size, found.linf)
+        return _one_frame(clean, adversarial, size, distance.linf)
     if budget.norm == "flicker":
         return _flicker(clean, adversarial, size)
     if budget.norm in _REGIONS:

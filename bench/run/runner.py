@@ -90,27 +90,34 @@ class Runner:
             BenchError: a setting turns out to be impossible; everything computed so far is stored.
         """
         if self._retry:
-            for cell in self.plan.cells:
-                self.store.forget(cell.id, ("failed", "missing"))
-                invalid = self.store.forget(cell.id, ("invalid",))
-                if cell.unit and cell.unit.shared:
-                    self.store.forget_clips(cell.unit.id, invalid)
+            self._forget_flawed()
         pending = {c.id: self._pending(self.store.done(c.id)) for c in self.plan.cells}
         open_cells = [c for c in self.plan.cells if pending[c.id]]
-        self._probe(open_cells)
+        self._check_classifiers(open_cells)
         units = {c.unit.id: c.unit for c in open_cells if c.unit and c.unit.shared}
-        todo = {u: self._pending(self.store.clips_done(u)) for u in units}
-        work = sum(_weight(units[u]) * len(refs) for u, refs in todo.items())
+        unmade = {u: self._pending(self.store.clips_done(u)) for u in units}
+        work = sum(_weight(units[u]) * len(refs) for u, refs in unmade.items())
         work += sum(_cell_weight(c) * len(pending[c.id]) for c in open_cells)
         self.progress.begin(work, sum(len(pending[c.id]) for c in open_cells), len(open_cells))
         for cell in open_cells:
-            if cell.unit and todo.get(cell.unit.id):
-                self._make_clips(cell.unit, cell, todo.pop(cell.unit.id))
+            if cell.unit and unmade.get(cell.unit.id):
+                self._make_clips(cell.unit, cell, unmade.pop(cell.unit.id))
             self._run_cell(cell, pending[cell.id])
+        for cell in filter(self._wants_control, self.plan.cells):
+            self._control(cell)
+
+    def _forget_flawed(self) -> None:
+        """Lets the clips that failed, were missing or came back invalid be run again."""
         for cell in self.plan.cells:
-            own = cell.knowledge == "adaptive" and cell.unit is not None and not cell.unit.shared
-            if own and (self._retry or self.store.control(cell.id) is None):
-                self._control(cell)
+            self.store.forget(cell.id, ("failed", "missing"))
+            invalid = self.store.forget(cell.id, ("invalid",))
+            if cell.unit and cell.unit.shared:
+                self.store.forget_clips(cell.unit.id, invalid)
+
+    def _wants_control(self, cell: Cell) -> bool:
+        """Whether a cell's attack goes through its defence, and no control of it is stored that may stay."""
+        own_clips = cell.knowledge == "adaptive" and cell.unit is not None and not cell.unit.shared
+        return own_clips and (self._retry or self.store.control(cell.id) is None)
 
     def _pending(self, done: set[str]) -> list[ClipRef]:
         return [r for r in self.plan.refs if r.id not in done]
@@ -121,8 +128,8 @@ class Runner:
 
         def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
             # Shared clips meet other defences, which may be right where the bare classifier is wrong: none is left out.
-            made = self.engine.attack(unit, batch, clips, [False] * len(batch))
-            self.store.add_clips(unit.id, [r.id for r in batch], made)
+            adversarial = self.engine.attack(unit, batch, clips, [False] * len(batch))
+            self.store.add_clips(unit.id, [r.id for r in batch], adversarial)
 
         def give_up(ref: ClipRef, status: Status, error: str) -> None:
             self.store.add_clip_error(unit.id, ref.id, status, error)
@@ -139,15 +146,15 @@ class Runner:
         settings = cell.identity.model_dump_json(exclude_defaults=True)
 
         def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
-            made: Adversarial | None = None
+            adversarial: Adversarial | None = None
             if shared:
-                made = self.store.load_clips(shared.id, [r.id for r in batch])
+                adversarial = self.store.load_clips(shared.id, [r.id for r in batch])
             elif cell.unit:
-                made = self.engine.attack(cell.unit, batch, clips, [r.id in mistaken for r in batch])
+                adversarial = self.engine.attack(cell.unit, batch, clips, [r.id in mistaken for r in batch])
             self.store.add(
                 cell.id,
                 cell.identity.model_dump_json(exclude_defaults=True),
-                self.engine.judge(cell, batch, clips, made),
+                self.engine.judge(cell, batch, clips, adversarial),
             )
 
         def give_up(ref: ClipRef, status: Status, error: str) -> None:
@@ -174,19 +181,19 @@ class Runner:
         nothing = replace(budget, size=0.0, steps=min(budget.steps, _CONTROL_STEPS), restarts=1)
         attack = replace(cell.unit.attack, instance=cell.unit.attack.instance.lighter())
         unit = replace(cell.unit, budget=nothing, attack=attack)
-        found: list[Outcome] = []
+        attacked: list[Outcome] = []
 
         def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
-            made = self.engine.attack(unit, batch, clips, [False] * len(batch))
-            found.extend(self.engine.judge(replace(cell, unit=unit), batch, clips, made))
+            adversarial = self.engine.attack(unit, batch, clips, [False] * len(batch))
+            attacked.extend(self.engine.judge(replace(cell, unit=unit), batch, clips, adversarial))
 
         def give_up(ref: ClipRef, status: Status, error: str) -> None:
-            found.append(Outcome(clip=ref.id, label=ref.label, status=status, error=error))
+            attacked.append(Outcome(clip=ref.id, label=ref.label, status=status, error=error))
 
         size = self._batch_size(cell)
         for first in range(0, len(refs), size):
             self._attempt(refs[first : first + size], work, give_up)
-        self.store.add_control(cell.id, compare(found, [clean[o.clip] for o in found]))
+        self.store.add_control(cell.id, compare(attacked, [clean[o.clip] for o in attacked]))
 
     def _mistaken(self, cell: Cell) -> set[str]:
         """Clips of an adaptive cell that need no attack: a mistake on the clean clip is final for the deterministic
@@ -220,13 +227,13 @@ class Runner:
         clip = self._any_clip()
         return 1 if clip is None else min(self.engine.batch_size(module, clip) for module in modules)
 
-    def _probe(self, cells: Sequence[Cell]) -> None:
+    def _check_classifiers(self, cells: Sequence[Cell]) -> None:
         """Asks every classifier that has work to do once."""
         clip = self._any_clip() if cells else None
         if clip is not None:
-            labels = 1 + max(ref.label for ref in self.plan.refs)
+            needed = 1 + max(ref.label for ref in self.plan.refs)
             for model in {c.model.label: c.model for c in cells}.values():
-                self.engine.probe(model.instance, model.label, clip, labels, len(self.plan.dataset.classes))
+                self.engine.check_classifier(model.instance, model.label, clip, needed, len(self.plan.dataset.classes))
 
     def _any_clip(self) -> Tensor | None:
         clips = (self._try_load(ref) for ref in self.plan.refs)

@@ -151,15 +151,17 @@ class Store:
         with self._db:
             self._db.execute("INSERT OR REPLACE INTO clips VALUES (?, ?, '', ?)", (unit, clip, body))
 
-    def add_clips(self, unit: str, ids: Sequence[str], made: Adversarial) -> None:
+    def add_clips(self, unit: str, ids: Sequence[str], adversarial: Adversarial) -> None:
         """Stores adversarial clips: the file first, whole, then the rows that name it."""
         name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
         file = f"{unit}/{name}.safetensors"
         path = self.folder / "clips" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            save_file({str(i): made.clips[i].cpu().contiguous() for i in range(len(ids))}, partial)
-        columns = zip(ids, made.attacked, made.traces, made.forwards, made.backwards, strict=True)
+            save_file({str(i): adversarial.clips[i].cpu().contiguous() for i in range(len(ids))}, partial)
+        columns = zip(
+            ids, adversarial.attacked, adversarial.traces, adversarial.forwards, adversarial.backwards, strict=True
+        )
         rows = []
         for i, (clip, attacked, trace, forwards, backwards) in enumerate(columns):
             body = {
@@ -168,7 +170,7 @@ class Store:
                 "trace": trace,
                 "forwards": forwards,
                 "backwards": backwards,
-                "seconds": made.seconds,
+                "seconds": adversarial.seconds,
             }
             rows.append((unit, clip, file, json.dumps(body)))
         with self._db:
@@ -181,11 +183,11 @@ class Store:
             f"SELECT clip, file, body FROM clips WHERE unit = ? AND clip IN ({places})",
             (unit, *ids),
         )
-        found = {clip: (file, json.loads(body)) for clip, file, body in rows}
-        files = {file: load_file(self.folder / "clips" / file) for file in {found[i][0] for i in ids}}
-        bodies = [found[i][1] for i in ids]
+        stored = {clip: (file, json.loads(body)) for clip, file, body in rows}
+        files = {file: load_file(self.folder / "clips" / file) for file in {stored[i][0] for i in ids}}
+        bodies = [stored[i][1] for i in ids]
         return Adversarial(
-            torch.stack([files[found[i][0]][str(found[i][1]["row"])] for i in ids]),
+            torch.stack([files[stored[i][0]][str(stored[i][1]["row"])] for i in ids]),
             [b["attacked"] for b in bodies],
             [b["trace"] for b in bodies],
             [b["forwards"] for b in bodies],

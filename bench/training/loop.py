@@ -163,6 +163,126 @@ def _batches(
             yield ready
 
 
+class _Training:
+    """A training under way: all that its state file holds, and one step of it.
+
+    Args:
+        settings: what a state must have been trained with to be continued.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        network: nn.Module,
+        recipe: Recipe,
+        settings: Mapping[str, Any],
+        device: torch.device,
+    ) -> None:
+        self.objective, self.network, self.recipe, self.device = objective, network, recipe, device
+        self.settings = dict(settings)
+        self.trained = [p for p in network.parameters() if p.requires_grad]
+        self.optimiser = _optimiser(recipe, self.trained)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: _rate(recipe, step))
+        self.average = _Average(network, recipe.ema) if recipe.ema is not None else None
+        self.step, self.seconds = 0, 0.0
+        self.figures: dict[str, float] = {}
+        self.best: dict[str, Any] = {}
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        return float(self.optimiser.param_groups[0]["lr"])
+
+    def shown(self, loss: float) -> TrainingState:
+        """Where it stands, for a progress display."""
+        return TrainingState(self.step, self.recipe.steps, loss, self.figures, self.seconds)
+
+    def resume(self, file: Path) -> None:
+        """Goes on from a state.
+
+        Raises:
+            BenchError: the file is damaged, or of a training with other settings.
+        """
+        try:
+            state = torch.load(file, map_location=self.device, weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise BenchError(f"{file} is damaged: delete it to begin again, or give another --work.") from error
+        if state["settings"] != self.settings:
+            raise BenchError(f"{file} holds a training with other settings or code: give another --work or delete it.")
+        self.network.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.state, self.average.updates = state["average"], state["step"]
+        self.step, self.figures, self.seconds, self.best = (state[k] for k in ("step", "figures", "seconds", "best"))
+
+    def save(self, file: Path) -> None:
+        """Writes the state, replacing the old one only when the new one is complete."""
+        state = {
+            "settings": self.settings,
+            "step": self.step,
+            "figures": self.figures,
+            "seconds": self.seconds,
+            "best": self.best,
+            "model": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            **({"average": self.average.state} if self.average is not None else {}),
+        }
+        with replacing(file) as partial:
+            torch.save(state, partial)
+
+    def advance(self, batch: tuple[Tensor, ...], seed: int) -> tuple[float, Mapping[str, float]]:
+        """One step of the optimiser; the loss of the batch and the objective's figures of it."""
+        torch.manual_seed(seed_of("dropout", seed, self.step))
+        generator = torch.Generator().manual_seed(seed_of("step", seed, self.step))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.mixed and self.device.type == "cuda"):
+            loss, figures = self.objective.loss(self.network, tuple(part.to(self.device) for part in batch), generator)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_norm)
+        self.optimiser.step()
+        self.schedule.step()
+        if self.average is not None:
+            self.average.update(self.network)
+        means = self.figures
+        self.figures = {k: v if k not in means else 0.95 * means[k] + 0.05 * v for k, v in figures.items()}
+        self.step += 1
+        return float(loss.detach()), figures
+
+    def validate(self, dataset: str) -> Mapping[str, float]:
+        """Figures on the split ``val`` at the steps where the recipe looks at it; the best weights are kept."""
+        every = self.recipe.validate
+        if not every or (self.step % every and self.step != self.recipe.steps):
+            return {}
+        figures = self.objective.validate(self.network, dataset, self.device)
+        if "val_union" in figures and figures["val_union"] >= self.best.get("union", -1.0):
+            weights = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+            self.best = {"union": figures["val_union"], "step": self.step, "weights": weights}
+        return figures
+
+    def finished(self) -> nn.Module:
+        """The network in evaluation mode, with the weights that are to be exported."""
+        if self.average is not None:
+            self.network.load_state_dict(self.average.state)
+        if self.best:
+            self.network.load_state_dict(self.best["weights"])
+        return self.network.eval().requires_grad_(False)
+
+
+def _settings(
+    model: str, dataset: str, recipe: Recipe, seed: int, start: Path | None, new_head: bool
+) -> dict[str, Any]:
+    """What the weights of a training depend on."""
+    settings = {"model": model, "dataset": dataset, "seed": seed, **asdict(recipe)}
+    if start is not None:
+        settings["new_head"] = new_head
+        settings["start"] = f"{recipe.start or recipe.start_recipe} {sha256_of(start)}"
+    if Spec.parse(model).name in MODELS.names():
+        settings["code"] = MODELS.get(Spec.parse(model).name).code
+    return settings
+
+
 def train(
     model_name: str,
     dataset_name: str,
@@ -198,93 +318,36 @@ def train(
     network = build_seeded(lambda: objective.build(model_name, dataset_name, seed), seed_of("weights", seed)).to(device)
     start = start or _start_file(model_name, dataset_name, recipe)
     if start is not None:
-        state = objective.read(start, model_name)
+        weights = objective.read(start, model_name)
         if new_head:
-            state = with_new_head(state, model_name, dataset_name, seed, start)
-        objective.adopt(network, state, start, model_name, dataset_name)
+            weights = with_new_head(weights, model_name, dataset_name, seed, start)
+        objective.adopt(network, weights, start, model_name, dataset_name)
     data = _training_clips(dataset_name, recipe)
     objective.inspect(data)
-    trained = [p for p in network.parameters() if p.requires_grad]
-    optimiser = _optimiser(recipe, trained)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(recipe, step))
-    average = _Average(network, recipe.ema) if recipe.ema is not None else None
-    settings = {"model": model_name, "dataset": dataset_name, "seed": seed, **asdict(recipe)}
-    if start is not None:
-        settings["new_head"] = new_head
-        settings["start"] = f"{recipe.start or recipe.start_recipe} {sha256_of(start)}"
-    if Spec.parse(model_name).name in MODELS.names():
-        settings["code"] = MODELS.get(Spec.parse(model_name).name).code
-    state_file, first, earlier = work / "state.pt", 0, 0.0
-    shown: dict[str, float] = {}
-    best: dict[str, Any] = {}
+    settings = _settings(model_name, dataset_name, recipe, seed, start, new_head)
+    training = _Training(objective, network, recipe, settings, device)
+    state_file = work / "state.pt"
     if state_file.is_file():
-        try:
-            state = torch.load(state_file, map_location=device, weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
-            raise BenchError(f"{state_file} is damaged: delete it to begin again, or give another --work.") from error
-        if state["settings"] != settings:
-            raise BenchError(
-                f"{state_file} holds a training with other settings or code: give another --work or delete it."
-            )
-        network.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-        if average is not None:
-            average.state, average.updates = state["average"], state["step"]
-        first, shown, earlier, best = state["step"], state["figures"], state["seconds"], state["best"]
-        report(TrainingState(first, recipe.steps, math.nan, shown, earlier))
+        training.resume(state_file)
+        report(training.shown(math.nan))
     work.mkdir(parents=True, exist_ok=True)
-    curve = Curve(work / "curve.csv", first)
-    begun = time.monotonic()
+    curve = Curve(work / "curve.csv", training.step)
+    begun = time.monotonic() - training.seconds
     # Dropout draws from the global generator: seed it step by step, and hand it back as it was.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for step, batch in enumerate(_batches(data, objective, recipe, seed, first), start=first):
-            torch.manual_seed(seed_of("dropout", seed, step))
-            generator = torch.Generator().manual_seed(seed_of("step", seed, step))
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.mixed and device.type == "cuda"):
-                loss, figures = objective.loss(network, tuple(part.to(device) for part in batch), generator)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
-            rate = optimiser.param_groups[0]["lr"]
-            optimiser.step()
-            schedule.step()
-            if average is not None:
-                average.update(network)
-            shown = {k: v if k not in shown else 0.95 * shown[k] + 0.05 * v for k, v in figures.items()}
-            looked: dict[str, float] = {}
-            if recipe.validate and ((step + 1) % recipe.validate == 0 or step + 1 == recipe.steps):
-                looked = objective.validate(network, dataset_name, device)
-                if "val_union" in looked and looked["val_union"] >= best.get("union", -1.0):
-                    weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
-                    best = {"union": looked["val_union"], "step": step + 1, "weights": weights}
-            value, seconds = float(loss.detach()), earlier + time.monotonic() - begun
-            curve.add(step + 1, value, {**figures, **looked}, rate, seconds)
-            report(TrainingState(step + 1, recipe.steps, value, shown, seconds))
-            if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
+        for batch in _batches(data, objective, recipe, seed, training.step):
+            rate = training.rate
+            loss, figures = training.advance(batch, seed)
+            validated = training.validate(dataset_name)
+            training.seconds = time.monotonic() - begun
+            curve.add(training.step, loss, {**figures, **validated}, rate, training.seconds)
+            report(training.shown(loss))
+            if training.step % save_every == 0 or training.step == recipe.steps:
                 curve.save()
-                with replacing(state_file) as partial:
-                    torch.save(
-                        {
-                            "settings": settings,
-                            "step": step + 1,
-                            "figures": shown,
-                            "seconds": seconds,
-                            "best": best,
-                            "model": network.state_dict(),
-                            "optimiser": optimiser.state_dict(),
-                            "schedule": schedule.state_dict(),
-                            **({"average": average.state} if average is not None else {}),
-                        },
-                        partial,
-                    )
+                training.save(state_file)
     if curve.rows:
         curve.draw(work / "curve.png", f"{model_name} on {dataset_name}, recipe {recipe.name}")
-    if average is not None:
-        network.load_state_dict(average.state)
-    if best:
-        network.load_state_dict(best["weights"])
-    return network.eval().requires_grad_(False)
+    return training.finished()
 
 
 def _optimiser(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -303,6 +366,15 @@ def _hardware(device: torch.device) -> str:
 def _quoted(text: str) -> str:
     """For a command line."""
     return text if text.replace("_", "").replace(":", "").isalnum() else f'"{text}"'
+
+
+def _command(model: str, dataset: str, recipe: Recipe, seed: int, start: Path | None, new_head: bool) -> str:
+    """The command line that repeats a training."""
+    flags = f" --start {start}" * (start is not None) + " --new-head" * new_head
+    return (
+        f"bench train --model {_quoted(model)} --dataset {_quoted(dataset)} --recipe {recipe.name} "
+        f"--steps {recipe.steps} --seed {seed} --out bench/zoo{flags}"
+    )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -348,9 +420,8 @@ def export(
     """
     out.mkdir(parents=True, exist_ok=True)
     objective = objective_of(recipe)
-    model, clips = Spec.parse(model_name).name, Spec.parse(dataset_name).name
-    named = objective.entry(model, recipe.name)
-    stem = f"{named['model']}-{clips}"
+    named = objective.entry(Spec.parse(model_name).name, recipe.name)
+    stem = f"{named['model']}-{Spec.parse(dataset_name).name}"
     name = f"{stem}.safetensors"
     weights = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     with replacing(out / name) as partial:  # whoever uses the old weights keeps them until the new ones are measured
@@ -360,24 +431,21 @@ def export(
         if work is not None and curves is not None and (work / "curve.png").is_file():
             curves.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(work / "curve.png", curves / f"{stem}.png")
-        told = f" --start {start}" * (start is not None) + " --new-head" * new_head
-        start = start or _start_file(model_name, dataset_name, recipe)
+        started_from = start or _start_file(model_name, dataset_name, recipe)
         entry = {
             "kind": objective.kind,
             **named,
-            "dataset": clips,
+            "dataset": Spec.parse(dataset_name).name,
             "sha256": sha256_of(partial),
             "recipe": asdict(recipe),
             "seed": seed,
             "parameters": sum(p.numel() for p in network.parameters()),
             "precision": "float16",
-            **({"started_from": sha256_of(start)} if start is not None else {}),
+            **({"started_from": sha256_of(started_from)} if started_from is not None else {}),
             "hardware": _hardware(device),
             "minutes": round(seconds / 60, 1),
             "torch": torch.__version__.split("+")[0],
-            "command": f"bench train --model {_quoted(model_name)} --dataset {_quoted(dataset_name)} "
-            f"--recipe {recipe.name} "
-            f"--steps {recipe.steps} --seed {seed} --out bench/zoo{told}",
+            "command": _command(model_name, dataset_name, recipe, seed, start, new_head),
             "figures": objective.measure(network, dataset_name, device),
         }
         # Read late: another training may have added its entry while this one was measured.

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import Budget
-from bench.run.judge import measure, violation
+from bench.run.judge import distances, violation
 
 CLIP = torch.linspace(0.2, 0.8, 3 * 2 * 4 * 4).reshape(3, 2, 4, 4)
 SIZE = 4 / 255
@@ -51,7 +51,7 @@ def test_each_violation_is_named(adversarial: torch.Tensor, budget: Budget | Non
 
 
 def test_distances_have_known_values() -> None:
-    found = measure(torch.zeros(3, 1, 2, 2), torch.tensor([0.0, 0.3, 0.4]).repeat(4).reshape(3, 1, 2, 2))
+    found = distances(torch.zeros(3, 1, 2, 2), torch.tensor([0.0, 0.3, 0.4]).repeat(4).reshape(3, 1, 2, 2))
     assert found.linf == pytest.approx(0.4)
     assert found.l2 == pytest.approx(math.sqrt(4 * (0.09 + 0.16)), rel=1e-6)
     assert found.changed == pytest.approx(8 / 12)
