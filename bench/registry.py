@@ -109,6 +109,7 @@ class Entry:
         kind: ``attack``, ``defense``, ``dataset`` or ``model``.
         source: the publication it implements, or an empty string.
         origin: file and line (and distribution, if from an entry point), for error messages.
+        fixed: plain values that the factory was made with, which are neither in its parameters nor in its code.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Entry:
     kind: str
     source: str
     origin: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def doc(self) -> str:
@@ -222,8 +224,10 @@ class Registry:
         self.broken: dict[str, str] = {}
         """Modules and entry points that could not be imported, with the reason; the command line shows them."""
 
-    def add(self, name: str, factory: Callable[..., Any], source: str = "") -> Entry:
-        """Registers a factory.
+    def add(
+        self, name: str, factory: Callable[..., Any], source: str = "", fixed: Mapping[str, Any] | None = None
+    ) -> Entry:
+        """Registers a factory; ``source`` and ``fixed`` are as in :class:`Entry`.
 
         Raises:
             NameClash: another factory has the name; the message names both origins.
@@ -233,7 +237,7 @@ class Registry:
             raise BenchError(
                 f"{self.kind} name {name!r} is not usable: use lower-case letters, digits, '_', '-' and '.'."
             )
-        entry = Entry(name, factory, self.kind, source, self._origin(factory))
+        entry = Entry(name, factory, self.kind, source, self._origin(factory), dict(fixed or {}))
         known = self._entries.get(name)
         if known is not None and known.origin.rpartition(":")[0] != entry.origin.rpartition(":")[0]:
             raise NameClash(
@@ -345,13 +349,16 @@ MODELS = Registry("model", "bench.models", "videorobustbench.models")
 REGISTRIES: dict[str, Registry] = {r.kind: r for r in (ATTACKS, DEFENSES, DATASETS, MODELS)}
 
 
-def register(name: str, *, source: str = "", kind: str | None = None) -> Callable[[F], F]:
+def register(
+    name: str, *, source: str = "", kind: str | None = None, fixed: Mapping[str, Any] | None = None
+) -> Callable[[F], F]:
     """Puts a class (or factory function) into its registry.
 
     Args:
         name: what users type: lower-case letters, digits, ``_``, ``-``, ``.``.
         source: the publication it implements: authors, title, venue and year, or an arXiv id.
         kind: ``attack``, ``defense``, ``dataset`` or ``model``; read from the base class if not given.
+        fixed: plain values that a factory made at run time was made with. They identify outcomes as its code does.
 
     Raises:
         NameClash: the name is taken.
@@ -372,7 +379,7 @@ def register(name: str, *, source: str = "", kind: str | None = None) -> Callabl
                 f"Cannot register {name!r}: derive it from Attack, Purifier, RobustModel or Dataset, "
                 "or say kind='model' for a classifier."
             )
-        REGISTRIES[which].add(name, factory, source)
+        REGISTRIES[which].add(name, factory, source, fixed)
         return factory
 
     return decorate

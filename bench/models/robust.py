@@ -122,7 +122,8 @@ def _registered(entry: Mapping[str, Any]) -> None:
         "Args:\n    num_classes: rows of the final layer.\n    seed: of the initial weights."
     )
     build.__qualname__ = f"robust.{entry['model']}"
-    register(entry["model"], kind="model", source=entry["source"])(build)
+    fixed = {key: entry[key] for key in ("base", "architecture", "architecture_options")}
+    register(entry["model"], kind="model", source=entry["source"], fixed=fixed)(build)
 
 
 for _name in sorted({e["model"]: e for e in manifest().values() if e["kind"] == "robust"}.items()):

@@ -19,7 +19,7 @@ from bench.defense.trained import know_origin
 from bench.errors import BenchError
 from bench.grids.grid import AttackSection, Grid
 from bench.plan.cells import Component
-from bench.records.identity import ComponentIdentity
+from bench.records.identity import ComponentIdentity, digest
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Registry, Spec
 from bench.threat.budgets import Budget
 from bench.weights.files import fingerprint, sha256_of
@@ -112,6 +112,7 @@ def make_component(spec: Spec, registry: Registry) -> Component[Any]:
 def _identity(spec: Spec, entry: Entry, instance: Any) -> ComponentIdentity:
     """A component's parameters and code, those of attacks that it runs, and files."""
     params, files = _placeless(entry.settings(spec.params))
+    files |= _fixed(entry)
     parts = []
     if isinstance(instance, Attack):
         files |= {path.name: sha256_of(path) if path.is_file() else "absent" for path in instance.files}
@@ -125,6 +126,11 @@ def _placeless(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str
     changes nothing, and what it holds does."""
     files = {key: sha256_of(Path(value)) for key, value in params.items() if _is_file(value)}
     return {key: Path(value).name if key in files else value for key, value in params.items()}, files
+
+
+def _fixed(entry: Entry) -> dict[str, str]:
+    """Digest of what the factory was made with. It stands among the files: random streams depend on parameters."""
+    return {"fixed": digest(dict(entry.fixed))} if entry.fixed else {}
 
 
 def _is_file(value: Any) -> bool:
@@ -174,7 +180,7 @@ def _dataset(grid: Grid, data_root: Path | None) -> Component[Dataset]:
         name=spec.name,
         params={k: v for k, v in entry.settings(params).items() if k != "root"},
         code=entry.code,
-        files={"content": content} if content else {},
+        files=({"content": content} if content else {}) | _fixed(entry),
     )
     return Component(str(spec), dataset, identity)
 
@@ -196,7 +202,8 @@ def _models(
         know_origin(model, spec.name, grid.dataset.name)
         entry = MODELS.get(spec.name)
         params, files = _placeless({k: v for k, v in entry.settings(spec.params).items() if k != "checkpoint"})
-        identity = _with_network(ComponentIdentity(name=spec.name, params=params, files=files), entry.factory, model)
+        own = ComponentIdentity(name=spec.name, params=params, files=files | _fixed(entry))
+        identity = _with_network(own, entry.factory, model)
         identity = identity.model_copy(update={"weights": fingerprint(model)})
         # Other weights must not pass for the shipped or published ones, nor for one another, in any table.
         label = str(spec) if checkpoint is None else f"{spec}@{checkpoint.stem}-{identity.weights[:6]}"

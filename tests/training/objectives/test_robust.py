@@ -13,9 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import BenchError, ClipRef, Dataset
+from bench.grids.grid import Grid
+from bench.models import robust
 from bench.models.base import build_seeded
 from bench.models.multibn import BRANCHES, Branches, MultiBN
 from bench.models.resnet3d import ResNet3D
+from bench.plan.expand import make_plan
+from bench.records.identity import ComponentIdentity
+from bench.registry import MODELS
 from bench.training.data import some_of, split_of
 from bench.training.loop import TrainingState, export, train
 from bench.training.objectives.classifier import Classification
@@ -31,6 +36,7 @@ from bench.training.objectives.robust import (
 )
 from bench.training.recipes import RECIPES, Recipe, objective_of
 from bench.weights.files import load_checkpoint
+from bench.weights.zoo import manifest, zoo_file
 
 TINY: dict[str, Any] = {"width": 4, "blocks": (1,), "stem_kernel": (3, 3, 3), "stem_stride": (1, 2, 2)}
 
@@ -412,3 +418,32 @@ def test_a_recipe_that_needs_normalisation_says_so(tmp_path: Path) -> None:
             device=torch.device("cpu"),
             report=lambda _: None,
         )
+
+
+def test_other_options_in_the_manifest_are_another_identity_with_the_same_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = next(e for e in manifest().values() if e["model"] == "resnet3d_tiny_multibn")
+    monkeypatch.setattr(MODELS, "_entries", {e.name: e for e in MODELS})
+    grid = Grid.model_validate(
+        {
+            "name": "one",
+            "title": "one",
+            "dataset": {"name": entry["dataset"], "clips": 1},
+            "models": [entry["model"]],
+            "defenses": ["none"],
+            "attacks": ["clean"],
+            "budgets": [{"norm": "linf", "size": "4/255", "steps": 1}],
+        }
+    )
+
+    def identity(select: str) -> ComponentIdentity:
+        options = {**entry["architecture_options"], "select": select}
+        robust._registered({**entry, "architecture_options": options})
+        return make_plan(grid, checkpoint=zoo_file(entry["model"], entry["dataset"])).cells[0].model.identity
+
+    soft, again, clean = identity("soft"), identity("soft"), identity("clean")
+    assert soft == again
+    assert soft.weights == clean.weights
+    assert soft != clean
+    assert soft.stream() == clean.stream()
