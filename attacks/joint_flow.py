@@ -10,7 +10,7 @@ from torch import Tensor
 from bench import BenchError, register
 from bench.attack.penalised import PenalisedAttack, Slope
 from bench.flow.base import endpoint_error
-from bench.flow.estimators import load_flow
+from bench.flow.estimators import flow_files, load_flow
 
 
 @register(
@@ -49,6 +49,7 @@ class JointFlow(PenalisedAttack):
     ) -> None:
         super().__init__(mus, loss, name="mus")
         self._flow = load_flow(flow, flow_weights or None) if any(self.lambdas) else None
+        self.files = flow_files(flow) if self._flow is not None else ()
 
     def slope(self, clips: Tensor) -> Slope:
         if clips.shape[2] < 2:

@@ -11,6 +11,7 @@ from torch import Tensor
 from bench import BenchError, register
 from bench.attack.penalised import PenalisedAttack, Slope
 from bench.errors import at_least
+from bench.flow.estimators import flow_files
 from bench.flow.losses import MotionLoss, load_motion_flow
 from bench.flow.pairs import clip_flow
 
@@ -61,7 +62,7 @@ class MotionI(PenalisedAttack):
         pairs_at_once: int = 0,
     ) -> None:
         super().__init__(lambdas, loss, start, keep)
-        estimator = load_motion_flow(flow, flow_weights, updates)
+        estimator, self.files = load_motion_flow(flow, flow_weights, updates), flow_files(flow)
         self.price = MotionLoss(
             estimator, constraints, weights, similarity, smoothness, edge, distance, pairs_at_once=pairs_at_once
         )
@@ -113,6 +114,7 @@ class MotionII(PenalisedAttack):
         super().__init__(lambdas, loss, start, keep)
         at_least("pairs_at_once", pairs_at_once, 0)
         self.flow, self.pairs_at_once = load_motion_flow(flow, flow_weights, updates), pairs_at_once
+        self.files = flow_files(flow)
 
     def slope(self, clips: Tensor) -> Slope:
         if clips.shape[2] < 2:

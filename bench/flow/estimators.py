@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.errors import BenchError, nearest
 from bench.flow.base import FlowEstimator
 from bench.flow.tiny import TinyFlow
-from bench.weights.zoo import load_shipped
+from bench.weights.zoo import load_shipped, shipped_file
 
 ESTIMATORS: dict[str, Callable[[], FlowEstimator]] = {"flow_tiny": TinyFlow}
 
@@ -32,7 +32,7 @@ def load_flow(
         from bench.flow.raft import load_raft  # torchvision's models take a second to import
 
         return load_raft(name.removeprefix("raft_"), weights, updates, unit_range)
-    full = name if name.startswith("flow_") else f"flow_{name}"
+    full = _full_name(name)
     if full not in ESTIMATORS:
         known = [n.removeprefix("flow_") for n in ESTIMATORS] + ["raft_large", "raft_small"]
         raise BenchError(f"There is no flow estimator {name!r}{nearest(name, known)}; known: {', '.join(known)}.")
@@ -41,3 +41,16 @@ def load_flow(
     estimator = ESTIMATORS[full]()
     load_shipped(estimator, full)
     return estimator.eval().requires_grad_(False)
+
+
+def flow_files(name: str) -> tuple[Path, ...]:
+    """The shipped file that :func:`load_flow` reads, for :attr:`bench.attack.base.Attack.files`; none of RAFT's.
+
+    Raises:
+        BenchError: as :func:`load_flow`.
+    """
+    return () if name.startswith("raft_") else (shipped_file(_full_name(name)),)
+
+
+def _full_name(name: str) -> str:
+    return name if name.startswith("flow_") else f"flow_{name}"

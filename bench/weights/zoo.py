@@ -170,18 +170,26 @@ def zoo_file(model: str, dataset: str) -> Path | None:
     return None
 
 
+def shipped_file(model: str) -> Path:
+    """Path of the shipped weights of a network that is no classifier: one file serves every data set.
+
+    Raises:
+        BenchError: none are shipped, or the file is absent or does not match the manifest.
+    """
+    for name, entry in manifest().items():
+        if entry["model"] == model:
+            return _verified(name, entry)
+    raise BenchError(f"No weights are shipped for {model!r}: train them (docs/zoo.md has the commands).")
+
+
 def load_shipped(network: nn.Module, model: str) -> None:
-    """Loads the shipped weights of a network that is no classifier: one file serves every data set.
+    """Loads the weights of :func:`shipped_file`.
 
     Raises:
         BenchError: none are shipped, or the file is absent, damaged or of another network.
     """
-    for name, entry in manifest().items():
-        if entry["model"] == model:
-            path = _verified(name, entry)
-            load_strictly(network, load_checkpoint(path), path)
-            return
-    raise BenchError(f"No weights are shipped for {model!r}: train them (docs/zoo.md has the commands).")
+    path = shipped_file(model)
+    load_strictly(network, load_checkpoint(path), path)
 
 
 def find_weights(spec: Spec, dataset: str, checkpoint: Path | None, data_root: Path | None) -> Path | Missing | None:
@@ -228,9 +236,9 @@ def build_classifier(spec: Spec, weights: Path | None) -> nn.Module:
     reads_file = any(p.name == "checkpoint" for p in entry.parameters)
     if weights is not None and reads_file:
         params["checkpoint"] = weights
-    model = entry.create(params)
-    if not isinstance(model, nn.Module):
-        raise BenchError(f"Model {spec.name!r} returned a {type(model).__name__}, not a torch.nn.Module.")
+    classifier = entry.create(params)
+    if not isinstance(classifier, nn.Module):
+        raise BenchError(f"Model {spec.name!r} returned a {type(classifier).__name__}, not a torch.nn.Module.")
     if weights is not None and not reads_file:
-        load_strictly(model, load_checkpoint(weights), weights)
-    return model.eval().requires_grad_(False)
+        load_strictly(classifier, load_checkpoint(weights), weights)
+    return classifier.eval().requires_grad_(False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +19,9 @@ from bench.attacks.pgd import PGD
 from bench.defenses.motion_consistency import MotionConsistency
 from bench.flow.base import FlowEstimator
 from bench.flow.losses import MotionLoss
-from bench.registry import ATTACKS
+from bench.plan.components import make_component
+from bench.registry import ATTACKS, Spec
+from bench.weights import zoo
 
 SHAPE, EPS = (3, 4, 16, 16), 8 / 255
 KINDS: list[type[MotionI] | type[MotionII]] = [MotionI, MotionII]
@@ -244,3 +249,26 @@ def test_clips_that_are_too_short_are_one_sentence(kind: Any, how: dict[str, Any
 def test_the_sweeps_are_those_of_the_decisions() -> None:
     assert MotionI().lambdas == (0, 1, 10, 100, 300, 1000)
     assert MotionII().lambdas == (0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
+
+
+@pytest.mark.parametrize("attack", ["motion_i", "motion_ii", "joint_flow"])
+def test_other_weights_of_the_shipped_flow_network_are_another_identity(
+    attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (name,) = (name for name, entry in zoo.manifest().items() if entry["model"] == "flow_tiny")
+    entry, content = zoo.manifest()[name], Path(zoo.__file__).parents[1].joinpath("zoo", name).read_bytes()
+    assert sha256(content).hexdigest() == entry["sha256"]
+    shipped = make_component(Spec(attack), ATTACKS).identity
+    assert shipped.files == {name: entry["sha256"]}
+    other = content[:-1] + bytes([content[-1] ^ 1])  # the last digit of one weight
+    (tmp_path / name).write_bytes(other)
+    (tmp_path / "manifest.json").write_text(json.dumps({name: {**entry, "sha256": sha256(other).hexdigest()}}))
+    monkeypatch.setattr(zoo.resources, "files", lambda package: tmp_path)
+    trained = make_component(Spec(attack), ATTACKS).identity
+    assert trained.files == {name: sha256(other).hexdigest()}
+    assert trained.stream() == shipped.stream()
+
+
+def test_an_attack_without_a_shipped_flow_network_reads_no_file() -> None:
+    assert make_component(Spec("motion_i", {"flow": "raft_small"}), ATTACKS).identity.files == {}
+    assert make_component(Spec("joint_flow", {"mus": [0.0]}), ATTACKS).identity.files == {}
