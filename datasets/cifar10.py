@@ -181,8 +181,8 @@ def _check_classes(path: Path) -> None:
     if not path.is_file():
         return
     try:
-        found = tuple(path.read_text(encoding="utf-8-sig").split())
+        names = tuple(path.read_text(encoding="utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"Cannot read {path}: {error}; get it again from {_PAGE}.") from error
-    if found != CLASSES:
+    if names != CLASSES:
         raise BenchError(f"{path} does not list the ten classes of CIFAR-10; get it again from {_PAGE}, or remove it.")

@@ -202,7 +202,7 @@ def _read_list(path: Path, flag: str) -> list[str]:
         if name in flags:
             raise BenchError(f"{path}, line {number}: {name} is listed twice; use the official list.")
         flags[name] = words[1]
-    found = [name for name, mark in flags.items() if mark == flag]
-    if not found:
+    marked = [name for name, mark in flags.items() if mark == flag]
+    if not marked:
         raise BenchError(f"{path} marks no video with {flag}; get it again from {_PAGE}.")
-    return found
+    return marked

@@ -107,11 +107,11 @@ class Kinetics400(Dataset):
         if not videos:
             raise BenchError(f"Kinetics-400 needs files that are not here:\n{listing(self.missing())}")
         labels = sorted(videos, key=lambda label: seed_of("kinetics400", self.seed, self.classes[label]))
-        found = []
+        refs = []
         for label in sorted(labels[: self.class_count]):
             ranked = sorted(videos[label], key=lambda name: seed_of("kinetics400", self.seed, Path(name).name))
-            found += [ClipRef(name, label) for name in sorted(ranked[: self.clips_per_class])]
-        return found
+            refs += [ClipRef(name, label) for name in sorted(ranked[: self.clips_per_class])]
+        return refs
 
     def load(self, ref: ClipRef) -> Tensor:
         """One clip, ``float32 (3, frames, size, size)`` in ``[0, 1]``, RGB.
@@ -132,22 +132,22 @@ class Kinetics400(Dataset):
         if not folder.is_dir():
             return {}
         known = {name.replace("_", " "): label for label, name in enumerate(self.classes)}
-        found: dict[int, list[str]] = {}
+        videos: dict[int, list[str]] = {}
         for inner in (p for p in folder.iterdir() if p.is_dir()):
             label = known.get(inner.name.replace("_", " "))
             if label is None:
                 raise BenchError(f"The folder {inner} is no class of Kinetics-400: rename or remove it.")
             names = [f"{inner.name}/{p.name}" for p in inner.iterdir() if p.suffix.lower() in _VIDEOS]
             if names:
-                found[label] = names
+                videos[label] = names
         annotations = self._base / "annotations" / "val.csv"
-        if found or not annotations.is_file():
-            return found
+        if videos or not annotations.is_file():
+            return videos
         here = {p.stem: p.name for p in folder.iterdir() if p.suffix.lower() in _VIDEOS}
         for stem, label in _read_list(annotations, known).items():
             if stem in here:
-                found.setdefault(label, []).append(here[stem])
-        return found
+                videos.setdefault(label, []).append(here[stem])
+        return videos
 
 
 def _centre(frame: Frame, size: int) -> Frame:
@@ -160,15 +160,15 @@ def _read_list(path: Path, known: dict[str, int]) -> dict[str, int]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
-        found = {}
+        labels = {}
         for number, line in enumerate(lines, start=2):
             label = known.get(line["label"].replace("_", " "))
             if label is None:
                 raise BenchError(f"{path}, line {number}: {line['label']!r} is no class; use the official list.")
-            found[f"{line['youtube_id']}_{int(line['time_start']):06d}_{int(line['time_end']):06d}"] = label
+            labels[f"{line['youtube_id']}_{int(line['time_start']):06d}_{int(line['time_end']):06d}"] = label
     except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
         raise BenchError(
             f"{path} is not the official list of label, youtube_id, time_start, time_end ({error!r}); get it again "
             f"from {_GET}."
         ) from error
-    return found
+    return labels

@@ -257,7 +257,7 @@ class UCF101(Dataset):
         return [ref for ref in refs if ref.id in kept]
 
     def _frame_folders(self) -> list[ClipRef]:
-        found: list[ClipRef] = []
+        refs: list[ClipRef] = []
         for folder in self._base.iterdir():
             label = number_of(folder.name)
             if label is None or not folder.is_dir():
@@ -267,8 +267,8 @@ class UCF101(Dataset):
             if names and label >= len(CLASSES):
                 last = len(CLASSES) - 1
                 raise BenchError(f"The frame folder {folder} is no class of UCF-101: use an index from 0 to {last}.")
-            found += [ClipRef(name, label) for name in names]
-        return sorted(found, key=lambda ref: (ref.label, ref.id))
+            refs += [ClipRef(name, label) for name in names]
+        return sorted(refs, key=lambda ref: (ref.label, ref.id))
 
 
 def _lines(path: Path) -> list[tuple[str, list[str]]]:
@@ -285,14 +285,14 @@ def _check_classes(path: Path) -> None:
     """Compares an optional ``classInd.txt``: with another order every label would be wrong."""
     if not path.is_file():
         return
-    found = [(where, " ".join(words)) for where, words in _lines(path)]
+    listed = [(where, " ".join(words)) for where, words in _lines(path)]
     expected = [f"{number} {name}" for number, name in enumerate(CLASSES, start=1)]
-    for (where, line), right in zip(found, expected, strict=False):
+    for (where, line), right in zip(listed, expected, strict=False):
         if line.lower() != right.lower():
             raise BenchError(f"{where}: {line!r} should be {right!r}; use the official classInd.txt, or none.")
-    if len(found) != len(expected):
+    if len(listed) != len(expected):
         raise BenchError(
-            f"{path} lists {len(found)} classes, not {len(expected)}; use the official classInd.txt, or none."
+            f"{path} lists {len(listed)} classes, not {len(expected)}; use the official classInd.txt, or none."
         )
 
 

@@ -59,7 +59,7 @@ def _is_bare(result: CellResult) -> bool:
 def rows_of(results: Iterable[CellResult]) -> list[Evidence]:
     """Sorts a grid's cells into rows, one per classifier, defence and budget."""
     results = list(results)
-    found = []
+    rows = []
     for model in dict.fromkeys(r.model for r in results):
         mine = [r for r in results if r.model == model]
         budgets = list(dict.fromkeys(r.budget for r in mine if r.budget)) or [""]
@@ -71,8 +71,8 @@ def rows_of(results: Iterable[CellResult]) -> list[Evidence]:
 
             for budget in budgets:
                 others = {b: select(defense, b) for b in budgets if b != budget}
-                found.append(Evidence(model, defense, budget, select(defense, budget), select(bare, budget), others))
-    return found
+                rows.append(Evidence(model, defense, budget, select(defense, budget), select(bare, budget), others))
+    return rows
 
 
 def _broken(cell: CellResult) -> list[str]:

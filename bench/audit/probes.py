@@ -32,8 +32,8 @@ LARGE = 64 / 255
 
 
 @dataclass(frozen=True)
-class Suspect:
-    """What is probed.
+class ProbedRow:
+    """The clips of a row that are asked again, and how.
 
     Attributes:
         make: makes the defended classifier anew, with nothing in its memory.
@@ -54,7 +54,7 @@ class Suspect:
         """Ids of the clips where ``which (n,)`` is true."""
         return [i for i, hit in zip(self.ids, which.tolist(), strict=True) if hit]
 
-    def shares(self, defended: DefendedClassifier, clips: Tensor, key: str) -> Tensor:
+    def accuracies(self, defended: DefendedClassifier, clips: Tensor, key: str) -> Tensor:
         """Share of fresh draws in which each clip is right, ``(n,)``."""
         draws = _DRAWS if defended.stochastic else 1
         right = [
@@ -73,7 +73,7 @@ class Suspect:
     def broken_by(self, attack: str, budget: Budget, gradient: str | None = None) -> Tensor:
         """Which clips an attack through the defence breaks: wrong in most fresh draws, ``bool (n,)``."""
         clips = self.attacked(attack, budget, gradient)
-        return self.shares(self.make(), clips, f"judge {attack}") < 0.5
+        return self.accuracies(self.make(), clips, f"judge {attack}") < 0.5
 
     def logits(self, defended: DefendedClassifier, clips: Tensor, key: object) -> Tensor:
         """What the defended classifier answers to one draw, on the CPU."""
@@ -95,66 +95,66 @@ def _differ(one: Tensor, other: Tensor) -> Tensor:
     return ~((_unit(one) - _unit(other)).abs().amax(1) <= _SAME)
 
 
-def randomness_is_declared(suspect: Suspect) -> Finding | None:
+def randomness_is_declared(probed: ProbedRow) -> Finding | None:
     """All randomness must come from the generator passed in, and be declared: attacks stop at the first success against
     a defence that says it is deterministic, and one that draws elsewhere cannot be judged twice alike."""
-    defended = suspect.make()
-    same = suspect.logits(defended, suspect.clips, 0)
-    again = [suspect.logits(suspect.make(), suspect.clips, 0) for _ in range(2)]
-    other = [suspect.logits(suspect.make(), suspect.clips, seed) for seed in range(1, 5)]
+    defended = probed.make()
+    same = probed.logits(defended, probed.clips, 0)
+    again = [probed.logits(probed.make(), probed.clips, 0) for _ in range(2)]
+    other = [probed.logits(probed.make(), probed.clips, seed) for seed in range(1, 5)]
     hidden = torch.stack([_differ(same, a) for a in again]).any(0)
     drawn = torch.stack([_differ(same, o) for o in other]).any(0)
     if hidden.any():
         message = "The same question with the same seed gets different answers: randomness does not come from rng."
-        return Finding(check="hidden randomness", severity="fault", message=message, clips=suspect.named(hidden))
+        return Finding(check="hidden randomness", severity="fault", message=message, clips=probed.named(hidden))
     if drawn.any() and not defended.stochastic:
         message = "Answers depend on the seed, but the defence says stochastic = False: attacks stop at a lucky draw."
-        return Finding(check="hidden randomness", severity="fault", message=message, clips=suspect.named(drawn))
+        return Finding(check="hidden randomness", severity="fault", message=message, clips=probed.named(drawn))
     return None
 
 
-def memory_is_empty(suspect: Suspect) -> Finding | None:
+def memory_is_empty(probed: ProbedRow) -> Finding | None:
     """An answer must not depend on earlier questions: a defence that remembers the clean clip, or counts, is not one
     that meets an attacker's clip first."""
-    noisy = suspect.noisy()
-    fresh = suspect.logits(suspect.make(), noisy, 0)
-    used = suspect.make()
-    suspect.logits(used, suspect.clips, 0)
+    noisy = probed.noisy()
+    fresh = probed.logits(probed.make(), noisy, 0)
+    used = probed.make()
+    probed.logits(used, probed.clips, 0)
     for _ in range(3):
-        suspect.logits(used, noisy, 1)
-    suspect.logits(used, suspect.clips, 2)
-    found = _differ(fresh, suspect.logits(used, noisy, 0))
-    if not found.any():
+        probed.logits(used, noisy, 1)
+    probed.logits(used, probed.clips, 2)
+    changed = _differ(fresh, probed.logits(used, noisy, 0))
+    if not changed.any():
         return None
     message = "The answer to a clip depends on what was asked before it."
-    return Finding(check="memory", severity="fault", message=message, clips=suspect.named(found))
+    return Finding(check="memory", severity="fault", message=message, clips=probed.named(changed))
 
 
-def clips_are_independent(suspect: Suspect) -> Finding | None:
+def clips_are_independent(probed: ProbedRow) -> Finding | None:
     """A clip's answer must not depend on the other clips of its batch."""
-    if len(suspect.clips) < 2:
+    if len(probed.clips) < 2:
         return None
-    together = suspect.logits(suspect.make(), suspect.clips, 0)
+    together = probed.logits(probed.make(), probed.clips, 0)
     with torch.no_grad():
-        defended = suspect.make()
+        defended = probed.make()
         alone = torch.cat(
             [
-                defended(suspect.clips[i : i + 1], ClipRandom.for_clips([suspect.ids[i]], "audit", 0)).double().cpu()
-                for i in range(len(suspect.ids))
+                defended(probed.clips[i : i + 1], ClipRandom.for_clips([probed.ids[i]], "audit", 0)).double().cpu()
+                for i in range(len(probed.ids))
             ]
         )
-    found = ~((_unit(together) - _unit(alone)).abs().amax(1) <= 100 * _SAME)
-    if not found.any():
+    differ = ~((_unit(together) - _unit(alone)).abs().amax(1) <= 100 * _SAME)
+    if not differ.any():
         return None
     message = "A clip's answer depends on the other clips of its batch."
-    return Finding(check="batch", severity="fault", message=message, clips=suspect.named(found))
+    return Finding(check="batch", severity="fault", message=message, clips=probed.named(differ))
 
 
-def outputs_are_logits(suspect: Suspect) -> Finding | None:
+def outputs_are_logits(probed: ProbedRow) -> Finding | None:
     """Probabilities in place of logits: the loss saturates, and its gradient vanishes, at confident answers."""
-    defended = suspect.make()
+    defended = probed.make()
     with torch.no_grad():
-        raw = defended.vote_logits(suspect.clips, ClipRandom.for_clips(suspect.ids, "audit", 0)).double()
+        raw = defended.vote_logits(probed.clips, ClipRandom.for_clips(probed.ids, "audit", 0)).double()
     sums = (raw.sum(-1) - 1).abs().amax() < 1e-5
     if not bool(sums & (raw >= 0).all() & (raw <= 1).all()):
         return None
@@ -181,14 +181,14 @@ def _watch_autograd(seen: list[str]) -> Iterator[None]:
         torch.autograd.grad, torch.autograd.backward = grad, backward
 
 
-def nothing_is_optimised(suspect: Suspect) -> Finding | None:
+def nothing_is_optimised(probed: ProbedRow) -> Finding | None:
     """A defence that differentiates while it answers adapts to the attack; standard attacks do not (Croce et al., ICML
     2022). A closed form of the same optimisation is not noticed, nor are ``torch.func`` and functions that were
     imported by name before."""
     seen: list[str] = []
-    defended = suspect.make()
+    defended = probed.make()
     with _watch_autograd(seen), torch.enable_grad():
-        defended.vote_logits(suspect.clips[:1], ClipRandom.for_clips(suspect.ids[:1], "audit", 0))
+        defended.vote_logits(probed.clips[:1], ClipRandom.for_clips(probed.ids[:1], "audit", 0))
     if not seen:
         return None
     message = (
@@ -197,66 +197,66 @@ def nothing_is_optimised(suspect: Suspect) -> Finding | None:
     return Finding(check="dynamic", severity="note", message=message)
 
 
-def gradients_lead_uphill(suspect: Suspect) -> list[Finding]:
+def gradients_lead_uphill(probed: ProbedRow) -> list[Finding]:
     """The gradient that the attacker follows must exist, be finite, and point where the loss rises.
 
     A step of a quarter of an intensity level along its sign is compared with the rise it promises, averaged over the
     same draws. Where most clips gain less than a tenth, the gradient belongs to another function than the one that
     answers.
     """
-    noisy = suspect.noisy()
-    defended = suspect.make().with_gradient(suspect.gradient)
+    noisy = probed.noisy()
+    defended = probed.make().with_gradient(probed.gradient)
     draws = _DRAWS if defended.stochastic else 1
     step = 0.25 / 255
-    promised = torch.zeros(len(suspect.ids), dtype=torch.float64)
+    promised = torch.zeros(len(probed.ids), dtype=torch.float64)
     gained = torch.zeros_like(promised)
-    unusable = torch.zeros(len(suspect.ids), dtype=torch.bool)
+    unusable = torch.zeros(len(probed.ids), dtype=torch.bool)
     for draw in range(draws):
-        rng = ClipRandom.for_clips(suspect.ids, "audit", "slope", draw)
+        rng = ClipRandom.for_clips(probed.ids, "audit", "slope", draw)
         target = defended.target(rng.clone())
-        value, gradient, _ = target.gradient(noisy, None, suspect.labels, cross_entropy)
+        value, gradient, _ = target.gradient(noisy, None, probed.labels, cross_entropy)
         size = gradient.flatten(1).double().abs()
         unusable |= ~torch.isfinite(size).all(1).cpu() | (size.amax(1) == 0).cpu()
         moved = (noisy + step * torch.nan_to_num(gradient).sign()).clamp(0, 1)
         with torch.no_grad():
-            after = cross_entropy(defended(moved, rng.clone()), suspect.labels)
+            after = cross_entropy(defended(moved, rng.clone()), probed.labels)
         promised += ((moved - noisy).abs().double() * torch.nan_to_num(gradient).double().abs()).flatten(1).sum(1).cpu()
         gained += (after - value).double().cpu()
     findings = []
     if unusable.any():
         message = (
-            f"The {suspect.gradient} gradient is zero or not finite on {int(unusable.sum())} of {len(unusable)} clips."
+            f"The {probed.gradient} gradient is zero or not finite on {int(unusable.sum())} of {len(unusable)} clips."
         )
-        findings.append(Finding(check="gradient", severity="fault", message=message, clips=suspect.named(unusable)))
+        findings.append(Finding(check="gradient", severity="fault", message=message, clips=probed.named(unusable)))
     # Where the loss is flat to rounding, rise and promise are both nothing.
     steep = ~unusable & (promised > 1e-6 * draws)
     down, idle = steep & (gained < -0.1 * promised), steep & (gained.abs() <= 0.1 * promised)
     for which, words in ((down, "falls"), (idle, "hardly moves")):
         if 2 * int(which.sum()) > int(steep.sum()):
             message = (
-                f"The loss {words} along the {suspect.gradient} gradient on {int(which.sum())} of {int(steep.sum())} "
+                f"The loss {words} along the {probed.gradient} gradient on {int(which.sum())} of {int(steep.sum())} "
                 "clips: it is not the gradient of what answers."
             )
-            severity: Severity = "fault" if suspect.gradient == "exact" else "warning"
-            findings.append(Finding(check="slope", severity=severity, message=message, clips=suspect.named(which)))
+            severity: Severity = "fault" if probed.gradient == "exact" else "warning"
+            findings.append(Finding(check="slope", severity=severity, message=message, clips=probed.named(which)))
     return findings
 
 
-def everything_falls_to_a_large_budget(suspect: Suspect) -> Finding | None:
+def everything_falls_to_a_large_budget(probed: ProbedRow) -> Finding | None:
     """At 64/255 every frame can be made gray-ish noise: what is still right above chance is right for another
     reason."""
-    defended = suspect.make()
+    defended = probed.make()
     with torch.no_grad():
-        classes = defended(suspect.clips[:1], ClipRandom.for_clips(suspect.ids[:1], "audit", 0)).shape[1]
-    clips = suspect.attacked("pgd", Budget("linf", LARGE, steps=suspect.budget.steps), key="large")
-    shares = suspect.shares(suspect.make(), clips, "large")
+        classes = defended(probed.clips[:1], ClipRandom.for_clips(probed.ids[:1], "audit", 0)).shape[1]
+    clips = probed.attacked("pgd", Budget("linf", LARGE, steps=probed.budget.steps), key="large")
+    accuracies = probed.accuracies(probed.make(), clips, "large")
     chance = 1 / classes
-    expected = len(shares) * chance
-    spread = (len(shares) * chance * (1 - chance)) ** 0.5
-    if float(shares.sum()) <= expected + 2 * spread:
+    expected = len(accuracies) * chance
+    spread = (len(accuracies) * chance * (1 - chance)) ** 0.5
+    if float(accuracies.sum()) <= expected + 2 * spread:
         return None
-    message = f"{shares.sum():.3g} of {len(shares)} clips are right at 64/255; chance would be {expected:.2g}."
-    return Finding(check="large budget", severity="fault", message=message, clips=suspect.named(shares >= 0.5))
+    message = f"{accuracies.sum():.3g} of {len(accuracies)} clips are right at 64/255; chance would be {expected:.2g}."
+    return Finding(check="large budget", severity="fault", message=message, clips=probed.named(accuracies >= 0.5))
 
 
 class _Wrapper(Purifier):
@@ -273,85 +273,87 @@ class _Nothing(_Wrapper):
         return clips
 
 
-def an_empty_defence_changes_nothing(suspect: Suspect) -> Finding | None:
+def an_empty_defence_changes_nothing(probed: ProbedRow) -> Finding | None:
     """Behind a defence that does nothing the attack must find the clips that it finds on the bare classifier, to the
     last bit: else it is the benchmark that masks something."""
-    classifier = suspect.make().classifier
-    found = []
+    classifier = probed.make().classifier
+    attacked = []
     for defense in (_Nothing(), _Nothing(), _Wrapper()):
-        target = DefendedClassifier(classifier, defense).target(ClipRandom.for_clips(suspect.ids, "audit", "empty"))
-        rng = ClipRandom.for_clips(suspect.ids, "audit", "empty attack")
-        found.append(ATTACKS.create("pgd")(target, suspect.clips, suspect.labels, suspect.budget, rng).clips)
-    bare, again, behind = found
+        target = DefendedClassifier(classifier, defense).target(ClipRandom.for_clips(probed.ids, "audit", "empty"))
+        rng = ClipRandom.for_clips(probed.ids, "audit", "empty attack")
+        attacked.append(ATTACKS.create("pgd")(target, probed.clips, probed.labels, probed.budget, rng).clips)
+    bare, again, behind = attacked
     # On a GPU some sums have no fixed order: where the bare classifier does not repeat itself, nothing can be told.
     differ = ((bare == again) & (bare != behind)).flatten(1).any(1) & (bare == again).flatten(1).all(1)
     if not differ.any():
         return None
     message = "Behind a defence that does nothing, PGD finds other clips than on the bare classifier."
-    return Finding(check="empty defence", severity="fault", message=message, clips=suspect.named(differ))
+    return Finding(check="empty defence", severity="fault", message=message, clips=probed.named(differ))
 
 
-def size_and_noise_are_what_they_seem(suspect: Suspect) -> list[Finding]:
+def size_and_noise_are_what_they_seem(probed: ProbedRow) -> list[Finding]:
     """A larger budget must break more, and noise of the same size must not break what the attack leaves."""
-    label = "eot(draws=10)" if suspect.make().stochastic else "pgd"
-    size = float(suspect.budget.size)
+    label = "eot(draws=10)" if probed.make().stochastic else "pgd"
+    size = float(probed.budget.size)
     half, whole, twice = (
-        suspect.broken_by(label, replace(suspect.budget, size=f * size, step_size=None)) for f in (0.5, 1, 2)
+        probed.broken_by(label, replace(probed.budget, size=f * size, step_size=None)) for f in (0.5, 1, 2)
     )
     findings = []
     for less, more, words in ((half, whole, "half the"), (whole, twice, "the whole")):
         back = less & ~more
         if int(more.sum()) < int(less.sum()) - 1:
             message = f"With twice the size, {label} breaks fewer clips than with {words} budget."
-            findings.append(Finding(check="budget", severity="fault", message=message, clips=suspect.named(back)))
-    by_luck = (suspect.shares(suspect.make(), suspect.noisy(), "noise") < 0.5) & ~whole
+            findings.append(Finding(check="budget", severity="fault", message=message, clips=probed.named(back)))
+    by_luck = (probed.accuracies(probed.make(), probed.noisy(), "noise") < 0.5) & ~whole
     # Of a randomised defence one clip may be wrong in most draws by chance.
-    if int(by_luck.sum()) > (1 if suspect.make().stochastic else 0):
+    if int(by_luck.sum()) > (1 if probed.make().stochastic else 0):
         message = f"Random noise breaks {int(by_luck.sum())} clips that {label} leaves."
-        findings.append(Finding(check="noise", severity="fault", message=message, clips=suspect.named(by_luck)))
+        findings.append(Finding(check="noise", severity="fault", message=message, clips=probed.named(by_luck)))
     return findings
 
 
-def the_attack_has_converged(suspect: Suspect) -> list[Finding]:
+def the_attack_has_converged(probed: ProbedRow) -> list[Finding]:
     """More effort, other losses, one step, no gradient at all: none may break much that the row's attack leaves."""
-    label = "eot(draws=10)" if suspect.make().stochastic else "pgd"
-    broken = suspect.broken_by(label, suspect.budget)
-    more = replace(suspect.budget, steps=2 * suspect.budget.steps, restarts=2)
+    label = "eot(draws=10)" if probed.make().stochastic else "pgd"
+    broken = probed.broken_by(label, probed.budget)
+    more = replace(probed.budget, steps=2 * probed.budget.steps, restarts=2)
     findings = []
-    gain = suspect.broken_by(label, more) & ~broken
+    gain = probed.broken_by(label, more) & ~broken
     if int(gain.sum()) > 1:
         message = f"Twice the steps and restarts break {int(gain.sum())} clips more: the attack has not converged."
-        findings.append(Finding(check="convergence", severity="warning", message=message, clips=suspect.named(gain)))
-    one = suspect.broken_by("fgsm", suspect.budget) & ~broken
+        findings.append(Finding(check="convergence", severity="warning", message=message, clips=probed.named(gain)))
+    one = probed.broken_by("fgsm", probed.budget) & ~broken
     if one.any():
-        message = f"A single step breaks {int(one.sum())} clips that {suspect.budget.steps} steps leave."
-        findings.append(Finding(check="single step", severity="warning", message=message, clips=suspect.named(one)))
-    others = [g for g in ("bpda", "bpda-negated", "exact") if g != suspect.gradient]
+        message = f"A single step breaks {int(one.sum())} clips that {probed.budget.steps} steps leave."
+        findings.append(Finding(check="single step", severity="warning", message=message, clips=probed.named(one)))
+    others = [g for g in ("bpda", "bpda-negated", "exact") if g != probed.gradient]
     for gradient in others:
-        if why_not(suspect.make().defense, gradient) is not None:
+        if why_not(probed.make().defense, gradient) is not None:
             continue
-        found = suspect.broken_by("pgd", suspect.budget, gradient) & ~broken
-        if int(found.sum()) > 1:
-            message = f"PGD+{gradient} breaks {int(found.sum())} clips that PGD+{suspect.gradient} leaves."
+        more_broken = probed.broken_by("pgd", probed.budget, gradient) & ~broken
+        if int(more_broken.sum()) > 1:
+            message = f"PGD+{gradient} breaks {int(more_broken.sum())} clips that PGD+{probed.gradient} leaves."
             findings.append(
-                Finding(check="other gradient", severity="warning", message=message, clips=suspect.named(found))
+                Finding(check="other gradient", severity="warning", message=message, clips=probed.named(more_broken))
             )
-    if suspect.budget.norm in ("linf", "l2"):
-        found = suspect.broken_by("square(queries=200)", suspect.budget) & ~broken
-        if found.any():
-            message = f"Square, which uses no gradient, breaks {int(found.sum())} clips that {label} leaves."
-            findings.append(Finding(check="black box", severity="fault", message=message, clips=suspect.named(found)))
+    if probed.budget.norm in ("linf", "l2"):
+        more_broken = probed.broken_by("square(queries=200)", probed.budget) & ~broken
+        if more_broken.any():
+            message = f"Square, which uses no gradient, breaks {int(more_broken.sum())} clips that {label} leaves."
+            findings.append(
+                Finding(check="black box", severity="fault", message=message, clips=probed.named(more_broken))
+            )
     return findings
 
 
-def probe(suspect: Suspect) -> list[Finding]:
+def probe(probed: ProbedRow) -> list[Finding]:
     """All probes. One that raises is itself a finding: whatever it met, an attack would meet too.
 
     Raises:
         BenchError: the question makes no sense for this defence, as when the gradient asked for does not exist.
     """
     findings: list[Finding] = []
-    for look in (
+    for check in (
         randomness_is_declared,
         memory_is_empty,
         clips_are_independent,
@@ -364,12 +366,12 @@ def probe(suspect: Suspect) -> list[Finding]:
         the_attack_has_converged,
     ):
         try:
-            found = look(suspect)
+            finding = check(probed)
         except BenchError:
             raise
         except Exception as error:  # noqa: BLE001 - recorded in the row's audit as a fault, never passed over
             reason = str(error).strip().splitlines()
-            message = f"{look.__name__.replace('_', ' ')}: cannot be told, {reason[0] if reason else 'no message'}."
-            found = Finding(check="gradient", severity="fault", message=message)
-        findings += found if isinstance(found, list) else [found] if found is not None else []
+            message = f"{check.__name__.replace('_', ' ')}: cannot be told, {reason[0] if reason else 'no message'}."
+            finding = Finding(check="gradient", severity="fault", message=message)
+        findings += finding if isinstance(finding, list) else [finding] if finding is not None else []
     return findings

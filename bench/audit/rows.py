@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from bench.audit.outcomes import Evidence, examine, rows_of
-from bench.audit.probes import Suspect, probe
+from bench.audit.probes import ProbedRow, probe
 from bench.defense.base import changes_nothing
 from bench.defense.defended import DefendedClassifier, why_not
 from bench.errors import BenchError
@@ -34,7 +34,7 @@ def _cell_of(plan: Plan, row: Evidence) -> Cell | None:
     return next((c for c in plan.cells if (c.model.label, c.defense.label) == (row.model, row.defense)), None)
 
 
-def _suspect(plan: Plan, row: Evidence, clips: int, gradient: str, device: torch.device) -> Suspect | None:
+def _probed_row(plan: Plan, row: Evidence, clips: int, gradient: str, device: torch.device) -> ProbedRow | None:
     """What of a row is asked again: its first clips that are right without an attack."""
     cell = _cell_of(plan, row)
     clean = row.known("clean").get("clean")
@@ -47,7 +47,7 @@ def _suspect(plan: Plan, row: Evidence, clips: int, gradient: str, device: torch
         return None
     if gradient == "auto":
         gradient = "exact" if why_not(cell.defense.instance, "exact") is None else "bpda"
-    return Suspect(
+    return ProbedRow(
         _maker(cell.defended, device),
         torch.stack([plan.dataset.load(r) for r in refs]).to(device),
         [r.id for r in refs],
@@ -118,9 +118,9 @@ def audit(
         if _cell_of(plan, row) is None:
             continue
         working_on(row)
-        suspect = _suspect(plan, row, clips, gradient, torch.device(device)) if clips else None
-        found = probe(suspect) if suspect is not None else []
+        probed = _probed_row(plan, row, clips, gradient, torch.device(device)) if clips else None
+        findings = probe(probed) if probed is not None else []
         of_plan = (exact_gradient_was_taken(plan, row), outcomes_are_of_this_code(plan, row))
         stored = [f for f in of_plan if f is not None]
-        audited.append(examine(row, stored, found, suspect.ids if suspect is not None else ()))
+        audited.append(examine(row, stored, findings, probed.ids if probed is not None else ()))
     return audited

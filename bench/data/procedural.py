@@ -267,23 +267,13 @@ def render(split: str, index: int, *, frames: int = 16, size: int = 64, recipe: 
     Raises:
         BenchError: unknown recipe or split, negative index, or a shape that cannot be rendered.
     """
-    if recipe not in RECIPES:
-        raise BenchError(f"Unknown recipe {recipe!r}{nearest(recipe, RECIPES)}: choose one of {', '.join(RECIPES)}.")
-    if split not in SPLITS:
-        raise BenchError(f"Unknown split {split!r}: choose one of {', '.join(SPLITS)}.")
-    if index < 0 or frames < LEAST_FRAMES or size < LEAST_SIZE:
-        raise BenchError(
-            f"Cannot render clip {index} with {frames} frames of {size} pixels: the index must not be negative, "
-            f"frames must be at least {LEAST_FRAMES} and size at least {LEAST_SIZE}."
-        )
+    _check(split, index, frames, size, recipe)
     label = index % len(MOTIONS)
-    key, look = [RECIPE_VERSION, SPLITS[split], index], None
+    key = [RECIPE_VERSION, SPLITS[split], index]
     if recipe == "actions12":
         key.append(RECIPES.index(recipe))
     rng = np.random.default_rng(key)
-    if recipe == "actions12":
-        other = (label + rng.integers(1, len(MOTIONS))) % len(MOTIONS)
-        look = LOOKS[label if rng.random() < TYPICAL else other]
+    look = _look(label, rng) if recipe == "actions12" else None
     pixel = size / _REFERENCE_SIZE
     pose = _trajectory(MOTIONS[label], rng, frames, size)
 
@@ -293,31 +283,10 @@ def render(split: str, index: int, *, frames: int = 16, size: int = 64, recipe: 
 
     axis = torch.arange(size, dtype=torch.float32)
     pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
-    shift_t = torch.from_numpy(shift).float()[:, None, None]
-
-    # The background canvas covers 1.2 times the frame, more than the camera ever drifts.
-    background = _background(rng, look).expand(frames, -1, -1, -1)
-    where = (pixels[None] - shift_t - (size - 1) / 2) / (0.6 * size)
-    canvas = F.grid_sample(background, where, mode="bilinear", padding_mode="border", align_corners=True)
-    canvas.add_(0.5).add_(torch.from_numpy(rng.uniform(-0.1, 0.1, 3)).float()[None, :, None, None])
-
-    if rng.random() < 0.1:  # a static distractor, part of the background
-        still = _Pose(
-            rng.uniform(0.15, 0.85, 2) * size + shift,
-            np.full(frames, rng.uniform(-math.pi, math.pi)),
-            np.full(frames, rng.uniform(5, 9) * pixel),
-        )
-        canvas, _ = _paint(canvas, _to_sprite(pixels, still), still.scale, rng, 0.15)
-
+    canvas = _scene(pixels, shift, rng, look)
     u = _to_sprite(pixels, pose)
     canvas, alpha = _paint(canvas, u, pose.scale, rng, rng.uniform(0.15, 0.25), look)
     mask = alpha > 0.5
-
-    gain = rng.uniform(0.85, 1.15) * (1 + 0.03 * rng.standard_normal(frames))
-    # In place where it can be: memory traffic is most of the cost of a clip.
-    clip = canvas.permute(1, 0, 2, 3).contiguous().mul_(torch.from_numpy(gain).float()[None, :, None, None])
-    noise = torch.from_numpy(rng.standard_normal(clip.shape, dtype=np.float32))
-    clip.add_(noise.mul_(0.01)).clamp_(0, 1)
 
     def find_flow() -> Tensor:
         following = _Pose(pose.centre[1:], pose.angle[1:], pose.scale[1:])
@@ -325,7 +294,59 @@ def render(split: str, index: int, *, frames: int = 16, size: int = 64, recipe: 
         still_flow = torch.from_numpy(drift).float().expand_as(moved)
         return torch.where(mask[:-1, ..., None], moved, still_flow).permute(3, 0, 1, 2).contiguous()
 
-    return RenderedClip(clip, label, mask, find_flow)
+    return RenderedClip(_filmed(canvas, rng), label, mask, find_flow)
+
+
+def _check(split: str, index: int, frames: int, size: int, recipe: str) -> None:
+    """Refuses what cannot be rendered."""
+    if recipe not in RECIPES:
+        raise BenchError(f"Unknown recipe {recipe!r}{nearest(recipe, RECIPES)}: choose one of {', '.join(RECIPES)}.")
+    if split not in SPLITS:
+        raise BenchError(f"Unknown split {split!r}: choose one of {', '.join(SPLITS)}.")
+    if index < 0 or frames < LEAST_FRAMES or size < LEAST_SIZE:
+        raise BenchError(
+            f"Cannot render clip {index} with {frames} frames of {size} pixels: the index must not be negative, "
+            f"frames must be at least {LEAST_FRAMES} and size at least {LEAST_SIZE}."
+        )
+
+
+def _look(label: int, rng: np.random.Generator) -> _Look:
+    """The look that is typical of a class or, now and then, of another one."""
+    other = (label + rng.integers(1, len(MOTIONS))) % len(MOTIONS)
+    return LOOKS[label if rng.random() < TYPICAL else other]
+
+
+def _scene(pixels: Tensor, shift: np.ndarray, rng: np.random.Generator, look: _Look | None) -> Tensor:
+    """What stands still before the camera, ``(T, 3, size, size)``: the background and, now and then, a distractor.
+
+    Args:
+        pixels: places of the pixels, ``(size, size, 2)``.
+        shift: by which the camera has moved it in each frame, ``(T, 2)``, in pixels.
+    """
+    frames, size = len(shift), len(pixels)
+    shift_t = torch.from_numpy(shift).float()[:, None, None]
+    # The background canvas covers 1.2 times the frame, more than the camera ever drifts.
+    background = _background(rng, look).expand(frames, -1, -1, -1)
+    where = (pixels[None] - shift_t - (size - 1) / 2) / (0.6 * size)
+    canvas = F.grid_sample(background, where, mode="bilinear", padding_mode="border", align_corners=True)
+    canvas.add_(0.5).add_(torch.from_numpy(rng.uniform(-0.1, 0.1, 3)).float()[None, :, None, None])
+    if rng.random() < 0.1:
+        distractor = _Pose(
+            rng.uniform(0.15, 0.85, 2) * size + shift,
+            np.full(frames, rng.uniform(-math.pi, math.pi)),
+            np.full(frames, rng.uniform(5, 9) * (size / _REFERENCE_SIZE)),
+        )
+        canvas, _ = _paint(canvas, _to_sprite(pixels, distractor), distractor.scale, rng, 0.15)
+    return canvas
+
+
+def _filmed(canvas: Tensor, rng: np.random.Generator) -> Tensor:
+    """Frames ``(T, 3, size, size)`` as a clip ``(3, T, size, size)``, with a camera's exposure and noise."""
+    gain = rng.uniform(0.85, 1.15) * (1 + 0.03 * rng.standard_normal(len(canvas)))
+    # In place where it can be: memory traffic is most of the cost of a clip.
+    clip = canvas.permute(1, 0, 2, 3).contiguous().mul_(torch.from_numpy(gain).float()[None, :, None, None])
+    noise = torch.from_numpy(rng.standard_normal(clip.shape, dtype=np.float32))
+    return clip.add_(noise.mul_(0.01)).clamp_(0, 1)
 
 
 class ProceduralDataset(Dataset):

@@ -152,10 +152,10 @@ class DefendedClassifier(nn.Module):
         logits = self.classifier(candidates.flatten(0, 1))
         count = candidates.shape[0] * candidates.shape[1]
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
-            found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            returned = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
             raise BenchError(
                 f"{type(self.classifier).__name__} must turn {count} clips into logits of shape ({count}, K), but "
-                f"returned {found}."
+                f"returned {returned}."
             )
         return logits.unflatten(0, candidates.shape[:2])
 
@@ -214,15 +214,15 @@ class DefendedClassifier(nn.Module):
         before = None if self.purifier is None else self.purifier.measure(clips)
         if self.purifier is None or before is None:
             return torch.empty(0, len(clips))
-        found = [before, *(self.purifier.measure(candidate) for candidate in purified)]
-        for value in found:
+        measured = [before, *(self.purifier.measure(candidate) for candidate in purified)]
+        for value in measured:
             if not isinstance(value, Tensor) or value.shape != (len(clips),):
                 shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
                 raise BenchError(
                     f"{type(self.purifier).__name__}.measure must return ({len(clips)},), a number per clip, but "
                     f"returned {shape}."
                 )
-        first, *rest = (value.cpu() for value in found if value is not None)
+        first, *rest = (value.cpu() for value in measured if value is not None)
         return torch.stack([first, torch.stack(rest).mean(0)])
 
     def target(self, rng: ClipRandom, *, transfer: bool = False) -> Target:
@@ -254,10 +254,10 @@ def _purify(purifier: Purifier, clips: Tensor, rng: ClipRandom) -> Tensor:
 def _check(purifier: Purifier, clips: Tensor, purified: Tensor) -> None:
     shape = tuple(purified.shape) if isinstance(purified, Tensor) else ()
     if len(shape) not in (5, 6) or shape[-5:-3] != tuple(clips.shape[:2]) or 0 in shape:
-        found = f"shape {shape}" if shape else f"a {type(purified).__name__}"
+        returned = f"shape {shape}" if shape else f"a {type(purified).__name__}"
         raise BenchError(
             f"{type(purifier).__name__}.purify must return (B, 3, T, H, W) or (V, B, 3, T, H, W) for clips of shape "
-            f"{tuple(clips.shape)}, but returned {found}."
+            f"{tuple(clips.shape)}, but returned {returned}."
         )
     if purifier.identity and purified is not clips and not torch.equal(purified, clips):
         # The planner spares an identity its adaptive attacks: it must not be one in name only.
@@ -266,14 +266,14 @@ def _check(purifier: Purifier, clips: Tensor, purified: Tensor) -> None:
 
 def _stand_in(purifier: Purifier, gradient: str, clips: Tensor, rng: ClipRandom, purified: Tensor) -> Tensor:
     hook = "surrogate" if gradient == "surrogate" else "bpda"
-    found: Tensor = getattr(purifier, hook)(clips, rng)
-    if found.shape not in (purified.shape, purified.shape[-5:]):
+    stand_in: Tensor = getattr(purifier, hook)(clips, rng)
+    if stand_in.shape not in (purified.shape, purified.shape[-5:]):
         raise BenchError(
             f"{type(purifier).__name__} turns clips of shape {tuple(clips.shape)} into {tuple(purified.shape)}, but "
-            f"its {hook} has shape {tuple(found.shape)}: override {hook} to return the shape that purify returns, so "
-            f"that {gradient} can pass the gradient back."
+            f"its {hook} has shape {tuple(stand_in.shape)}: override {hook} to return the shape that purify returns, "
+            f"so that {gradient} can pass the gradient back."
         )
-    return found
+    return stand_in
 
 
 def why_not(defense: Defense, gradient: str) -> str | None:

@@ -108,10 +108,10 @@ def convert(state: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
     for key, value in state.items():
         module, _, kind = key.rpartition(".")
         parts.setdefault(module, {})[kind] = value
-    found: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {}
 
     def take(name: str, module: str) -> None:
-        found.update({f"{name}.{kind}": value for kind, value in parts.pop(module, {}).items()})
+        converted.update({f"{name}.{kind}": value for kind, value in parts.pop(module, {}).items()})
 
     for name, module in _pairs(network.config):
         if ".attentions." in name:
@@ -121,9 +121,9 @@ def convert(state: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
                 split = value.flatten(1) if kind == "weight" else value
                 by_head = split.unflatten(0, (heads, 3, -1))
                 for i, to in enumerate(("to_q", "to_k", "to_v")):
-                    found[f"{name}.{to}.{kind}"] = by_head[:, i].flatten(0, 1)
+                    converted[f"{name}.{to}.{kind}"] = by_head[:, i].flatten(0, 1)
             for kind, value in parts.pop(f"{module}.proj_out", {}).items():
-                found[f"{name}.to_out.0.{kind}"] = value.flatten(1) if kind == "weight" else value
+                converted[f"{name}.to_out.0.{kind}"] = value.flatten(1) if kind == "weight" else value
         elif any(f"{module}.{theirs}" in parts for theirs in _RESNET.values()):
             for ours, theirs in _RESNET.items():
                 take(f"{name}.{ours}", f"{module}.{theirs}")
@@ -131,7 +131,7 @@ def convert(state: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
             take(name, module)
     if parts:
         raise BenchError(f"A checkpoint of Guided Diffusion has no {next(iter(parts))}: this one is another network's.")
-    return found
+    return converted
 
 
 def load_guided(path: Path) -> Any:

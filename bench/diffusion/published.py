@@ -121,8 +121,8 @@ class GuidedDiffusion(DiffusionBackbone):
 
     def noise(self, latents: Tensor, t: Tensor) -> Tensor:
         def denoise(frames: Tensor, t: Tensor) -> Tensor:
-            found: Tensor = self.denoiser(frames.to(self.denoiser.dtype), t).sample[:, :3]
-            return found.to(frames.dtype)
+            noise: Tensor = self.denoiser(frames.to(self.denoiser.dtype), t).sample[:, :3]
+            return noise.to(frames.dtype)
 
         return _by_frame(denoise, latents, t, self.frames_at_once)
 
@@ -131,8 +131,8 @@ def _by_frame(denoise: Callable[..., Tensor], latents: Tensor, t: Tensor, at_onc
     """Applies an image model to clips, a bounded number of frames at a time, with gradients too."""
     frames = latents.transpose(1, 2)
     parts = zip(frames.flatten(0, 1).split(at_once), t.repeat_interleave(frames.shape[1]).split(at_once), strict=True)
-    found = torch.cat([replayed(partial(denoise, t=times), part) for part, times in parts])
-    return found.unflatten(0, frames.shape[:2]).transpose(1, 2)
+    noises = torch.cat([replayed(partial(denoise, t=times), part) for part, times in parts])
+    return noises.unflatten(0, frames.shape[:2]).transpose(1, 2)
 
 
 def load_modelscope(weights: str, precision: str) -> ModelScope:
@@ -171,9 +171,9 @@ def _latent_parts(weights: str, precision: str, unet: Any) -> tuple[Any, Any, Te
 def _load(kind: Any, weights: str, part: str, precision: str) -> Any:
     """One network of a pipeline, after a look at what its description says it is."""
     with _explained(weights, part):
-        found = kind.load_config(weights, subfolder=part).get("_class_name", kind.__name__)
-    if found != kind.__name__:
-        raise BenchError(f"The part {part!r} of {weights} is a {found}, but a {kind.__name__} is wanted.")
+        stated = kind.load_config(weights, subfolder=part).get("_class_name", kind.__name__)
+    if stated != kind.__name__:
+        raise BenchError(f"The part {part!r} of {weights} is a {stated}, but a {kind.__name__} is wanted.")
     with _explained(weights, part):
         # Without low_cpu_mem_usage diffusers recommends another package, at length.
         network, report = kind.from_pretrained(

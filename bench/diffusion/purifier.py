@@ -75,13 +75,13 @@ class DiffusionPurifier(Purifier):
         return purified, path.deviation()
 
     def _purify(self, clips: Tensor, rng: ClipRandom, path: Trajectory | None = None) -> Tensor:
-        found = self.purify_latents(self.backbone.encode(clips), clips, self.times, rng, path)
-        if len(found) == 1:
-            return self.backbone.decode(found[0])
-        return self.backbone.decode(torch.cat(found)).unflatten(0, (len(found), len(clips)))
+        candidates = self.purify_latents(self.backbone.encode(clips), clips, self.times, rng, path)
+        if len(candidates) == 1:
+            return self.backbone.decode(candidates[0])
+        return self.backbone.decode(torch.cat(candidates)).unflatten(0, (len(candidates), len(clips)))
 
     def surrogate(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         """The same process in a third of the steps; several candidates are averaged in latent space."""
         fewer = timesteps(self.times[0], max(1, round(len(self.times) / 3)))
-        found = self.purify_latents(self.backbone.encode(clips), clips, fewer, rng)
-        return self.backbone.decode(sum(found[1:], found[0]) / len(found))
+        candidates = self.purify_latents(self.backbone.encode(clips), clips, fewer, rng)
+        return self.backbone.decode(sum(candidates[1:], candidates[0]) / len(candidates))

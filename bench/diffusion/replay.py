@@ -25,8 +25,8 @@ class _Replay(torch.autograd.Function):
         scale = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
-            (found,) = torch.autograd.grad(ctx.work(leaf), leaf, grads[0] / _like(scale, grads[0]))
-        return None, found * _like(scale, found)
+            (gradient,) = torch.autograd.grad(ctx.work(leaf), leaf, grads[0] / _like(scale, grads[0]))
+        return None, gradient * _like(scale, gradient)
 
 
 def _like(scale: Tensor, values: Tensor) -> Tensor:
@@ -45,6 +45,6 @@ def replayed(work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         x: rows along its first axis.
     """
     if torch.is_grad_enabled() and x.requires_grad:
-        found: Tensor = _Replay.apply(work, x)
-        return found
+        replayable: Tensor = _Replay.apply(work, x)
+        return replayable
     return work(x)

@@ -82,9 +82,9 @@ def denoise_ddim(
     backbone: DiffusionBackbone, noisy: Tensor, times: Sequence[int], down: dict[int, Tensor] | None = None
 ) -> Tensor:
     """Deterministic denoising from ``times[0]`` to the clean level (Song et al., ICLR 2021)."""
-    for t, target in downward(times):
-        noisy = ddim_step(noisy, predict(backbone, noisy, t), backbone.level(t), backbone.level(target))
-        _note(down, target, noisy)
+    for t, after in downward(times):
+        noisy = ddim_step(noisy, predict(backbone, noisy, t), backbone.level(t), backbone.level(after))
+        _note(down, after, noisy)
     return noisy
 
 
@@ -96,10 +96,10 @@ def denoise_ddpm(
     down: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """Ancestral denoising from ``times[0]`` to the clean level (Ho et al., NeurIPS 2020); strides are allowed."""
-    for t, target in downward(times):
+    for t, after in downward(times):
         fresh = rng.normal(*noisy.shape[1:], device=noisy.device).to(noisy.dtype)
-        noisy = ddpm_step(noisy, predict(backbone, noisy, t), backbone.level(t), backbone.level(target), fresh)
-        _note(down, target, noisy)
+        noisy = ddpm_step(noisy, predict(backbone, noisy, t), backbone.level(t), backbone.level(after), fresh)
+        _note(down, after, noisy)
     return noisy
 
 
@@ -113,16 +113,16 @@ def denoise_sde(
     """The reverse-time variance-preserving SDE from ``times[0]`` to the clean level, by Euler-Maruyama.
 
     DiffPure (Nie et al., Diffusion Models for Adversarial Purification, ICML 2022, eq. 5) with the score
-    ``-e / sqrt(1 - abar)``. The integral of ``beta`` over a step is ``log(target / level)``, so strides are allowed;
+    ``-e / sqrt(1 - abar)``. The integral of ``beta`` over a step is ``log(after / level)``, so strides are allowed;
     with small ones it agrees with :func:`denoise_ddpm`.
     """
-    for t, target in downward(times):
+    for t, after in downward(times):
         fresh = rng.normal(*noisy.shape[1:], device=noisy.device).to(noisy.dtype)
         level = backbone.level(t)
-        beta = math.log(backbone.level(target) / level)
+        beta = math.log(backbone.level(after) / level)
         score = -predict(backbone, noisy, t) / math.sqrt(1 - level)
         noisy = noisy + beta * (noisy / 2 + score) + math.sqrt(beta) * fresh
-        _note(down, target, noisy)
+        _note(down, after, noisy)
     return noisy
 
 
@@ -136,7 +136,7 @@ def invert_ddim(
 ) -> Tensor:
     """Deterministic noising of clean latents up to ``times[0]``: DDIM run backwards.
 
-    The noise of a step is predicted at the *target's* timestep on the present latent.
+    The noise of a step is predicted at the timestep *after* it on the present latent.
 
     Args:
         backbone: the model.
@@ -147,10 +147,10 @@ def invert_ddim(
         up: if given, the latents at every timestep are written here.
     """
     _note(up, -1, latents)
-    for target, t in reversed(list(downward(times))):
-        noise = predict(backbone, latents, target)
+    for after, t in reversed(list(downward(times))):
+        noise = predict(backbone, latents, after)
         if share_first:
             noise = noise[:, :, :1].expand_as(noise)
-        latents = ddim_step(latents, noise, backbone.level(t), backbone.level(target))
-        _note(up, target, latents)
+        latents = ddim_step(latents, noise, backbone.level(t), backbone.level(after))
+        _note(up, after, latents)
     return latents

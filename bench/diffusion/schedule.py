@@ -60,29 +60,29 @@ def predict_clean(noisy: Tensor, noise: Tensor, level: Level) -> Tensor:
     return (noisy - _root(1 - level) * noise) / _root(level)
 
 
-def ddim_step(noisy: Tensor, noise: Tensor, level: Level, target: Level) -> Tensor:
+def ddim_step(noisy: Tensor, noise: Tensor, level: Level, after: Level) -> Tensor:
     """One deterministic step between any two levels (Song et al., eq. 12 with sigma 0).
 
-    ``target > level`` denoises; ``target < level`` is inversion, for which ``noise`` is the network's prediction at
-    the target's timestep.
+    ``after > level`` denoises; ``after < level`` is inversion, for which ``noise`` is the network's prediction at
+    the timestep after the step.
     """
-    return add_noise(predict_clean(noisy, noise, level), noise, target)
+    return add_noise(predict_clean(noisy, noise, level), noise, after)
 
 
-def ddpm_step(noisy: Tensor, noise: Tensor, level: Level, target: Level, fresh: Tensor) -> Tensor:
-    """One ancestral step to a higher level, ``target > level`` (Ho et al., eq. 7 and algorithm 2).
+def ddpm_step(noisy: Tensor, noise: Tensor, level: Level, after: Level, fresh: Tensor) -> Tensor:
+    """One ancestral step to a higher level, ``after > level`` (Ho et al., eq. 7 and algorithm 2).
 
-    Between neighbouring timesteps this is DDPM with the small variance, ``(1 - target) / (1 - level) * beta``; with
-    ``beta = 1 - level / target`` it also strides over timesteps. At ``target = 1`` no noise is added.
+    Between neighbouring timesteps this is DDPM with the small variance, ``(1 - after) / (1 - level) * beta``; with
+    ``beta = 1 - level / after`` it also strides over timesteps. At ``after = 1`` no noise is added.
 
     Args:
         noise: the network's prediction.
         fresh: standard normal, the shape of ``noisy``.
     """
-    alpha = level / target
+    alpha = level / after
     clean = predict_clean(noisy, noise, level)
-    mean = (_root(target) * (1 - alpha) * clean + _root(alpha) * (1 - target) * noisy) / (1 - level)
-    return mean + _root((1 - target) / (1 - level) * (1 - alpha)) * fresh
+    mean = (_root(after) * (1 - alpha) * clean + _root(alpha) * (1 - after) * noisy) / (1 - level)
+    return mean + _root((1 - after) / (1 - level) * (1 - alpha)) * fresh
 
 
 def _root(value: Level) -> Level:

@@ -123,10 +123,10 @@ class Preconditioned(DiffusionBackbone):
     """A model whose network is preconditioned as in EDM (Karras et al., NeurIPS 2022, table 1), channel by channel.
 
     With ``y = x / sqrt(abar) = x0 + s e`` the estimate is ``x0 = c_skip y + c_out net(c_in y)``: the Wiener estimate
-    of each channel plus what the network knows better. The network's input and target have unit variance at every
-    noise size. Pictures have little variance at fine scales, so the channels should be those of a transform that tells
-    scales apart; then the skip does not leave in any channel more noise than there is signal. The noise follows from
-    the estimate.
+    of each channel plus what the network knows better. What the network is given and what it is to return have unit
+    variance at every noise size. Pictures have little variance at fine scales, so the channels should be those of a
+    transform that tells scales apart; then the skip does not leave in any channel more noise than there is signal. The
+    noise follows from the estimate.
     """
 
     variance: Tensor
@@ -166,8 +166,8 @@ class Preconditioned(DiffusionBackbone):
 
     def loss(self, noisy: Tensor, t: Tensor, clean: Tensor) -> Tensor:
         """Mean squared error of the estimate, relative to that of the Wiener estimate: even over noise sizes."""
-        found, expected = self._estimate(self.analyse(noisy), t)
-        return ((found - self.analyse(clean)).square() / expected).mean()
+        estimate, expected = self._estimate(self.analyse(noisy), t)
+        return ((estimate - self.analyse(clean)).square() / expected).mean()
 
 
 class PixelSpace(Preconditioned):
@@ -193,13 +193,13 @@ class PixelSpace(Preconditioned):
 
     def analyse(self, latents: Tensor) -> Tensor:
         frames = latents.transpose(1, 2)
-        found = F.conv2d(frames.flatten(0, 1), self.patterns, stride=self.block)
-        return found.unflatten(0, frames.shape[:2]).transpose(1, 2)
+        coefficients = F.conv2d(frames.flatten(0, 1), self.patterns, stride=self.block)
+        return coefficients.unflatten(0, frames.shape[:2]).transpose(1, 2)
 
     def synthesise(self, channels: Tensor) -> Tensor:
         frames = channels.transpose(1, 2)
-        found = F.conv_transpose2d(frames.flatten(0, 1), self.patterns, stride=self.block)
-        return found.unflatten(0, frames.shape[:2]).transpose(1, 2)
+        images = F.conv_transpose2d(frames.flatten(0, 1), self.patterns, stride=self.block)
+        return images.unflatten(0, frames.shape[:2]).transpose(1, 2)
 
     def encode_frames(self, frames: Tensor) -> Tensor:
         return frames
@@ -297,8 +297,8 @@ class TinyAutoencoder(nn.Module):
 
     def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance, both ``(N, C, h, w)``, of the code of frames in ``[-1, 1]``."""
-        found = self.kl.encode(frames).latent_dist
-        return found.mean + self.shortcut_in(frames), found.logvar
+        posterior = self.kl.encode(frames).latent_dist
+        return posterior.mean + self.shortcut_in(frames), posterior.logvar
 
     def reconstruct(self, code: Tensor) -> Tensor:
         """A code to frames in about ``[-1, 1]``."""

@@ -58,8 +58,8 @@ class FlowEstimator(nn.Module, ABC):
         if clips.ndim != 5 or clips.shape[1] != 3 or clips.shape[2] < 2:
             raise BenchError(f"Flow needs clips (B, 3, T, H, W) of at least two frames, not {tuple(clips.shape)}.")
         batch, _, frames = clips.shape[:3]
-        found = self.features(clips.transpose(1, 2).flatten(0, 1))
-        split = [f.unflatten(0, (batch, frames)) for f in found]
+        features = self.features(clips.transpose(1, 2).flatten(0, 1))
+        split = [f.unflatten(0, (batch, frames)) for f in features]
         first = tuple(f[:, :-1].flatten(0, 1) for f in split)
         second = tuple(f[:, 1:].flatten(0, 1) for f in split)
         return self.match(first, second).unflatten(0, (batch, frames - 1)).transpose(1, 2)
@@ -97,17 +97,17 @@ def splat(values: Tensor, flow: Tensor) -> Tensor:
     batch, channels, height, width = values.shape
     x = torch.arange(width, dtype=flow.dtype, device=flow.device) + flow[:, 0]
     y = torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None] + flow[:, 1]
-    found = values.new_zeros(batch, channels, height * width)
+    splatted = values.new_zeros(batch, channels, height * width)
     left, top = x.detach().floor(), y.detach().floor()
     for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
         weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         place = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
-        share = (values * (weight * inside)[:, None]).flatten(2)
-        found = found.scatter_add(2, place.flatten(1)[:, None].expand_as(share), share)
-    return found.unflatten(2, (height, width))
+        deposit = (values * (weight * inside)[:, None]).flatten(2)
+        splatted = splatted.scatter_add(2, place.flatten(1)[:, None].expand_as(deposit), deposit)
+    return splatted.unflatten(2, (height, width))
 
 
-def endpoint_error(found: Tensor, truth: Tensor) -> Tensor:
+def endpoint_error(flow: Tensor, truth: Tensor) -> Tensor:
     """Distance in pixels between two flows, channels on axis 1: ``(N, 2, ...)`` to ``(N, ...)``."""
-    return (found - truth).norm(dim=1)
+    return (flow - truth).norm(dim=1)

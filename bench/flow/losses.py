@@ -151,7 +151,7 @@ def smoothness(flow: Tensor, image: Tensor, edge: float = 150.0) -> Tensor:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two frames of a clip that are compared: their numbers, and their shares in the two terms of the loss."""
+    """Two frames of a clip that are compared: their numbers, and their weights in the two terms of the loss."""
 
     first: int
     second: int
@@ -233,12 +233,12 @@ class MotionLoss(nn.Module):
         if frames < 2:
             raise BenchError(f"Motion consistency compares frames of a clip: it needs at least two, not {frames}.")
         bent = "forward" if "forward" in self.constraints else self.constraints[0]
-        found = []
+        pairs = []
         for name, weight in zip(self.constraints, self.weights, strict=True):
             places = self._places(name, frames)
             bend = 1 / len(places) if name == bent else 0.0
-            found += [Pair(first, second, weight / len(places), bend) for first, second in places]
-        return found
+            pairs += [Pair(first, second, weight / len(places), bend) for first, second in places]
+        return pairs
 
     def _places(self, constraint: str, frames: int) -> list[tuple[int, int]]:
         if constraint == "forward":
@@ -325,8 +325,8 @@ class MotionLoss(nn.Module):
         flow = self.flow.match(tuple(f[first] for f in features), tuple(f[second] for f in features))
         photo = photometric(frames[first], frames[second], flow, self.similarity)
         bend = smoothness(flow, frames[first], self.edge)
-        shares = flow.new_tensor([[p.photometric for p in pairs], [p.smoothness for p in pairs]])
-        return (shares * torch.stack([photo, bend])).sum(1)
+        weights = flow.new_tensor([[p.photometric for p in pairs], [p.smoothness for p in pairs]])
+        return (weights * torch.stack([photo, bend])).sum(1)
 
     def slope(self, pairs: Sequence[Pair], clip: Tensor) -> Tensor:
         """Gradient of what some pairs add to the loss of a clip ``(1, 3, T, H, W)``; differentiable if the clip is."""
@@ -335,8 +335,8 @@ class MotionLoss(nn.Module):
             x = clip if twice else clip.detach().requires_grad_(True)
             # What is differentiated twice is kept whole: it is one group.
             photo, smooth = self._terms(pairs, x, 0 if twice else self.pairs_at_once).unbind()
-            (found,) = torch.autograd.grad(photo + self.smooth * smooth, x, create_graph=twice)
-        return found
+            (gradient,) = torch.autograd.grad(photo + self.smooth * smooth, x, create_graph=twice)
+        return gradient
 
 
 class _Slope(torch.autograd.Function):
@@ -416,7 +416,7 @@ def bilinear(
     x, y = (grid[..., 0] + 1) * (width - 1) / 2, (grid[..., 1] + 1) * (height - 1) / 2
     left, top = x.detach().floor(), y.detach().floor()
     right, below = x - left, y - top  # how far beyond the pixel to the left, and above
-    found = input.new_zeros(input.shape[0], input.shape[1], grid.shape[1] * grid.shape[2])
+    sampled = input.new_zeros(input.shape[0], input.shape[1], grid.shape[1] * grid.shape[2])
     for column, row, weight in (
         (left, top, (1 - right) * (1 - below)),
         (left + 1, top, right * (1 - below)),
@@ -426,5 +426,5 @@ def bilinear(
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         place = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
         values = input.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, input.shape[1], -1))
-        found = found + values * (weight * inside).flatten(1)[:, None]
-    return found.unflatten(2, grid.shape[1:3])
+        sampled = sampled + values * (weight * inside).flatten(1)[:, None]
+    return sampled.unflatten(2, grid.shape[1:3])

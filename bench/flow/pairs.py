@@ -60,15 +60,15 @@ def flow_of_pairs(flow: FlowEstimator, frames: Tensor, pairs: Sequence[tuple[int
     """
     features = encode(flow, frames, at_once)
     size = at_once or len(pairs)
-    found = []
+    flows = []
     for begin in range(0, len(pairs), size):
         first, second = zip(*pairs[begin : begin + size], strict=True)
 
         def match(*features: Tensor, first: Sequence[int] = first, second: Sequence[int] = second) -> Tensor:
             return flow.match(tuple(f[list(first)] for f in features), tuple(f[list(second)] for f in features))
 
-        found.append(saving(match, *features) if at_once else match(*features))
-    return torch.cat(found)
+        flows.append(saving(match, *features) if at_once else match(*features))
+    return torch.cat(flows)
 
 
 def clip_flow(flow: FlowEstimator, clips: Tensor, at_once: int = 0) -> Tensor:
@@ -91,5 +91,5 @@ def clip_flow(flow: FlowEstimator, clips: Tensor, at_once: int = 0) -> Tensor:
         raise BenchError(f"Flow needs clips (B, 3, T, H, W) of at least two frames, not {tuple(clips.shape)}.")
     batch, frames = len(clips), clips.shape[2]
     pairs = [(b * frames + t, b * frames + t + 1) for b in range(batch) for t in range(frames - 1)]
-    found = flow_of_pairs(flow, clips.transpose(1, 2).flatten(0, 1), pairs, at_once)
-    return found.unflatten(0, (batch, frames - 1)).transpose(1, 2)
+    flows = flow_of_pairs(flow, clips.transpose(1, 2).flatten(0, 1), pairs, at_once)
+    return flows.unflatten(0, (batch, frames - 1)).transpose(1, 2)

@@ -60,12 +60,12 @@ class Raft(FlowEstimator):
         return self.network.feature_encoder(frames), self.network.context_encoder(frames), size
 
     def match(self, first: Features, second: Features) -> Tensor:
-        (found, context, size), (other, _, _) = first, second
-        network, (batch, _, rows, columns) = self.network, found.shape
-        network.corr_block.build_pyramid(found, other)
+        (features, context, size), (other, _, _) = first, second
+        network, (batch, _, rows, columns) = self.network, features.shape
+        network.corr_block.build_pyramid(features, other)
         kept = network.update_block.hidden_state_size
         hidden, context = context[:, :kept].tanh(), context[:, kept:].relu()
-        start = make_coords_grid(batch, rows, columns).to(found)
+        start = make_coords_grid(batch, rows, columns).to(features)
         places = start
         for _ in range(self.updates):
             # torchvision detaches the places here, which steadies training; an attacker wants the whole derivative.

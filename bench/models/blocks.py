@@ -135,8 +135,8 @@ class FeatureDenoising(nn.Module):
         query, key = (e.transpose(1, 2).reshape(*shape, self.inner) for e in (query, key))
         mixed = F.scaled_dot_product_attention(query, key, values.transpose(1, 2)).transpose(1, 2)
         whole = self.variant == "spacetime"
-        found = x + self.out(mixed.view(b, c, t, h, w) if whole else mixed.view(b, t, c, h, w).transpose(1, 2))
-        return F.relu(found) if self.variant == "a" else found
+        denoised = x + self.out(mixed.view(b, c, t, h, w) if whole else mixed.view(b, t, c, h, w).transpose(1, 2))
+        return F.relu(denoised) if self.variant == "a" else denoised
 
     def _embedded(self, x: Tensor, layers: nn.ModuleList) -> Tensor:
         """``(B, C / 2, T * H * W)``."""

@@ -170,7 +170,7 @@ class HaraResNet(VideoClassifier):
             planes = width * factor * 2**stage
             inner = cardinality * (planes // 32) if block == "resnext" else planes
             outputs = planes * _EXPANSION[block]
-            made = nn.Sequential()
+            stage_blocks = nn.Sequential()
             for b in range(count):
                 stride = 2 if stage > 0 and b == 0 else 1
                 downsample: nn.Module | None = None
@@ -180,13 +180,13 @@ class HaraResNet(VideoClassifier):
                     downsample = nn.Sequential(
                         nn.Conv3d(channels, outputs, 1, stride, bias=False), nn.BatchNorm3d(outputs)
                     )
-                made.append(
+                stage_blocks.append(
                     BasicBlock(channels, outputs, stride, downsample)
                     if block == "basic"
                     else Bottleneck(channels, inner, outputs, stride, groups, downsample)
                 )
                 channels = outputs
-            self.add_module(f"layer{stage + 1}", made)
+            self.add_module(f"layer{stage + 1}", stage_blocks)
         self.stages = len(blocks)
         self.fc = nn.Linear(channels, num_classes)
         for module in self.modules():
@@ -220,10 +220,10 @@ def load_published(
         BenchError: the file is absent, unsafe, damaged, or of another network, generation, shortcut or number of
             classes.
     """
-    state, found = load_with_arch(checkpoint)
-    if found not in ("", arch):
+    state, stated_arch = load_with_arch(checkpoint)
+    if stated_arch not in ("", arch):
         raise BenchError(
-            f"The checkpoint {checkpoint} is of {found!r}, not of {arch!r}: give that of this architecture."
+            f"The checkpoint {checkpoint} is of {stated_arch!r}, not of {arch!r}: give that of this architecture."
         )
     stem = state.get("conv1.weight")
     if stem is not None and stem.ndim == 5 and len(stem) != width:
@@ -234,15 +234,15 @@ def load_published(
     rows = len(state["fc.weight"]) if "fc.weight" in state else num_classes or 400
     if num_classes not in (None, rows):
         raise BenchError(f"The checkpoint {checkpoint} has {rows} classes, not {num_classes}.")
-    model = build(rows)
+    network = build(rows)
     kind = "B" if any(".downsample." in name for name in state) else "A"
-    if stem is not None and kind != model.shortcut:
+    if stem is not None and kind != network.shortcut:
         raise BenchError(
-            f"The checkpoint {checkpoint} has shortcuts of type {kind}, not {model.shortcut}: give shortcut={kind!r} "
+            f"The checkpoint {checkpoint} has shortcuts of type {kind}, not {network.shortcut}: give shortcut={kind!r} "
             "where the model takes it, or another file."
         )
-    load_strictly(model, state, checkpoint)
-    return model
+    load_strictly(network, state, checkpoint)
+    return network
 
 
 def _made(

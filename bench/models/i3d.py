@@ -238,9 +238,9 @@ def i3d_rgb(checkpoint: Path | None = None, num_classes: int | None = None) -> I
     if checkpoint is None:
         return I3D(num_classes or 400)
     state = _read(checkpoint)
-    model = _sized(state, checkpoint, num_classes, 3)
-    load_strictly(model, state, checkpoint)
-    return model
+    classifier = _sized(state, checkpoint, num_classes, 3)
+    load_strictly(classifier, state, checkpoint)
+    return classifier
 
 
 @register(
@@ -297,6 +297,6 @@ def i3d_flow(
         return I3DFlow(estimator, I3D(num_classes or 400, channels=2), limit, shorter, pairs_at_once)
     inner = {k.removeprefix("stream."): v for k, v in state.items() if k.startswith("stream.")}
     stream = _sized(inner or state, checkpoint, num_classes, 2)
-    model = I3DFlow(estimator, stream, limit, shorter, pairs_at_once)
-    load_strictly(model if inner else stream, state, checkpoint)
-    return model
+    classifier = I3DFlow(estimator, stream, limit, shorter, pairs_at_once)
+    load_strictly(classifier if inner else stream, state, checkpoint)
+    return classifier

@@ -65,12 +65,12 @@ class Branches(nn.Module):
         return torch.einsum("bk,kb...->b...", weights, torch.stack(normalised))
 
     def _one_each(self, x: Tensor, branch: Tensor) -> Tensor:
-        found = torch.empty_like(x)
+        normalised = torch.empty_like(x)
         for k, norm in enumerate(self.branches):
             rows = branch == k
             if rows.any():
-                found[rows] = norm(x[rows])
-        return found
+                normalised[rows] = norm(x[rows])
+        return normalised
 
     @staticmethod
     def _normalised(x: Tensor, norm: nn.Module, learning: bool) -> Tensor:
@@ -105,17 +105,17 @@ def branched(network: nn.Module, route: Route, count: int = len(BRANCHES), short
     Raises:
         BenchError: the network has none.
     """
-    found = [
+    norms = [
         (path, module)
         for path, module in network.named_modules()
         if isinstance(module, NORMS) and (shortcuts or not any(part in _SHORTCUTS for part in path.split(".")))
     ]
-    if not found:
+    if not norms:
         raise BenchError(
             f"MultiBN needs batch normalisation, and {type(network).__name__} has none: take a network that "
             "has, such as a 3D ResNet."
         )
-    for path, module in found:
+    for path, module in norms:
         parent, _, name = path.rpartition(".")
         setattr(network.get_submodule(parent), name, Branches(module, count, route))
     return network

@@ -183,9 +183,9 @@ def nl_r50(checkpoint: Path | None = None, num_classes: int | None = None) -> NL
     rows = len(state["fc.weight"]) if "fc.weight" in state else 400
     if num_classes not in (None, rows):
         raise BenchError(f"The checkpoint {checkpoint} has {rows} classes, not {num_classes}.")
-    model = NLResNet(rows)
-    load_strictly(model, state, checkpoint)
-    return model
+    classifier = NLResNet(rows)
+    load_strictly(classifier, state, checkpoint)
+    return classifier
 
 
 @register(

@@ -28,8 +28,8 @@ class FrameResNet(VideoClassifier):
 
     def logits(self, normalised: Tensor) -> Tensor:
         batch, _, frames = normalised.shape[:3]
-        found: Tensor = self.frames(normalised.transpose(1, 2).flatten(0, 1))
-        return found.unflatten(0, (batch, frames)).mean(1)
+        logits: Tensor = self.frames(normalised.transpose(1, 2).flatten(0, 1))
+        return logits.unflatten(0, (batch, frames)).mean(1)
 
 
 @register(

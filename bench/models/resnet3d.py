@@ -51,8 +51,8 @@ class ResNet3D(VideoClassifier):
             shortcut: Any = None
             if stride > 1 or inner != outer:
                 shortcut = nn.Sequential(nn.Conv3d(inner, outer, 1, stride, bias=False), nn.BatchNorm3d(outer))
-            made: nn.Module = BasicBlock(inner, outer, Conv3DSimple, stride, shortcut)
-            return made
+            residual: nn.Module = BasicBlock(inner, outer, Conv3DSimple, stride, shortcut)
+            return residual
 
         kt, kh, kw = stem_kernel
         padding = (kt // 2, kh // 2, kw // 2)

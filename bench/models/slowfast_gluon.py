@@ -113,6 +113,6 @@ def slowfast_r50(checkpoint: Path | None = None, num_classes: int | None = None)
     rows = len(state["fc.weight"]) if "fc.weight" in state else 400
     if num_classes not in (None, rows):
         raise BenchError(f"The checkpoint {checkpoint} has {rows} classes, not {num_classes}.")
-    model = GluonSlowFast(rows)
-    load_strictly(model, state, checkpoint)
-    return model
+    classifier = GluonSlowFast(rows)
+    load_strictly(classifier, state, checkpoint)
+    return classifier

@@ -97,4 +97,10 @@ class Objective(ABC):
 
         Args:
             network: the exported weights, loaded again; evaluation mode, no weight gradients.
+            dataset: registered name of the data set, whose split ``test`` is taken.
+            device: where the network is.
+
+        Returns:
+            Plain values for JSON by name, ``figures`` of the manifest entry: accuracies in per cent with their interval
+            and number of clips, end-point errors in pixels, ... ``bench train --measure-only`` asks for them again.
         """

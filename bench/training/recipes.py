@@ -256,5 +256,5 @@ def objective_of(recipe: Recipe) -> Objective:
             f"{nearest(recipe.objective, OBJECTIVES)}; known: {', '.join(OBJECTIVES)}."
         )
     module, _, name = OBJECTIVES[recipe.objective].partition(":")
-    made: Objective = getattr(importlib.import_module(module), name)(**recipe.options)
-    return made
+    objective: Objective = getattr(importlib.import_module(module), name)(**recipe.options)
+    return objective

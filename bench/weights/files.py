@@ -75,13 +75,13 @@ def _some(keys: Iterable[str], limit: int = 5) -> str:
     return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
 
 
-def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Loads a state dict that must fit exactly; counters of batch norm may be absent (old PyTorch).
 
     Raises:
         BenchError: names the first missing, unexpected or differently shaped keys.
     """
-    own = model.state_dict()
+    own = network.state_dict()
     missing = {k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked")}
     unexpected = state.keys() - own.keys()
     shapes = {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape}
@@ -97,17 +97,17 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> 
         )
     if problems:
         raise BenchError(
-            f"The checkpoint {path} is not for {type(model).__name__}: {'; '.join(problems)}. "
+            f"The checkpoint {path} is not for {type(network).__name__}: {'; '.join(problems)}. "
             "Give the checkpoint of this architecture."
         )
-    model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False)
+    network.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False)
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(network: nn.Module) -> str:
     """Digest of all parameters and buffers, those that checkpoints leave out included: two classifiers with other
     weights or other normalisation are never confused."""
     digest = hashlib.sha256()
-    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
+    for name, tensor in sorted([*network.named_parameters(), *network.named_buffers()]):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -61,14 +61,14 @@ class Classification(Objective):
 
     Attributes:
         clean_clips, attacked_clips: test clips of the measured figures.
-        target: per cent of clips that the recorded budget should leave right.
+        left_percent: per cent of clips that the recorded budget should leave right.
         trials: budgets tried at most to find it.
     """
 
     kind = "classifier"
     clean_clips: ClassVar[int] = 1000
     attacked_clips: ClassVar[int] = 200
-    target: ClassVar[tuple[float, float]] = (5.0, 9.0)
+    left_percent: ClassVar[tuple[float, float]] = (5.0, 9.0)
     trials: ClassVar[int] = 8
 
     def build(self, model: str, dataset: str, seed: int = 0) -> nn.Module:
@@ -153,9 +153,9 @@ class Classification(Objective):
         reported for, which the interval does not know.
 
         Returns:
-            The figure and its radius; ``None`` if no tried radius hits the target.
+            The figure and its radius; ``None`` if no tried radius does.
         """
-        low, high = (share / 100 * len(refs) for share in self.target)
+        low, high = (percent / 100 * len(refs) for percent in self.left_percent)
         weak, strong, radius, survived = 0.0, 16.0, 4.0, at_four
         for _ in range(self.trials):
             if low <= survived <= high:
@@ -245,16 +245,16 @@ class FlowStreamClassification(Classification):
     def batch(self, data: Dataset, refs: Sequence[ClipRef]) -> tuple[Tensor, ...]:
         assert self._network is not None  # the loop builds first
         new = [r for r in refs if r.id not in self._kept]
-        found = {r.id: self._kept[r.id] for r in refs if r.id in self._kept}
+        flows = {r.id: self._kept[r.id] for r in refs if r.id in self._kept}
         if new:
             clips, _ = labelled(data, new)
             device = next(self._network.parameters()).device
             for ref, flow in zip(new, self._network.scaled_flow(clips.to(device)).cpu().half(), strict=True):
-                found[ref.id] = flow
+                flows[ref.id] = flow
                 if flow.nbytes <= self._room:
                     self._kept[ref.id] = flow
                     self._room -= flow.nbytes
-        return torch.stack([found[r.id].float() for r in refs]), torch.tensor([r.label for r in refs])
+        return torch.stack([flows[r.id].float() for r in refs]), torch.tensor([r.label for r in refs])
 
     def loss(
         self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator

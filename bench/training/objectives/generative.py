@@ -140,9 +140,9 @@ class Denoising(Objective):
         for t in MEASURED_TIMES:
             level = backbone.level(t)
             noisy = add_noise(latents, noise, level)
-            found = torch.cat([predict_clean(x, backbone.predict_noise(x, t), level) for x in noisy.split(4)])
+            estimate = torch.cat([predict_clean(x, backbone.predict_noise(x, t), level) for x in noisy.split(4)])
             table[str(t)] = {
-                "mse": float(f"{float(F.mse_loss(found, latents)):.3g}"),
+                "mse": float(f"{float(F.mse_loss(estimate, latents)):.3g}"),
                 "noise": float(f"{(1 - level) / level:.3g}"),
                 "linear": float(f"{float(F.mse_loss(backbone.linear(noisy, t), latents)):.3g}"),
             }

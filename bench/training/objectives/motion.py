@@ -86,9 +86,9 @@ class FlowSupervision(Objective):
         sums = {"moving": torch.zeros(3), "all": torch.zeros(3)}  # error, error of zero flow, pixels
         for index in range(clips):
             clip = render("test", index, recipe=recipe)
-            found = net.clip_flow(clip.clip[None].to(device)).cpu()
+            estimate = net.clip_flow(clip.clip[None].to(device)).cpu()
             truth, moving = clip.flow[None], clip.mask[None, :-1]
-            error, zero = endpoint_error(found, truth), truth.norm(dim=1)
+            error, zero = endpoint_error(estimate, truth), truth.norm(dim=1)
             for name, where in (("moving", moving), ("all", torch.ones_like(moving))):
                 sums[name] += torch.stack([error[where].sum(), zero[where].sum(), where.sum()])
         figures: dict[str, Any] = {"clips": clips}

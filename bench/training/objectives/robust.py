@@ -63,8 +63,8 @@ def crafted(
     network: nn.Module, attack: str, clips: Tensor, labels: Tensor, budget: Budget, generator: torch.Generator
 ) -> Tensor:
     """Attacked clips of one training step: the last iterate, against a network in evaluation mode."""
-    made: Attack = ATTACKS.create(Spec(attack, {"keep": "last"}))
-    return made(network, clips, labels, budget, _streams(clips, generator)).clips
+    last_iterate: Attack = ATTACKS.create(Spec(attack, {"keep": "last"}))
+    return last_iterate(network, clips, labels, budget, _streams(clips, generator)).clips
 
 
 def _streams(clips: Tensor, generator: torch.Generator) -> ClipRandom:
@@ -190,12 +190,12 @@ class RobustClassification(Classification):
             for start in range(0, len(refs), _CHUNK):
                 clips, labels = (t.to(device) for t in labelled(data, refs[start : start + _CHUNK]))
                 for attack in parts:
-                    victim, found = self.facing(network, attack), clips
+                    faced, attacked = self.facing(network, attack), clips
                     if attack != "clean":
                         with torch.enable_grad():
-                            found = crafted(victim, attack, clips, labels, self.budget(attack, clips), generator)
-                    parts[attack].append(victim(found).argmax(1) == labels)
-        right = {name: torch.cat(found) for name, found in parts.items()}
+                            attacked = crafted(faced, attack, clips, labels, self.budget(attack, clips), generator)
+                    parts[attack].append(faced(attacked).argmax(1) == labels)
+        right = {name: torch.cat(hits) for name, hits in parts.items()}
         union = torch.stack(list(right.values())).all(0)
         return {f"val_{k}": float(v.float().mean()) for k, v in {**right, "union": union}.items()}
 
@@ -216,10 +216,10 @@ class RobustClassification(Classification):
             for name in ATTACKED:
                 attack: Attack = ATTACKS.create(name)
                 rng = ClipRandom.for_clips([r.id for r in chunk], "measure", name)
-                victim = self.facing(network, name)
-                found = attack(victim, clips, labels, self.budget(name, clips, self.test_steps), rng).clips
+                faced = self.facing(network, name)
+                attacked = attack(faced, clips, labels, self.budget(name, clips, self.test_steps), rng).clips
                 with torch.no_grad():
-                    hits[name].append(victim(found).argmax(1) == labels)
+                    hits[name].append(faced(attacked).argmax(1) == labels)
         right = {name: torch.cat(parts) for name, parts in hits.items()}
         standard = torch.cat(clean)
         union = torch.stack([standard[: len(right["pgd"])], *right.values()]).all(0)
@@ -260,8 +260,8 @@ class AdversarialTraining(RobustClassification):
         self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         clips, labels = batch
-        found = self.attacked(network, clips, labels, generator)
-        named = {**({"clean": clips} if self.clean else {}), **found}
+        attacked = self.attacked(network, clips, labels, generator)
+        named = {**({"clean": clips} if self.clean else {}), **attacked}
         # One pass over everything, so that batch normalisation learns the statistics of the mixture.
         logits = network(torch.cat(list(named.values())))
         each = F.cross_entropy(logits, labels.repeat(len(named)), reduction="none").unflatten(0, (len(named), -1))
