@@ -16,12 +16,12 @@ from bench.plan.expand import make_plan
 Write = Callable[..., Path]
 
 
-def suspect(gray_grid: Write, norm: str = "linf", defense: str = "kit.gray:Identity") -> probes.Suspect:
+def probed(gray_grid: Write, norm: str = "linf", defense: str = "kit.gray:Identity") -> probes.ProbedRow:
     path = gray_grid(('"kit.gray:Identity"', f'"{defense}"'), ("norm: linf", f"norm: {norm}"))
     plan = make_plan(read_grid(path))
     cell = next(c for c in plan.cells if c.defense.label == defense)
     refs = plan.refs
-    return probes.Suspect(
+    return probes.ProbedRow(
         lambda: cell.defended,
         torch.stack([plan.dataset.load(r) for r in refs]),
         [r.id for r in refs],
@@ -32,7 +32,7 @@ def suspect(gray_grid: Write, norm: str = "linf", defense: str = "kit.gray:Ident
 
 
 def test_a_benchmark_that_masks_something_by_itself(gray_grid: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = suspect(gray_grid)
+    asked = probed(gray_grid)
     assert probes.an_empty_defence_changes_nothing(asked) is None
     # What does nothing is taken for something that dims the clip.
     monkeypatch.setattr(probes._Wrapper, "purify", lambda self, clips, rng: 0.9 * clips)
@@ -62,12 +62,12 @@ def test_size_and_noise_asked_again(
 ) -> None:
     by_size = {0.06: half, 0.12: whole, 0.24: twice}
 
-    def broken_by(self: probes.Suspect, attack: str, budget: Budget, gradient: str | None = None) -> torch.Tensor:
+    def broken_by(self: probes.ProbedRow, attack: str, budget: Budget, gradient: str | None = None) -> torch.Tensor:
         return torch.tensor(by_size[round(float(budget.size), 6)], dtype=torch.bool)
 
-    monkeypatch.setattr(probes.Suspect, "broken_by", broken_by)
-    monkeypatch.setattr(probes.Suspect, "shares", lambda *_: torch.tensor(under_noise))
-    findings = probes.size_and_noise_are_what_they_seem(suspect(gray_grid))
+    monkeypatch.setattr(probes.ProbedRow, "broken_by", broken_by)
+    monkeypatch.setattr(probes.ProbedRow, "accuracies", lambda *_: torch.tensor(under_noise))
+    findings = probes.size_and_noise_are_what_they_seem(probed(gray_grid))
     assert {f.check for f in findings} == checks
     if checks == {"noise"}:
         assert findings[0].clips == ["gray/2"]  # the first is broken by the attack, too
@@ -75,7 +75,7 @@ def test_size_and_noise_asked_again(
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_whatever_the_norm_everything_must_fall_to_a_large_budget(gray_grid: Write, norm: str) -> None:
-    finding = probes.everything_falls_to_a_large_budget(suspect(gray_grid, norm, "planted:Rounding"))
+    finding = probes.everything_falls_to_a_large_budget(probed(gray_grid, norm, "planted:Rounding"))
     assert finding is not None
     assert "6 of 6 clips are right at 64/255" in finding.message
-    assert probes.everything_falls_to_a_large_budget(suspect(gray_grid, norm)) is None
+    assert probes.everything_falls_to_a_large_budget(probed(gray_grid, norm)) is None
