@@ -126,6 +126,16 @@ def with_new_head(state: Mapping[str, Tensor], model: str, dataset: str, seed: i
     return {**state, **other}
 
 
+def _adopt(
+    objective: Objective, network: nn.Module, start: Path, model: str, dataset: str, head_seed: int | None
+) -> None:
+    """Puts the weights of a file into a network, with a fresh final layer where that has a seed."""
+    weights = objective.read(start, model)
+    if head_seed is not None:
+        weights = with_new_head(weights, model, dataset, head_seed, start)
+    objective.adopt(network, weights, start, model, dataset)
+
+
 def _training_clips(dataset: str, recipe: Recipe) -> Dataset:
     # A data set that is rendered on demand has as many training clips as the training can use.
     rendered = any(p.name == "length" for p in DATASETS.get(Spec.parse(dataset).name).parameters)
@@ -188,21 +198,18 @@ class _Training:
         self.figures: dict[str, float] = {}
         self.best: dict[str, Any] = {}
 
-    @property
-    def rate(self) -> float:
-        """Learning rate of the next step."""
-        return float(self.optimiser.param_groups[0]["lr"])
-
     def shown(self, loss: float) -> TrainingState:
         """Where it stands, for a progress display."""
         return TrainingState(self.step, self.recipe.steps, loss, self.figures, self.seconds)
 
-    def resume(self, file: Path) -> None:
-        """Goes on from a state.
+    def resume(self, file: Path) -> bool:
+        """Goes on from a state, if there is one; whether there is.
 
         Raises:
             BenchError: the file is damaged, or of a training with other settings.
         """
+        if not file.is_file():
+            return False
         try:
             state = torch.load(file, map_location=self.device, weights_only=True)
         except (RuntimeError, EOFError, UnpicklingError) as error:
@@ -215,6 +222,7 @@ class _Training:
         if self.average is not None:
             self.average.state, self.average.updates = state["average"], state["step"]
         self.step, self.figures, self.seconds, self.best = (state[k] for k in ("step", "figures", "seconds", "best"))
+        return True
 
     def save(self, file: Path) -> None:
         """Writes the state, replacing the old one only when the new one is complete."""
@@ -232,8 +240,8 @@ class _Training:
         with replacing(file) as partial:
             torch.save(state, partial)
 
-    def advance(self, batch: tuple[Tensor, ...], seed: int) -> tuple[float, Mapping[str, float]]:
-        """One step of the optimiser; the loss of the batch and the objective's figures of it."""
+    def advance(self, batch: tuple[Tensor, ...], seed: int) -> tuple[float, Mapping[str, float], float]:
+        """One step of the optimiser; the loss of the batch, the objective's figures of it, and the learning rate."""
         torch.manual_seed(seed_of("dropout", seed, self.step))
         generator = torch.Generator().manual_seed(seed_of("step", seed, self.step))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.mixed and self.device.type == "cuda"):
@@ -241,6 +249,7 @@ class _Training:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_norm)
+        rate = self.optimiser.param_groups[0]["lr"]
         self.optimiser.step()
         self.schedule.step()
         if self.average is not None:
@@ -248,7 +257,7 @@ class _Training:
         means = self.figures
         self.figures = {k: v if k not in means else 0.95 * means[k] + 0.05 * v for k, v in figures.items()}
         self.step += 1
-        return float(loss.detach()), figures
+        return float(loss.detach()), figures, rate
 
     def validate(self, dataset: str) -> Mapping[str, float]:
         """Figures on the split ``val`` at the steps where the recipe looks at it; the best weights are kept."""
@@ -318,17 +327,13 @@ def train(
     network = build_seeded(lambda: objective.build(model_name, dataset_name, seed), seed_of("weights", seed)).to(device)
     start = start or _start_file(model_name, dataset_name, recipe)
     if start is not None:
-        weights = objective.read(start, model_name)
-        if new_head:
-            weights = with_new_head(weights, model_name, dataset_name, seed, start)
-        objective.adopt(network, weights, start, model_name, dataset_name)
+        _adopt(objective, network, start, model_name, dataset_name, seed if new_head else None)
     data = _training_clips(dataset_name, recipe)
     objective.inspect(data)
     settings = _settings(model_name, dataset_name, recipe, seed, start, new_head)
     training = _Training(objective, network, recipe, settings, device)
     state_file = work / "state.pt"
-    if state_file.is_file():
-        training.resume(state_file)
+    if training.resume(state_file):
         report(training.shown(math.nan))
     work.mkdir(parents=True, exist_ok=True)
     curve = Curve(work / "curve.csv", training.step)
@@ -336,8 +341,7 @@ def train(
     # Dropout draws from the global generator: seed it step by step, and hand it back as it was.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for batch in _batches(data, objective, recipe, seed, training.step):
-            rate = training.rate
-            loss, figures = training.advance(batch, seed)
+            loss, figures, rate = training.advance(batch, seed)
             validated = training.validate(dataset_name)
             training.seconds = time.monotonic() - begun
             curve.add(training.step, loss, {**figures, **validated}, rate, training.seconds)
