@@ -23,7 +23,7 @@ def bench(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """Runs the command line in this process."""
 
     def call(*arguments: object) -> Answer:
-        from bench.cli import main
+        from bench.cli.main import main
 
         code = 0
         try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,9 +13,13 @@ from typing import Any
 import pytest
 from kit.cells import cell, identified
 
+from bench import code
+from bench.grids.grid import read_grid
+from bench.plan.expand import make_plan
 from bench.records.identity import ComponentIdentity, Knowledge
 from bench.records.metrics import wilson
-from bench.records.results import CellResult, Score
+from bench.records.results import CellResult, Score, read_result, result_files
+from bench.report.reported import shipped_folder
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -78,3 +83,29 @@ def test_sweep_curves_are_drawn_of_committed_results(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sys, "argv", ["sweep.py", "--out", str(tmp_path / "sweep.png")])
     script("sweep").main()
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_restamping_renews_what_was_current_and_marks_the_rest(
+    results: Path, gray_grid: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restamp = script("restamp")
+    grid = read_grid(gray_grid(("kit.gray:Identity", "kit.gray:Lighten")))
+    monkeypatch.setattr(restamp, "find_grid", lambda name: grid)
+    shutil.copytree(shipped_folder(), results / "reported")  # no grid's folder
+    restamp.note(results, tmp_path / "before.json")
+    files = result_files(results / "gray")
+    other = next(path for path in files if "Lighten--PGD+BPDA" in path.name)
+    other.write_text(other.read_text().replace(read_result(other).cell, "0" * 16))
+    before = {path: read_result(path) for path in files}
+
+    monkeypatch.setattr(code, "engine", lambda: "edited")
+    assert restamp.restamp(results, tmp_path / "before.json") == (len(files) - 1, 1)
+    plan = {cell.id for cell in make_plan(grid).cells}
+    for path, was in before.items():
+        now = read_result(path)
+        assert [o.model_dump() for o in now.outcomes] == [o.model_dump() for o in was.outcomes]
+        assert bool(now.stale) == (path == other)
+        assert (now.cell in plan) == (path != other)
+        assert now.cell != was.cell or path == other
+    # Once more, from identities that no result has: all are stale.
+    assert restamp.restamp(results, tmp_path / "before.json") == (0, len(files))

@@ -73,7 +73,7 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(site: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs the installed command line, away from the repository."""
     code = (
-        "import bench, sys; from bench.cli import main; "
+        "import bench, sys; from bench.cli.main import main; "
         f"assert bench.__file__.startswith({str(site)!r}), bench.__file__; main(sys.argv[1:])"
     )
     return subprocess.run(

@@ -9,7 +9,7 @@ import sys
 def test_help_needs_none_of_the_heavy_packages() -> None:
     code = (
         "import sys\n"
-        "from bench.cli import main\n"
+        "from bench.cli.main import main\n"
         "try:\n    main(['--help'])\n"
         "except SystemExit as stop:\n    assert stop.code == 0\n"
         "heavy = {'torch', 'pandas', 'numpy', 'diffusers', 'decord', 'torchvision'} & set(sys.modules)\n"

@@ -12,7 +12,7 @@ from kit.videos import write_video
 from torch import nn
 
 from bench import BenchError
-from bench.cli import main
+from bench.cli.main import main
 from bench.models.base import build_seeded
 from bench.models.resnet3d import ResNet3D
 from bench.training.data import check_classes, split_of

@@ -1,0 +1,68 @@
+"""What all commands share: the application, its consoles and the options that several commands take."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from bench import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+app = typer.Typer(
+    name="bench",
+    help="VideoRobustBench: how robust a video classifier really is.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+# Tables need about 110 columns; a pipe or a file has no width of its own.
+out = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+Checkpoint = Annotated[Path | None, typer.Option(help="Weights of the classifier.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set's files.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Results = Annotated[Path, typer.Option(help="Folder of result files.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def prepare_device(name: str) -> torch.device:
+    """The device of that name, with this process made ready to compute on it for long.
+
+    Raises:
+        BenchError: there is no such device.
+    """
+    from bench.run.engine import keep_freed_memory, pick_device
+
+    device = pick_device(name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def warn_broken() -> None:
+    """Names on standard error every component that could not be imported."""
+    from bench.registry import REGISTRIES
+
+    for registry in REGISTRIES.values():
+        for what, why in registry.broken.items():
+            err.print(f"Warning: {what} could not be imported: {why}", style="yellow", markup=False)

@@ -1,0 +1,85 @@
+"""``bench audit``: signs that a row's figures are too good, and its grade."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli.app import Checkpoint, DataRoot, Device, Results, err, out, warn_broken
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.records.audits import AuditedRow
+
+# Clips that a finding names before it is cut short.
+_NAMED_CLIPS = 4
+
+
+def audit(
+    grid: Annotated[str, typer.Argument(help="Name of a grid that was run, or its .yaml file.")] = "demo",
+    defense: Annotated[
+        list[str] | None, typer.Option(help="Defence in place of the grid's, beside the undefended row.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Classifier in place of the grid's.")] = None,
+    clips: Annotated[int, typer.Option(help="Clips of each row that are asked again; 0 for none.", min=0)] = 8,
+    gradient: Annotated[
+        str, typer.Option(help="How the defence is differentiated when asked again; auto is exact where it exists.")
+    ] = "auto",
+    checkpoint: Checkpoint = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    results: Results = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="An array of audited rows.")] = False,
+) -> None:
+    """Look for signs that a row's figures are too good: masked gradients, lucky draws, memory, weak attacks.
+
+    Every row gets a grade, from A (nothing found) to F (void), which the leaderboard shows.
+    """
+    from bench.grids.grid import find_grid, override
+
+    chosen = override(find_grid(grid), models=model or (), defenses=defense or ())
+    folder = results / chosen.name
+    if not folder.is_dir():
+        raise BenchError(f"There are no results of {chosen.name!r} in {results}: run 'bench run --grid {grid}' first.")
+    with err.status("Loading ...") as status:
+        from bench.audit.rows import audit as audit_rows
+        from bench.plan.expand import make_plan
+        from bench.records.audits import write_audit
+        from bench.records.results import read_results
+        from bench.run.engine import pick_device
+
+        cells = read_results(folder)
+        plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint)
+        warn_broken()
+        rows = audit_rows(
+            plan,
+            cells,
+            clips=clips,
+            gradient=gradient,
+            device=pick_device(device),
+            working_on=lambda row: status.update(f"Auditing {row.model}, {row.defense} ..."),
+        )
+    path = write_audit(folder, rows)
+    if as_json:
+        typer.echo(json.dumps([r.model_dump() for r in rows], indent=1))
+        return
+    for row in rows:
+        _print_row(row)
+    out.print(f"\nWritten to {path}. Next: bench leaderboard", highlight=False)
+
+
+def _print_row(row: AuditedRow) -> None:
+    out.print(f"[bold]{row.grade}[/bold]  {row.model} · {row.defense} · {row.budget}", highlight=False)
+    for finding in row.findings:
+        cells = f" [{', '.join(finding.cells)}]" if finding.cells else ""
+        cut = ", ..." if len(finding.clips) > _NAMED_CLIPS else ""
+        clips = f" ({', '.join(finding.clips[:_NAMED_CLIPS])}{cut})" if finding.clips else ""
+        out.print(
+            f"   {finding.severity}, {finding.check}: {finding.message}{cells}{clips}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,40 @@
+"""The entry point: registers the commands and runs the one that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bench.cli.app import app, err
+from bench.cli.audit import audit
+from bench.cli.leaderboard import leaderboard
+from bench.cli.run import run
+from bench.cli.show import list_, show
+from bench.cli.train import train
+from bench.errors import BenchError
+
+# In the order of the help.
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run,
+    "audit": audit,
+    "list": list_,
+    "show": show,
+    "leaderboard": leaderboard,
+    "train": train,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: bad input is one sentence on standard error and exit code 2.
+
+    Args:
+        arguments: those of the command line, without the program's name; the process's own if not given.
+    """
+    command: Callable[..., Any] = app
+    try:
+        command(arguments)
+    except BenchError as error:
+        err.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
+        raise SystemExit(2) from None

@@ -1,0 +1,246 @@
+"""``bench run``: a grid's clips are attacked and judged, and its table is printed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.app import Checkpoint, DataRoot, Device, Results, err, out, prepare_device, warn_broken
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.plan.cells import Plan
+
+
+def _parse_batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise BenchError(f"--batch-size must be a positive whole number or auto, not {text!r}.")
+    return int(text)
+
+
+def run(
+    grid: Annotated[str, typer.Option(help="Name of a shipped grid, or a .yaml file.")] = "demo",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Classifier in place of the grid's: a name or package.module:factory.")
+    ] = None,
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="Defence in place of the grid's, beside the undefended row: name or name(key=value)."),
+    ] = None,
+    attack: Annotated[
+        list[str] | None, typer.Option(help="Attack in place of the grid's: ATTACK or ATTACK+GRADIENT.")
+    ] = None,
+    checkpoint: Checkpoint = None,
+    data_root: DataRoot = None,
+    clips: Annotated[int | None, typer.Option(help="Use only the first so many clips.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Attack steps, in place of the grid's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed, in place of the grid's.")] = None,
+    device: Device = "auto",
+    batch_size: Annotated[str, typer.Option(help="Clips per batch, or auto.")] = "auto",
+    results: Results = Path("results"),
+    control: Annotated[
+        int, typer.Option(help="Clips per adaptive cell that are also attacked with a budget of size 0.", min=0)
+    ] = 4,
+    retry_failed: Annotated[bool, typer.Option(help="Run failed, missing and invalid clips again.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+) -> None:
+    """Run a grid and print its Standard / Robust* / Robust table.
+
+    Outcomes are stored clip by clip; a run that was stopped continues where it was.
+    """
+    begun = time.monotonic()
+    size = _parse_batch_size(batch_size)
+    from bench.grids.grid import find_grid, override
+
+    chosen = override(
+        find_grid(grid),
+        models=model or (),
+        defenses=defense or (),
+        attacks=attack or (),
+        clips=clips,
+        steps=steps,
+        seed=seed,
+    )
+    with err.status("Loading ..."):
+        from bench.plan.expand import make_plan
+        from bench.report.reported import Reported, shipped_folder
+        from bench.run.engine import LocalEngine
+        from bench.run.runner import Runner
+        from bench.run.store import Store
+
+        where = prepare_device(device)
+        plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint)
+    warn_broken()
+    kept = results / ".store"
+    if dry_run:
+        _print_plan(plan)
+        _print_stored(plan, kept)
+        return
+
+    from bench.records.results import pass_seconds
+    from bench.report.render import LEGEND, heading, render
+    from bench.report.tables import make_tables
+    from bench.run.export import export
+
+    reported = Reported(chosen.reported, shipped_folder()) if chosen.reported else None
+    store = Store(kept)
+    try:
+        with RunProgress() as progress:
+            runner = Runner(
+                plan,
+                store,
+                LocalEngine(where),
+                batch_size=size,
+                retry=retry_failed,
+                control=control,
+                progress=progress,
+            )
+            runner.run()
+        cells, stale = export(plan, store, results, str(where), ran=progress.clips > 0)
+    except KeyboardInterrupt:
+        err.print("Stopped. Every finished batch is stored; the same command continues from there.")
+        raise typer.Exit(130) from None
+    finally:
+        store.close()
+
+    if chosen.title:
+        out.print(f"\n[bold]{chosen.title}[/bold]")
+    tables = make_tables(
+        cells,
+        reported,
+        plan.skipped,
+        chosen.worst,
+        chosen.oracles,
+        chosen.counts_clean,
+        pass_seconds(cells) if chosen.timed else None,
+    )
+    for table in tables:
+        out.print(heading(table), soft_wrap=True)
+        out.print(render(table))
+    out.print(LEGEND, style="dim")
+    if reported is not None and any(table.reported_from for table in tables):
+        out.print(f"Rows marked reported: {reported.source}.", style="dim")
+    if stale:
+        out.print(
+            f"Removed {len(stale)} result files of an earlier measurement with other weights, code, clips or settings: "
+            f"{', '.join(stale)}.",
+            highlight=False,
+        )
+    seconds = time.monotonic() - begun
+    done = (
+        f"{progress.clips} clip outcomes in {seconds:.0f} s"
+        if progress.clips
+        else f"nothing was left to do ({seconds:.0f} s)"
+    )
+    out.print(f"\n{done}; every outcome is in {results / chosen.name}/. Next: bench leaderboard", highlight=False)
+    flawed = {s: sum(o.status == s for c in cells for o in c.outcomes) for s in ("invalid", "missing", "failed")}
+    if any(flawed.values()):
+        counts = ", ".join(f"{n} {s}" for s, n in flawed.items() if n)
+        example = next(o.error for c in cells for o in c.outcomes if o.error)
+        err.print(
+            f"{counts} outcomes count as not robust; the first says: {example}. "
+            "Mend the cause and run again with --retry-failed.",
+            style="bold red",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
+
+
+class RunProgress:
+    """The bar of ``bench run``: work done, clips, cells, time left. Shown on standard error."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.table import Column
+
+        self.clips = 0
+        self._cells = self._all_clips = self._all_cells = 0
+        self._what = ""
+        # What matters stands first and never wraps; the description takes the room that is left.
+        self._bar = Progress(
+            BarColumn(bar_width=10),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[counts]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            console=err,
+            # Speeds differ between attacks and judging: average over a long window.
+            speed_estimate_period=120,
+            expand=True,
+        )
+        self._task: Any = None
+
+    def __enter__(self) -> RunProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def _counts(self) -> str:
+        return f"clips {self.clips}/{self._all_clips}, cells {self._cells}/{self._all_cells}"
+
+    def begin(self, work: float, clips: int, cells: int) -> None:
+        self._all_clips, self._all_cells = clips, cells
+        if work:
+            self._task = self._bar.add_task("starting", total=work, counts=self._counts())
+
+    def working_on(self, what: str) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, description=what)
+
+    def advance(self, work: float, clips: int, cells: int) -> None:
+        self.clips += clips
+        self._cells += cells
+        self._bar.update(self._task, advance=work, counts=self._counts())
+
+
+def _print_plan(plan: Plan) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=f"Plan of {plan.grid.name}: {len(plan.refs)} clips", title_justify="left")
+    for heading in ("Cell", "Classifier", "Defence", "Attack", "Knowledge", "Budget", "Clips from"):
+        table.add_column(heading)
+    for cell in plan.cells:
+        source = "-" if cell.unit is None else f"{'shared' if cell.unit.shared else 'own'} {cell.unit.id[:6]}"
+        table.add_row(
+            cell.id[:6],
+            cell.model.label,
+            cell.defense.label,
+            cell.attack_label,
+            cell.knowledge,
+            str(cell.budget or "-"),
+            source,
+        )
+    out.print(table)
+    for skipped in plan.skipped:
+        out.print(f"left out: {skipped.defense} x {skipped.attack}: {skipped.reason}", highlight=False)
+    forwards, backwards = plan.cost()
+    shared = sum(u.shared for u in plan.units)
+    out.print(
+        f"{len(plan.cells)} cells, {len(plan.units)} units of adversarial clips ({shared} shared); at most "
+        f"{forwards} forward and {backwards} backward passes of one clip.",
+        highlight=False,
+    )
+
+
+def _print_stored(plan: Plan, folder: Path) -> None:
+    from bench.run.store import Store
+
+    if not folder.is_dir():  # opening a store makes one
+        return
+    store, clips = Store(folder), {r.id for r in plan.refs}
+    try:
+        done = sum(len(clips & store.done(cell.id)) for cell in plan.cells)
+    finally:
+        store.close()
+    out.print(f"{done} of {len(plan.cells) * len(clips)} outcomes are stored in {folder}.", highlight=False)

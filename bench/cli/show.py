@@ -1,0 +1,162 @@
+"""``bench list`` and ``bench show``: what there is, and what it is."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.app import DataRoot, out, warn_broken
+from bench.errors import BenchError, nearest
+
+if TYPE_CHECKING:
+    from bench.registry import Entry
+
+AsJson = Annotated[bool, typer.Option("--json", help="An array of objects.")]
+
+
+class What(StrEnum):
+    """What can be listed."""
+
+    attacks = "attacks"
+    defenses = "defenses"
+    datasets = "datasets"
+    models = "models"
+    grids = "grids"
+    weights = "weights"
+
+
+def list_(
+    what: Annotated[What, typer.Argument(help="attacks, defenses, datasets, models, grids or weights")],
+    as_json: AsJson = False,
+) -> None:
+    """List what is registered, or the shipped weights."""
+    if what is What.grids:
+        from bench.grids.grid import read_grid, shipped_grids
+
+        items = [{"name": n, "summary": read_grid(p).title} for n, p in shipped_grids().items()]
+    elif what is What.weights:
+        from bench.weights.zoo import figures_in_words, manifest
+
+        items = [{"name": Path(f).stem, "summary": figures_in_words(e), **e} for f, e in manifest().items()]
+    else:
+        from bench.registry import REGISTRIES
+
+        registry = REGISTRIES[what.value[:-1]]
+        items = [{"name": e.name, "summary": e.summary, "source": e.source, "origin": e.origin} for e in registry]
+    warn_broken()
+    if as_json:
+        typer.echo(json.dumps(items, indent=1))
+        return
+    width = max((len(i["name"]) for i in items), default=0)
+    for item in items:
+        out.print(f"{item['name']:<{width}}  {item['summary']}", markup=False, highlight=False)
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="Name of an attack, defence, data set, classifier or grid.")],
+    as_json: AsJson = False,
+    sheet: Annotated[Path | None, typer.Option(help="Of a data set: write a contact sheet (.png).")] = None,
+    animate: Annotated[Path | None, typer.Option(help="Of a data set: write an animated sheet (.gif).")] = None,
+    clips: Annotated[
+        bool, typer.Option("--clips", help="Of a data set: write an animated sheet, NAME.gif in this folder.")
+    ] = False,
+    count: Annotated[int, typer.Option(help="Clips on the sheet.")] = 12,
+    data_root: DataRoot = None,
+) -> None:
+    """Show what a component is: summary, source, parameters, defaults."""
+    from bench.grids.grid import read_grid, shipped_grids
+    from bench.registry import REGISTRIES
+
+    entries = [e for r in REGISTRIES.values() for e in r if e.name == name]
+    grids = shipped_grids()
+    if not entries and name not in grids:
+        names = [e.name for r in REGISTRIES.values() for e in r] + list(grids)
+        raise BenchError(f"Nothing is called {name!r}{nearest(name, names)}; see 'bench list attacks' and the like.")
+    if clips and animate is None:
+        animate = Path(f"{name}.gif")
+    if sheet is not None or animate is not None:
+        dataset = next((e for e in entries if e.kind == "dataset"), None)
+        if dataset is None:
+            raise BenchError(f"{name!r} is not a data set, so it has no clips to draw.")
+        _draw(dataset, count, sheet, animate, data_root)
+        return
+    described = [_describe(e) for e in entries]
+    if name in grids:
+        grid = read_grid(grids[name])
+        described.append({"kind": "grid", "origin": str(grids[name]), **json.loads(grid.model_dump_json())})
+    if as_json:
+        typer.echo(json.dumps(described, indent=1))
+        return
+    for item in described:
+        if item["kind"] == "grid":  # as it is written, to copy and change
+            text = grids[name].read_text(encoding="utf-8").rstrip()
+            out.print(f"# {item['origin']}\n{text}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            _print_description(item)
+
+
+def _draw(dataset: Entry, count: int, sheet: Path | None, animate: Path | None, data_root: Path | None) -> None:
+    from bench.data.pictures import write_sheets
+
+    params = {"root": data_root} if data_root is not None else {}
+    for path in write_sheets(dataset.create(params), count, sheet, animate):
+        out.print(f"wrote {path}", highlight=False)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float, bool, type(None), list, dict)) else str(value)
+
+
+def _describe(entry: Entry) -> dict[str, Any]:
+    parameters = [
+        {
+            "name": p.name,
+            "type": p.annotation,
+            "default": None if p.required else _plain(p.default),
+            "required": p.required,
+            "help": p.help,
+        }
+        for p in entry.parameters
+    ]
+    described: dict[str, Any] = {
+        "name": entry.name,
+        "kind": entry.kind,
+        "summary": entry.summary,
+        "description": entry.doc,
+        "source": entry.source,
+        "origin": entry.origin,
+        "parameters": parameters,
+    }
+    if entry.kind == "model":
+        from bench.weights.zoo import manifest
+
+        described["weights"] = [e for e in manifest().values() if e["model"] == entry.name]
+    return described
+
+
+def _print_description(item: dict[str, Any]) -> None:
+    from bench.weights.zoo import figures_in_words
+
+    out.print(f"[bold]{item['name']}[/bold]  ({item['kind']})", highlight=False)
+    out.print(item["description"].split("\n\nArgs:")[0].split("\nArgs:")[0], markup=False, highlight=False)
+    if item["source"]:
+        out.print(f"\nSource: {item['source']}", markup=False, highlight=False)
+    out.print(f"Defined in: {item['origin']}", markup=False, highlight=False)
+    if item["parameters"]:
+        out.print("\nParameters:")
+    for p in item["parameters"]:
+        default = "required" if p["required"] else f"default {p['default']!r}"
+        out.print(f"  {p['name']} ({p['type']}, {default})", markup=False, highlight=False)
+        if p["help"]:
+            out.print(f"      {p['help']}", markup=False, highlight=False)
+    for w in item.get("weights", []):
+        out.print(
+            f"\nShipped weights for {w['dataset']}: {w['parameters']} parameters, {figures_in_words(w)}.\n"
+            f"Made by: {w['command']} ({w['minutes']} min, {w['hardware']})",
+            markup=False,
+            highlight=False,
+        )
