@@ -1,10 +1,11 @@
-"""``bench.evaluate``: one's own classifier, clips and labels, in five lines."""
+"""``bench.evaluate``: one's own classifier, clips and labels, in five lines; and what it shares with ``bench run``."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,108 @@ from bench.defense.base import Defense, Purifier, RobustModel
 from bench.defense.defended import why_not
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
-from bench.plan.cells import Component
+from bench.plan.cells import Component, Plan
 from bench.plan.components import Parts, check_attacks, make_component, with_baseline
 from bench.plan.expand import make_plan
 from bench.records.identity import ComponentIdentity
-from bench.records.results import to_frame
+from bench.records.results import CellResult, pass_seconds, to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
 from bench.report.render import heading, render
-from bench.report.tables import make_tables
+from bench.report.reported import Reported, shipped_folder
+from bench.report.tables import Table, make_tables
 from bench.run.engine import LocalEngine, pick_device
-from bench.run.export import collect
-from bench.run.runner import Runner
+from bench.run.export import collect, export
+from bench.run.runner import CONTROL_CLIPS, Progress, Runner, Silent
 from bench.run.store import Store
 from bench.threat.budgets import Budget
 from bench.weights.files import fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridRun:
+    """What a run of a grid gave.
+
+    Attributes:
+        results: a cell each, with the outcome of every clip, in the order of the plan.
+        tables: all that the grid says of its tables is in them.
+        computed: outcomes that were not in the store before.
+        removed: names of result files of an earlier measurement, which are gone.
+    """
+
+    results: list[CellResult]
+    tables: list[Table]
+    computed: int
+    removed: list[str]
+
+
+class _Counted:
+    """Passes the progress of a run on, and counts the outcomes that are new."""
+
+    def __init__(self, watcher: Progress) -> None:
+        self.clips = 0
+        self._watcher = watcher
+
+    def begin(self, work: float, clips: int, cells: int) -> None:
+        self._watcher.begin(work, clips, cells)
+
+    def working_on(self, what: str) -> None:
+        self._watcher.working_on(what)
+
+    def advance(self, work: float, clips: int, cells: int) -> None:
+        self.clips += clips
+        self._watcher.advance(work, clips, cells)
+
+
+def run_plan(
+    plan: Plan,
+    store_folder: Path,
+    *,
+    results_folder: Path | None = None,
+    device: torch.device,
+    batch_size: int | None = None,
+    retry: bool = False,
+    control: int = CONTROL_CLIPS,
+    progress: Progress | None = None,
+) -> GridRun:
+    """Brings every cell of a plan up to date and makes its tables. What is stored already is not computed again.
+
+    Args:
+        store_folder: where outcomes and shared clips are kept.
+        results_folder: where result files are written, in a folder of the grid's name; none are if it is not given.
+        batch_size: clips per batch; chosen if not given.
+        retry: run clips again that failed, were missing or came back invalid.
+        control: clips per adaptive cell that are also attacked with a budget of size 0.
+        progress: is told what is done.
+
+    Raises:
+        BenchError: a setting turns out to be impossible, the reported figures of the grid do not exist, or the results
+            cannot be written. Everything computed so far is stored.
+    """
+    grid = plan.grid
+    # Before anything is computed: a mistake here must not show after hours.
+    reported = Reported(grid.reported, shipped_folder()) if grid.reported else None
+    counted = _Counted(progress or Silent())
+    store = Store(store_folder)
+    try:
+        engine = LocalEngine(device)
+        Runner(plan, store, engine, batch_size=batch_size, retry=retry, control=control, progress=counted).run()
+        removed: list[str] = []
+        if results_folder is None:
+            results = collect(plan, store)
+        else:
+            results, removed = export(plan, store, results_folder, str(device), ran=counted.clips > 0)
+    finally:
+        store.close()
+    tables = make_tables(
+        results,
+        reported,
+        plan.skipped,
+        grid.worst,
+        grid.oracles,
+        grid.counts_clean,
+        pass_seconds(results) if grid.timed else None,
+    )
+    return GridRun(results=results, tables=tables, computed=counted.clips, removed=removed)
 
 
 class _InMemory(Dataset):
@@ -169,20 +258,14 @@ def evaluate(
             attacks={label: weapon},
         )
         check_attacks(grid, parts.attacks)
-        plan = make_plan(grid, parts)
-        store = Store(Path(folder))
-        try:
-            Runner(plan, store, LocalEngine(where), batch_size=batch_size).run()
-            results = collect(plan, store)
-        finally:
-            store.close()
-    frame = to_frame(r for r in results if r.defense == shield.label)
+        measured = run_plan(make_plan(grid, parts), Path(folder), device=where, batch_size=batch_size)
+    frame = to_frame(r for r in measured.results if r.defense == shield.label)
     clean = frame[frame["knowledge"] == "clean"].set_index("clip")["correct"]
     frame = frame[frame["attack"] == label].reset_index(drop=True)
     frame.insert(list(frame.columns).index("correct") + 1, "clean_correct", frame["clip"].map(clean))
     if verbose:
         console = Console(width=None if Console().is_terminal else 120)
-        for table in make_tables(results, skipped=plan.skipped):
+        for table in measured.tables:
             console.print(heading(table), soft_wrap=True)
             console.print(render(table))
     return frame

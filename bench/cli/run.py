@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +14,9 @@ from bench.cli.app import Checkpoint, DataRoot, Device, Results, err, out, prepa
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
+    from bench.api import GridRun
     from bench.plan.cells import Plan
+    from bench.records.results import CellResult
 
 
 def _parse_batch_size(text: str) -> int | None:
@@ -67,11 +71,8 @@ def run(
         seed=seed,
     )
     with err.status("Loading ..."):
+        from bench.api import run_plan
         from bench.plan.expand import make_plan
-        from bench.report.reported import Reported, shipped_folder
-        from bench.run.engine import LocalEngine
-        from bench.run.runner import Runner
-        from bench.run.store import Store
 
         where = prepare_device(device)
         plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint)
@@ -81,75 +82,68 @@ def run(
         _print_plan(plan)
         _print_stored(plan, kept)
         return
-
-    from bench.records.results import pass_seconds
-    from bench.report.render import LEGEND, heading, render
-    from bench.report.tables import make_tables
-    from bench.run.export import export
-
-    reported = Reported(chosen.reported, shipped_folder()) if chosen.reported else None
-    store = Store(kept)
     try:
         with RunProgress() as progress:
-            runner = Runner(
+            measured = run_plan(
                 plan,
-                store,
-                LocalEngine(where),
+                kept,
+                results_folder=results,
+                device=where,
                 batch_size=size,
                 retry=retry_failed,
                 control=control,
                 progress=progress,
             )
-            runner.run()
-        cells, stale = export(plan, store, results, str(where), ran=progress.clips > 0)
     except KeyboardInterrupt:
         err.print("Stopped. Every finished batch is stored; the same command continues from there.")
         raise typer.Exit(130) from None
-    finally:
-        store.close()
-
-    if chosen.title:
-        out.print(f"\n[bold]{chosen.title}[/bold]")
-    tables = make_tables(
-        cells,
-        reported,
-        plan.skipped,
-        chosen.worst,
-        chosen.oracles,
-        chosen.counts_clean,
-        pass_seconds(cells) if chosen.timed else None,
-    )
-    for table in tables:
-        out.print(heading(table), soft_wrap=True)
-        out.print(render(table))
-    out.print(LEGEND, style="dim")
-    if reported is not None and any(table.reported_from for table in tables):
-        out.print(f"Rows marked reported: {reported.source}.", style="dim")
-    if stale:
-        out.print(
-            f"Removed {len(stale)} result files of an earlier measurement with other weights, code, clips or settings: "
-            f"{', '.join(stale)}.",
-            highlight=False,
-        )
+    _print_run(chosen.title, measured)
     seconds = time.monotonic() - begun
     done = (
-        f"{progress.clips} clip outcomes in {seconds:.0f} s"
-        if progress.clips
+        f"{measured.computed} clip outcomes in {seconds:.0f} s"
+        if measured.computed
         else f"nothing was left to do ({seconds:.0f} s)"
     )
     out.print(f"\n{done}; every outcome is in {results / chosen.name}/. Next: bench leaderboard", highlight=False)
-    flawed = {s: sum(o.status == s for c in cells for o in c.outcomes) for s in ("invalid", "missing", "failed")}
-    if any(flawed.values()):
-        counts = ", ".join(f"{n} {s}" for s, n in flawed.items() if n)
-        example = next(o.error for c in cells for o in c.outcomes if o.error)
+    if _print_flaws(measured.results):
+        raise typer.Exit(1)
+
+
+def _print_run(title: str, measured: GridRun) -> None:
+    from bench.report.render import LEGEND, heading, render
+
+    if title:
+        out.print(f"\n[bold]{title}[/bold]")
+    for table in measured.tables:
+        out.print(heading(table), soft_wrap=True)
+        out.print(render(table))
+    out.print(LEGEND, style="dim")
+    source = next((table.reported_from for table in measured.tables if table.reported_from), "")
+    if source:
+        out.print(f"Rows marked reported: {source}.", style="dim")
+    if measured.removed:
+        out.print(
+            f"Removed {len(measured.removed)} result files of an earlier measurement with other weights, code, clips "
+            f"or settings: {', '.join(measured.removed)}.",
+            highlight=False,
+        )
+
+
+def _print_flaws(results: Sequence[CellResult]) -> bool:
+    """Says on standard error which outcomes count as not robust, and returns whether any do."""
+    outcomes = [outcome for result in results for outcome in result.outcomes]
+    counts = Counter(outcome.status for outcome in outcomes)
+    flaws = ", ".join(f"{counts[status]} {status}" for status in ("invalid", "missing", "failed") if counts[status])
+    if flaws:
+        example = next(outcome.error for outcome in outcomes if outcome.error)
         err.print(
-            f"{counts} outcomes count as not robust; the first says: {example}. "
+            f"{flaws} outcomes count as not robust; the first says: {example}. "
             "Mend the cause and run again with --retry-failed.",
             style="bold red",
             markup=False,
             soft_wrap=True,
         )
-        raise typer.Exit(1)
+    return bool(flaws)
 
 
 class RunProgress:
