@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from bench.records.results import CellResult, pass_seconds, to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
 from bench.report.render import heading, render
 from bench.report.reported import Reported, shipped_folder
-from bench.report.tables import Table, make_tables
+from bench.report.tables import Table, TableOptions, make_tables
 from bench.run.engine import LocalEngine, pick_device
 from bench.run.export import collect, export
 from bench.run.runner import CONTROL_CLIPS, Progress, Runner, Silent
@@ -113,16 +113,8 @@ def run_plan(
             results, removed = export(plan, store, results_folder, str(device), ran=counted.clips > 0)
     finally:
         store.close()
-    tables = make_tables(
-        results,
-        reported,
-        plan.skipped,
-        grid.worst,
-        grid.oracles,
-        grid.counts_clean,
-        pass_seconds(results) if grid.timed else None,
-    )
-    return GridRun(results=results, tables=tables, computed=counted.clips, removed=removed)
+    options = TableOptions.of(grid, reported=reported, skipped=plan.skipped, seconds=lambda: pass_seconds(results))
+    return GridRun(results=results, tables=make_tables(results, options), computed=counted.clips, removed=removed)
 
 
 class _InMemory(Dataset):
@@ -145,6 +137,26 @@ def _array(given: Any, name: str) -> Tensor:
         return torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BenchError(f"{name} must be a tensor or an array, not a {type(given).__name__}: {error}.") from error
+
+
+def _checked(model: Any, clips: Any, labels: Any) -> _InMemory:
+    """The user's clips as a data set, if they and the classifier are what they should be."""
+    if not isinstance(model, nn.Module):
+        raise BenchError(f"model must be a torch.nn.Module, not a {type(model).__name__}.")
+    clips, labels = _array(clips, "clips"), _array(labels, "labels")
+    if clips.ndim != 5 or clips.shape[1] != 3 or clips.dtype != torch.float32:
+        raise BenchError(
+            f"clips must be float32 of shape (N, 3, T, H, W) in [0, 1], not {clips.dtype} {tuple(clips.shape)}."
+        )
+    if not len(clips) or labels.shape != clips.shape[:1] or labels.is_floating_point():
+        raise BenchError(
+            f"labels must be one integer per clip: {len(clips)} clips, labels {labels.dtype} {tuple(labels.shape)}."
+        )
+    if int(labels.min()) < 0:
+        raise BenchError(f"labels must be classes counted from 0, but one is {int(labels.min())}.")
+    if not bool(((clips >= 0) & (clips <= 1)).all()):
+        raise BenchError("clips must lie in [0, 1] and be finite; divide 8-bit frames by 255.")
+    return _InMemory(clips.cpu(), labels.cpu())
 
 
 @contextmanager
@@ -170,6 +182,82 @@ def _component(given: Any, registry: Registry) -> Component[Any]:
         return Component(name, given, ComponentIdentity(name=name))
     spec = Spec.parse(given)
     return make_component(spec, registry)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    """What is asked about the user's classifier: how well one defence does against one attack.
+
+    Attributes:
+        gradient: how the attack differentiates the defence; ``None`` if it does not look at it.
+        label: of the attack's column.
+    """
+
+    defense: Component[Defense]
+    attack: Component[Attack]
+    gradient: str | None
+    label: str
+    budget: Budget
+    seed: int
+
+    @classmethod
+    def read(cls, *, defense: Any, attack: Any, gradient: str, budget: Any, seed: int) -> _Question:
+        """Reads what :func:`evaluate` is given.
+
+        Raises:
+            BenchError: a component cannot be made, or the gradient does not exist for the defence.
+        """
+        defense, attack = _component(defense, DEFENSES), _component(attack, ATTACKS)
+        if gradient == "auto":
+            gradient = "exact" if why_not(defense.instance, "exact") is None else "bpda"
+        reason = why_not(defense.instance, gradient)
+        if reason:
+            raise BenchError(reason)
+        adaptive = attack.instance.uses_model and gradient != "none"
+        return cls(
+            defense=defense,
+            attack=attack,
+            gradient=gradient if adaptive else None,
+            label=attack.label.upper() + (f"+{gradient}" if adaptive else ""),
+            budget=budget if isinstance(budget, Budget) else Budget.parse(budget or {}),
+            seed=seed,
+        )
+
+    def plan(self, model: nn.Module, dataset: Dataset) -> Plan:
+        """The grid of it: the defence beside the undefended row, under this attack and none."""
+        grid = Grid(
+            name="evaluate",
+            dataset=DatasetSection(name="clips"),
+            models=["model"],
+            defenses=["defense"],
+            attacks=[{"attack": "given", "gradient": self.gradient, "label": self.label}],
+            budgets=[self.budget.settings()],
+            seed=self.seed,
+        )
+        name = type(model).__name__
+        parts = Parts(
+            dataset=Component("clips", dataset, ComponentIdentity(name="clips")),
+            models=[Component(name, model, ComponentIdentity(name=name, weights=fingerprint(model)))],
+            defenses=with_baseline([self.defense]),
+            attacks={self.label: self.attack},
+        )
+        check_attacks(grid, parts.attacks)
+        return make_plan(grid, parts)
+
+    def frame(self, results: Iterable[CellResult]) -> pd.DataFrame:
+        """The outcomes under attack of the row that was asked about, beside those without one."""
+        frame = to_frame(r for r in results if r.defense == self.defense.label)
+        clean = frame[frame["knowledge"] == "clean"].set_index("clip")["correct"]
+        frame = frame[frame["attack"] == self.label].reset_index(drop=True)
+        frame.insert(list(frame.columns).index("correct") + 1, "clean_correct", frame["clip"].map(clean))
+        return frame
+
+
+def _print(tables: Iterable[Table]) -> None:
+    console = Console(width=None if Console().is_terminal else 120)
+    for table in tables:
+        console.print(heading(table), soft_wrap=True)
+        console.print(render(table))
 
 
 def evaluate(
@@ -215,57 +303,11 @@ def evaluate(
         >>> frame = bench.evaluate(model, clips, labels, defense="jpeg", attack="pgd", gradient="bpda")
         >>> frame["correct"].mean()
     """
-    if not isinstance(model, nn.Module):
-        raise BenchError(f"model must be a torch.nn.Module, not a {type(model).__name__}.")
-    clips, labels = _array(clips, "clips"), _array(labels, "labels")
-    if clips.ndim != 5 or clips.shape[1] != 3 or clips.dtype != torch.float32:
-        raise BenchError(
-            f"clips must be float32 of shape (N, 3, T, H, W) in [0, 1], not {clips.dtype} {tuple(clips.shape)}."
-        )
-    if not len(clips) or labels.shape != clips.shape[:1] or labels.is_floating_point():
-        raise BenchError(
-            f"labels must be one integer per clip: {len(clips)} clips, labels {labels.dtype} {tuple(labels.shape)}."
-        )
-    if int(labels.min()) < 0:
-        raise BenchError(f"labels must be classes counted from 0, but one is {int(labels.min())}.")
-    if not bool(((clips >= 0) & (clips <= 1)).all()):
-        raise BenchError("clips must lie in [0, 1] and be finite; divide 8-bit frames by 255.")
-    shield, weapon = _component(defense, DEFENSES), _component(attack, ATTACKS)
-    if gradient == "auto":
-        gradient = "exact" if why_not(shield.instance, "exact") is None else "bpda"
-    reason = why_not(shield.instance, gradient)
-    if reason:
-        raise BenchError(reason)
-    threat = budget if isinstance(budget, Budget) else Budget.parse(budget or {})
-    adaptive = weapon.instance.uses_model and gradient != "none"
-    label = weapon.label.upper() + (f"+{gradient}" if adaptive else "")
-    grid = Grid(
-        name="evaluate",
-        dataset=DatasetSection(name="clips"),
-        models=["model"],
-        defenses=["defense"],
-        attacks=[{"attack": "given", "gradient": gradient if adaptive else None, "label": label}],
-        budgets=[threat.settings()],
-        seed=seed,
-    )
+    dataset = _checked(model, clips, labels)
+    question = _Question.read(defense=defense, attack=attack, gradient=gradient, budget=budget, seed=seed)
     where = pick_device(device)
-    name = type(model).__name__
     with _as_it_was(model), tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        parts = Parts(
-            dataset=Component("clips", _InMemory(clips.cpu(), labels.cpu()), ComponentIdentity(name="clips")),
-            models=[Component(name, model, ComponentIdentity(name=name, weights=fingerprint(model)))],
-            defenses=with_baseline([shield]),
-            attacks={label: weapon},
-        )
-        check_attacks(grid, parts.attacks)
-        measured = run_plan(make_plan(grid, parts), Path(folder), device=where, batch_size=batch_size)
-    frame = to_frame(r for r in measured.results if r.defense == shield.label)
-    clean = frame[frame["knowledge"] == "clean"].set_index("clip")["correct"]
-    frame = frame[frame["attack"] == label].reset_index(drop=True)
-    frame.insert(list(frame.columns).index("correct") + 1, "clean_correct", frame["clip"].map(clean))
+        measured = run_plan(question.plan(model, dataset), Path(folder), device=where, batch_size=batch_size)
     if verbose:
-        console = Console(width=None if Console().is_terminal else 120)
-        for table in measured.tables:
-            console.print(heading(table), soft_wrap=True)
-            console.print(render(table))
-    return frame
+        _print(measured.tables)
+    return question.frame(measured.results)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +59,16 @@ def prepare_device(name: str) -> torch.device:
     if device.type == "cpu":
         keep_freed_memory()
     return device
+
+
+@contextmanager
+def stoppable(message: str) -> Iterator[None]:
+    """Ctrl-C ends the command with a sentence on standard error and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print(message)
+        raise typer.Exit(130) from None
 
 
 def warn_broken() -> None:

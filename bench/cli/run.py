@@ -10,13 +10,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.app import Checkpoint, DataRoot, Device, Results, err, out, prepare_device, warn_broken
+from bench.cli.app import Checkpoint, DataRoot, Device, Results, err, out, prepare_device, stoppable, warn_broken
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.api import GridRun
     from bench.plan.cells import Plan
     from bench.records.results import CellResult
+
+
+_STOPPED = "Stopped. Every finished batch is stored; the same command continues from there."
+
+Models = Annotated[
+    list[str] | None, typer.Option(help="Classifier in place of the grid's: a name or package.module:factory.")
+]
+Defenses = Annotated[
+    list[str] | None,
+    typer.Option(help="Defence in place of the grid's, beside the undefended row: name or name(key=value)."),
+]
+Attacks = Annotated[list[str] | None, typer.Option(help="Attack in place of the grid's: ATTACK or ATTACK+GRADIENT.")]
+ControlClips = Annotated[
+    int, typer.Option(help="Clips per adaptive cell that are also attacked with a budget of size 0.", min=0)
+]
 
 
 def _parse_batch_size(text: str) -> int | None:
@@ -29,16 +44,9 @@ def _parse_batch_size(text: str) -> int | None:
 
 def run(
     grid: Annotated[str, typer.Option(help="Name of a shipped grid, or a .yaml file.")] = "demo",
-    model: Annotated[
-        list[str] | None, typer.Option(help="Classifier in place of the grid's: a name or package.module:factory.")
-    ] = None,
-    defense: Annotated[
-        list[str] | None,
-        typer.Option(help="Defence in place of the grid's, beside the undefended row: name or name(key=value)."),
-    ] = None,
-    attack: Annotated[
-        list[str] | None, typer.Option(help="Attack in place of the grid's: ATTACK or ATTACK+GRADIENT.")
-    ] = None,
+    model: Models = None,
+    defense: Defenses = None,
+    attack: Attacks = None,
     checkpoint: Checkpoint = None,
     data_root: DataRoot = None,
     clips: Annotated[int | None, typer.Option(help="Use only the first so many clips.")] = None,
@@ -47,9 +55,7 @@ def run(
     device: Device = "auto",
     batch_size: Annotated[str, typer.Option(help="Clips per batch, or auto.")] = "auto",
     results: Results = Path("results"),
-    control: Annotated[
-        int, typer.Option(help="Clips per adaptive cell that are also attacked with a budget of size 0.", min=0)
-    ] = 4,
+    control: ControlClips = 4,
     retry_failed: Annotated[bool, typer.Option(help="Run failed, missing and invalid clips again.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
 ) -> None:
@@ -77,34 +83,23 @@ def run(
         where = prepare_device(device)
         plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint)
     warn_broken()
-    kept = results / ".store"
+    store_folder = results / ".store"
     if dry_run:
-        _print_plan(plan)
-        _print_stored(plan, kept)
+        _print_plan(plan, store_folder)
         return
-    try:
-        with RunProgress() as progress:
-            measured = run_plan(
-                plan,
-                kept,
-                results_folder=results,
-                device=where,
-                batch_size=size,
-                retry=retry_failed,
-                control=control,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        err.print("Stopped. Every finished batch is stored; the same command continues from there.")
-        raise typer.Exit(130) from None
+    with stoppable(_STOPPED), RunProgress() as progress:
+        measured = run_plan(
+            plan,
+            store_folder,
+            results_folder=results,
+            device=where,
+            batch_size=size,
+            retry=retry_failed,
+            control=control,
+            progress=progress,
+        )
     _print_run(chosen.title, measured)
-    seconds = time.monotonic() - begun
-    done = (
-        f"{measured.computed} clip outcomes in {seconds:.0f} s"
-        if measured.computed
-        else f"nothing was left to do ({seconds:.0f} s)"
-    )
-    out.print(f"\n{done}; every outcome is in {results / chosen.name}/. Next: bench leaderboard", highlight=False)
+    _print_end(measured.computed, time.monotonic() - begun, results / chosen.name)
     if _print_flaws(measured.results):
         raise typer.Exit(1)
 
@@ -127,6 +122,11 @@ def _print_run(title: str, measured: GridRun) -> None:
             f"or settings: {', '.join(measured.removed)}.",
             highlight=False,
         )
+
+
+def _print_end(computed: int, seconds: float, folder: Path) -> None:
+    work = f"{computed} clip outcomes in {seconds:.0f} s" if computed else f"nothing was left to do ({seconds:.0f} s)"
+    out.print(f"\n{work}; every outcome is in {folder}/. Next: bench leaderboard", highlight=False)
 
 
 def _print_flaws(results: Sequence[CellResult]) -> bool:
@@ -197,7 +197,7 @@ class RunProgress:
         self._bar.update(self._task, advance=work, counts=self._counts())
 
 
-def _print_plan(plan: Plan) -> None:
+def _print_plan(plan: Plan, store_folder: Path) -> None:
     from rich import box
     from rich.table import Table
 
@@ -225,6 +225,7 @@ def _print_plan(plan: Plan) -> None:
         f"{forwards} forward and {backwards} backward passes of one clip.",
         highlight=False,
     )
+    _print_stored(plan, store_folder)
 
 
 def _print_stored(plan: Plan, folder: Path) -> None:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from bench.cli.app import Device, err, out, prepare_device
+from bench.cli.app import Device, err, out, prepare_device, stoppable
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.training.loop import TrainingState
+
+
+class _Settings(TypedDict):
+    """What the training and the export of its weights are both told."""
+
+    seed: int
+    work: Path
+    device: torch.device
+    start: Path | None
+    new_head: bool
 
 
 def train(
@@ -32,9 +47,7 @@ def train(
     With --measure-only, weights that are already in --out are measured again and their figures replaced.
     """
     with err.status("Loading ..."):
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        from bench.training.loop import TrainingState, default_work, export, remeasure
+        from bench.training.loop import default_work, export, remeasure
         from bench.training.loop import train as fit
         from bench.training.recipes import recipe_of
 
@@ -46,51 +59,47 @@ def train(
         out.print_json(json.dumps(entry))
         return
     folder = work or default_work(model, dataset, chosen, seed)
-    spent = 0.0
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-    )
-    try:
-        with Progress(*columns, console=err) as bar:
-            task = bar.add_task(f"{model} on {dataset}", total=chosen.steps, figures="")
-
-            def report(state: TrainingState) -> None:
-                nonlocal spent
-                spent = state.seconds
-                figures = " ".join(f"{k} {v:.3f}" for k, v in {"loss": state.loss, **state.figures}.items())
-                bar.update(task, completed=state.step, figures=figures)
-
-            fitted = fit(
-                model,
-                dataset,
-                chosen,
-                seed=seed,
-                work=folder,
-                device=where,
-                report=report,
-                start=start,
-                new_head=new_head,
-            )
-    except KeyboardInterrupt:
-        err.print(f"Stopped. The same command continues from the last state in {folder}.")
-        raise typer.Exit(130) from None
+    settings: _Settings = {"seed": seed, "work": folder, "device": where, "start": start, "new_head": new_head}
+    stopped = f"Stopped. The same command continues from the last state in {folder}."
+    with stoppable(stopped), TrainProgress(f"{model} on {dataset}", chosen.steps) as progress:
+        network = fit(model, dataset, chosen, report=progress.report, **settings)
     with err.status("Measuring the exported weights ..."):
         entry = export(
-            fitted,
-            model,
-            dataset,
-            chosen,
-            seed=seed,
-            seconds=spent,
-            out=out_folder,
-            device=where,
-            work=folder,
-            curves=curves,
-            start=start,
-            new_head=new_head,
+            network, model, dataset, chosen, seconds=progress.seconds, out=out_folder, curves=curves, **settings
         )
     out.print_json(json.dumps(entry))
+
+
+class TrainProgress:
+    """The bar of ``bench train``: steps, figures, time left. Shown on standard error.
+
+    Attributes:
+        seconds: spent on the training so far, earlier sittings included.
+    """
+
+    def __init__(self, title: str, steps: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.seconds = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=err,
+        )
+        self._task = self._bar.add_task(title, total=steps, figures="")
+
+    def __enter__(self) -> TrainProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def report(self, state: TrainingState) -> None:
+        """Shows where the training stands."""
+        self.seconds = state.seconds
+        figures = " ".join(f"{name} {value:.3f}" for name, value in {"loss": state.loss, **state.figures}.items())
+        self._bar.update(self._task, completed=state.step, figures=figures)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.records.audits import read_audit
-from bench.records.results import Score, read_grid_file, read_results, read_seconds
+from bench.records.results import CellResult, Score, read_grid_file, read_results, read_seconds
 from bench.report.reported import Reported, read_table
-from bench.report.tables import Row, Table, area, duration, flaws, interval, make_tables, percent, printed, voided
+from bench.report.tables import (
+    Row,
+    Table,
+    TableOptions,
+    area,
+    duration,
+    flaws,
+    interval,
+    make_tables,
+    percent,
+    printed,
+    voided,
+)
 
 _PREAMBLE = """# Leaderboard
 
@@ -65,25 +77,29 @@ def _measured(table: Table, audits: Mapping[tuple[str, str, str], str]) -> list[
             heading if label in ("clean", "noise", heading) else f"{heading.replace('*', chr(92) + '*')} {label}"
         )
     header += [*table.together, *(["Seconds"] if table.timed else []), *(["Audit"] if audits else [])]
-    rows = []
-    for row in sorted(table.rows, key=_order):
-        cells = [_cell(row.scores.get(label), row.blank(label)) for label in table.columns]
-        union = "void" if row.void else _cell(row.union, bound="≤ " if row.not_run else "")
-        grade = [audits.get((table.model, row.defense, table.budget), "-")] if audits else []
-        time = [duration(row.seconds)] if table.timed else []
-        rows.append([row.defense, *cells, union, percent(row.mean), *time, *grade])
-        if row.detected:
-            areas = [area(row, label) for label in table.columns]
-            rows.append([f"{row.defense}, ROC", *areas, *[""] * (len(header) - 1 - len(areas))])
-        if row.reported:
-            shown = (*table.columns, "Union", "Mean", *(["Seconds"] if table.timed else []))
-            figures = [f"*{figure}*" if (figure := printed(row, label)) else "" for label in shown]
-            rows.append([f"{row.defense}, *reported*", *figures, *([""] if audits else [])])
+    rows = [line for row in sorted(table.rows, key=_order) for line in _lines(table, row, len(header), audits)]
     lines = [f"**{table.title}**, {table.clips} clips, *measured here*", "", *markdown_table(header, rows)]
     lines += [line for row in table.rows for line in _void(row)]
     if table.reported_from:
         lines += ["", f"Rows marked *reported*: {table.reported_from}."]
     return [*lines, ""]
+
+
+def _lines(table: Table, row: Row, width: int, audits: Mapping[tuple[str, str, str], str]) -> list[list[str]]:
+    """A row, and below it what its defence detects and what a paper reports of it; ``width`` is the header's."""
+    cells = [_cell(row.scores.get(label), row.blank(label)) for label in table.columns]
+    union = "void" if row.void else _cell(row.union, bound="≤ " if row.not_run else "")
+    time = [duration(row.seconds)] if table.timed else []
+    grade = [audits.get((table.model, row.defense, table.budget), "-")] if audits else []
+    lines = [[row.defense, *cells, union, percent(row.mean), *time, *grade]]
+    if row.detected:
+        areas = [area(row, label) for label in table.columns]
+        lines.append([f"{row.defense}, ROC", *areas, *[""] * (width - 1 - len(areas))])
+    if row.reported:
+        labels = (*table.columns, "Union", "Mean", *(["Seconds"] if table.timed else []))
+        figures = [f"*{figure}*" if (figure := printed(row, label)) else "" for label in labels]
+        lines.append([f"{row.defense}, *reported*", *figures, *([""] if audits else [])])
+    return lines
 
 
 def _void(row: Row) -> list[str]:
@@ -128,46 +144,54 @@ def make_leaderboard(results: Path) -> str:
     if not results.is_dir():
         raise BenchError(f"There is no results folder {results}: run 'bench run' first, or give --results.")
     reported_folder = results / "reported"
-    lines = _PREAMBLE.splitlines()
     grids = sorted(p for p in results.iterdir() if p.is_dir() and p.name != "reported" and not p.name.startswith("."))
-    lines += ["", "## Measured", ""]
-    any_measured = False
-    for folder in grids:
-        cells = read_results(folder)
-        described = read_grid_file(folder)
-        if not cells or described is None:
-            continue
-        any_measured = True
-        reported = None
-        if described.reported is not None and reported_folder.is_dir():
-            reported = Reported(described.reported, reported_folder)
-        lines += [f"### {described.title or described.name} (`{described.name}`)", ""]
-        measured = {(c.model, c.defense, c.cell) for c in cells}
-        # An audit of other cells than these says nothing about them.
-        audits = {
-            (r.model, r.defense, r.budget): r.grade if r.probed else f"{r.grade} (outcomes)"
-            for r in read_audit(folder)
-            if all((r.model, r.defense, cell) in measured for cell in r.measured)
-        }
-        if described.summary:
-            lines += [described.summary, ""]
-        computed = (described.worst, described.oracles, described.counts_clean)
-        seconds = read_seconds(folder) if described.timed else None
-        for table in make_tables(cells, reported, described.skipped, *computed, seconds):
-            lines += _measured(table, audits)
-    if not any_measured:
-        lines += ["Nothing has been measured yet.", ""]
-    files = sorted(reported_folder.glob("*.csv")) if reported_folder.is_dir() else []
-    if files:
-        lines += ["## Reported by the papers", ""]
-        others = []
-        for path in files:
-            section = _reported(path)
-            lines += section
-            if not section:
-                others.append(path.name)
-        if others:
-            lines += ["Further reported tables, not of the form defence x attack:", ""]
-            lines += [f"- [`{name}`](results/reported/{name})" for name in others]
-            lines.append("")
+    measured = [line for folder in grids for line in _grid(folder, reported_folder)]
+    lines = [*_PREAMBLE.splitlines(), "", "## Measured", "", *(measured or ["Nothing has been measured yet.", ""])]
+    lines += _papers(reported_folder)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _grid(folder: Path, reported_folder: Path) -> list[str]:
+    """The measured tables of one results folder; nothing if nothing was measured."""
+    cells = read_results(folder)
+    described = read_grid_file(folder)
+    if not cells or described is None:
+        return []
+    reported = None
+    if described.reported is not None and reported_folder.is_dir():
+        reported = Reported(described.reported, reported_folder)
+    lines = [f"### {described.title or described.name} (`{described.name}`)", ""]
+    audits = _audits(folder, cells)
+    if described.summary:
+        lines += [described.summary, ""]
+    options = TableOptions.of(
+        described, reported=reported, skipped=described.skipped, seconds=lambda: read_seconds(folder)
+    )
+    for table in make_tables(cells, options):
+        lines += _measured(table, audits)
+    return lines
+
+
+def _audits(folder: Path, cells: Iterable[CellResult]) -> dict[tuple[str, str, str], str]:
+    """Grades by classifier, defence and budget. An audit of other cells than these says nothing about them."""
+    measured = {(c.model, c.defense, c.cell) for c in cells}
+    return {
+        (r.model, r.defense, r.budget): r.grade if r.probed else f"{r.grade} (outcomes)"
+        for r in read_audit(folder)
+        if all((r.model, r.defense, cell) in measured for cell in r.measured)
+    }
+
+
+def _papers(folder: Path) -> list[str]:
+    """The tables of the papers, and the names of those that have another form."""
+    files = sorted(folder.glob("*.csv")) if folder.is_dir() else []
+    if not files:
+        return []
+    sections = {path.name: _reported(path) for path in files}
+    lines = ["## Reported by the papers", "", *(line for section in sections.values() for line in section)]
+    others = [name for name, section in sections.items() if not section]
+    if others:
+        lines += ["Further reported tables, not of the form defence x attack:", ""]
+        lines += [f"- [`{name}`](results/reported/{name})" for name in others]
+        lines.append("")
+    return lines

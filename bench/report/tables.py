@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 
-from bench.records.description import Skipped
+from bench.grids.grid import Grid
+from bench.records.description import GridFile, Skipped
 from bench.records.metrics import mean, roc_area, union
 from bench.records.results import CellResult, Score
 from bench.report.reported import Reported
@@ -21,6 +22,57 @@ HEADINGS = {
     "adaptive": "Robust",
     "worst": "Worst",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """What a grid says of its tables.
+
+    Attributes:
+        reported: published figures; they stand beside the classifier they belong to and no other.
+        skipped: cells that do not exist.
+        worst: columns that are the worst of others, per clip. A part that does not exist for a defence is left out.
+        oracles, counts_clean: see :class:`~bench.grids.grid.Grid`.
+        seconds: of a pass, :func:`~bench.records.results.pass_seconds`, where the tables are to show them.
+    """
+
+    reported: Reported | None = None
+    skipped: Sequence[Skipped] = ()
+    worst: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    oracles: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    counts_clean: bool = False
+    seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        grid: Grid | GridFile,
+        *,
+        reported: Reported | None,
+        skipped: Sequence[Skipped],
+        seconds: Callable[[], Mapping[tuple[str, str], float]],
+    ) -> TableOptions:
+        """All that a grid says, or what its results folder says about it.
+
+        Args:
+            seconds: is asked only if the grid shows times.
+        """
+        return cls(
+            reported=reported,
+            skipped=skipped,
+            worst=grid.worst,
+            oracles=grid.oracles,
+            counts_clean=grid.counts_clean,
+            seconds=seconds() if grid.timed else {},
+        )
+
+    def absent(self, model: str, defense: str) -> frozenset[str]:
+        """Columns that do not exist for a defence."""
+        return frozenset(s.attack for s in self.skipped if (s.model, s.defense) == (model, defense))
+
+    def parts(self, columns: Collection[str], absent: Collection[str] = ()) -> dict[str, list[str]]:
+        """The columns ``worst``, each with those of its parts that a table has and that exist for a defence."""
+        return {label: [p for p in parts if p in columns and p not in absent] for label, parts in self.worst.items()}
 
 
 @dataclass
@@ -92,61 +144,72 @@ class Table:
         return " · ".join(p for p in (self.dataset, self.model, self.budget) if p)
 
 
-def _row(
-    defense: str,
-    cells: Mapping[str, CellResult],
-    columns: Collection[str],
-    absent: Collection[str],
-    worst: Mapping[str, Sequence[str]],
-    counts_clean: bool,
-) -> Row:
+def _row(defense: str, cells: Mapping[str, CellResult], columns: Collection[str], options: TableOptions) -> Row:
+    """One line of a table.
+
+    Args:
+        cells: of the defence, or of an oracle, by column.
+        columns: those of the attacks.
+    """
+    model = next(iter(cells.values())).model
+    seconds = options.seconds.get((model, defense))
     void = {label: r.control.message for label, r in cells.items() if r.control is not None and not r.control.passed}
     if void:
-        return Row(
-            defense,
-            {label: r.score for label, r in cells.items() if r.knowledge != "adaptive"},
-            None,
-            math.nan,
-            void=void,
-        )
-    not_run = frozenset(columns) - cells.keys() - set(absent)
+        scores = {label: r.score for label, r in cells.items() if r.knowledge != "adaptive"}
+        return Row(defense=defense, scores=scores, union=None, mean=math.nan, void=void, seconds=seconds)
+    absent = options.absent(model, defense)
+    not_run = frozenset(columns) - cells.keys() - absent
     attacked = {label: r for label, r in cells.items() if r.knowledge != "clean"}
-    if counts_clean and attacked:
+    if options.counts_clean and attacked:
         attacked = dict(cells)
+    total, worst = _survivors(attacked, options.parts(columns, absent))
+    return Row(
+        defense=defense,
+        scores={label: r.score for label, r in cells.items()} | worst,
+        union=total,
+        mean=math.nan if not_run else mean([r.score.accuracy for r in attacked.values()]),
+        absent=absent - cells.keys(),
+        not_run=not_run,
+        seconds=seconds,
+        # An oracle mixes defences.
+        detected={} if defense in options.oracles else _detected(cells.values()),
+    )
+
+
+def _survivors(
+    attacked: Mapping[str, CellResult], worst: Mapping[str, Sequence[str]]
+) -> tuple[Score | None, dict[str, Score]]:
+    """The clips that are right under all attacks of a row, and those under the attacks of each column ``worst``."""
     verdicts = {label: {o.clip: o.verdicts for o in r.outcomes} for label, r in attacked.items()}
-    scores = {label: r.score for label, r in cells.items()}
     total = _together(verdicts) if verdicts else None
+    scores = {}
     for column, parts in worst.items():
         if parts and all(part in verdicts for part in parts):
             scores[column] = _together({part: verdicts[part] for part in parts})
             if total is not None and scores[column].correct < total.correct:
                 total = scores[column]  # draws choose the worst of few attacks better than that of many
-    return Row(
-        defense,
-        scores,
-        total,
-        math.nan if not_run else mean([r.score.accuracy for r in attacked.values()]),
-        frozenset(absent) - cells.keys(),
-        not_run,
-    )
+    return total, scores
 
 
 def _detected(cells: Iterable[CellResult]) -> dict[str, float]:
     """Per attack, how well what the defence measures tells the attacked clips from the same clips without it."""
-    scores: dict[str, dict[str, float]] = {}
+    attacked_scores: dict[str, dict[str, float]] = {}
+    clean_scores: dict[str, float] = {}
     for cell in cells:
         clean = cell.knowledge == "clean"
         # A clip that the attack was spared is a clean one.
-        found = {
+        scores = {
             o.clip: o.measured[0] for o in cell.outcomes if o.status == "ok" and o.measured and (o.attacked or clean)
         }
-        scores["clean" if clean else cell.attack] = found
-    clean_scores = scores.pop("clean", {})
+        if clean:
+            clean_scores = scores
+        else:
+            attacked_scores[cell.attack] = scores
     areas = {}
-    for label, found in scores.items():
-        both = [clip for clip in found if clip in clean_scores]
-        if both:
-            areas[label] = roc_area([found[clip] for clip in both], [clean_scores[clip] for clip in both])
+    for label, scores in attacked_scores.items():
+        clips = [clip for clip in scores if clip in clean_scores]
+        if clips:
+            areas[label] = roc_area([scores[clip] for clip in clips], [clean_scores[clip] for clip in clips])
     return areas
 
 
@@ -158,65 +221,57 @@ def _together(verdicts: Mapping[str, Mapping[str, Sequence[bool]]]) -> Score:
     return Score(correct=int(total) if total == int(total) else total, clips=len(survived))
 
 
-def make_tables(
-    results: Iterable[CellResult],
-    reported: Reported | None = None,
-    skipped: Iterable[Skipped] = (),
-    worst: Mapping[str, Sequence[str]] | None = None,
-    oracles: Mapping[str, Mapping[str, str]] | None = None,
-    counts_clean: bool = False,
-    seconds: Mapping[tuple[str, str], float] | None = None,
-) -> list[Table]:
+def make_tables(results: Iterable[CellResult], options: TableOptions | None = None) -> list[Table]:
     """Groups cells into tables, one per data set, classifier and budget; clean cells belong to every budget.
 
     Args:
-        reported: published figures; they stand beside the classifier they belong to and no other.
-        skipped: cells that do not exist.
-        worst: columns that are the worst of others, per clip. A part that does not exist for a defence is left out.
-        oracles, counts_clean: see :class:`~bench.grids.grid.Grid`.
-        seconds: of a pass, :func:`~bench.records.results.pass_seconds`, where the tables are to show them.
+        options: what the grid says of its tables; nothing if not given.
     """
-    results = list(results)
-    absent: dict[tuple[str, str], set[str]] = {}
-    for s in skipped:
-        absent.setdefault((s.model, s.defense), set()).add(s.attack)
     groups: dict[tuple[str, str], list[CellResult]] = {}
     for result in results:
         groups.setdefault((result.dataset, result.model), []).append(result)
     tables = []
-    for (dataset, model), cells in groups.items():
-        budgets = list(dict.fromkeys(c.budget for c in cells if c.budget)) or [""]
-        for budget in budgets:
+    for cells in groups.values():
+        for budget in list(dict.fromkeys(c.budget for c in cells if c.budget)) or [""]:
             chosen = [c for c in cells if c.budget in ("", budget)]
-            # From the weakest attacker to the strongest, whatever was run first; sorting keeps the grid's order within.
-            ranked = sorted(chosen, key=lambda c: list(HEADINGS).index(c.knowledge))
-            columns = {c.attack: HEADINGS[c.knowledge] for c in ranked}
-            by_defense: dict[str, dict[str, CellResult]] = {}
-            for cell in chosen:
-                by_defense.setdefault(cell.defense, {})[cell.attack] = cell
-            for label, parts in (oracles or {}).items():
-                of_oracle = {a: by_defense[d][a] for a, d in parts.items() if a in by_defense.get(d, {})}
-                if of_oracle:
-                    by_defense[label] = of_oracle
-            computed = {label: [p for p in parts if p in columns] for label, parts in (worst or {}).items()}
-            rows = []
-            for d, of_row in by_defense.items():
-                missing = absent.get((model, d), set())
-                parts_of = {label: [p for p in parts if p not in missing] for label, parts in computed.items()}
-                rows.append(_row(d, of_row, columns, missing, parts_of, counts_clean))
-                rows[-1].seconds = (seconds or {}).get((model, d))
-                # An oracle mixes defences, and nothing in a void row can be trusted.
-                if d not in (oracles or {}) and not rows[-1].void:
-                    rows[-1].detected = _detected(of_row.values())
-            columns |= {label: HEADINGS["worst"] for label, parts in computed.items() if parts}
-            clips = max(len(c.outcomes) for c in chosen)
-            table = Table(dataset, model, budget, columns, rows, clips, counts_clean=counts_clean)
-            if reported is not None and reported.section.model == model:
-                table.reported_from = reported.source
-                for row in table.rows:
-                    row.reported = reported.row(row.defense, [*columns, "Union", "Mean", "Seconds"], table.budget)
-            tables.append(table)
+            tables.append(_table(chosen, budget, options or TableOptions()))
     return tables
+
+
+def _table(cells: Sequence[CellResult], budget: str, options: TableOptions) -> Table:
+    """The table of all cells of one classifier on one data set under one budget."""
+    # From the weakest attacker to the strongest, whatever was run first; sorting keeps the grid's order within.
+    ranked = sorted(cells, key=lambda c: list(HEADINGS).index(c.knowledge))
+    columns = {c.attack: HEADINGS[c.knowledge] for c in ranked}
+    rows = [_row(defense, of_row, columns, options) for defense, of_row in _by_row(cells, options).items()]
+    columns |= {label: HEADINGS["worst"] for label, parts in options.parts(columns).items() if parts}
+    table = Table(
+        dataset=cells[0].dataset,
+        model=cells[0].model,
+        budget=budget,
+        columns=columns,
+        rows=rows,
+        clips=max(len(c.outcomes) for c in cells),
+        counts_clean=options.counts_clean,
+    )
+    reported = options.reported
+    if reported is not None and reported.section.model == table.model:
+        table.reported_from = reported.source
+        for row in rows:
+            row.reported = reported.row(row.defense, [*columns, "Union", "Mean", "Seconds"], budget)
+    return table
+
+
+def _by_row(cells: Iterable[CellResult], options: TableOptions) -> dict[str, dict[str, CellResult]]:
+    """Cells by row and column; an oracle takes each from the defence that it would choose."""
+    by_row: dict[str, dict[str, CellResult]] = {}
+    for cell in cells:
+        by_row.setdefault(cell.defense, {})[cell.attack] = cell
+    for label, choices in options.oracles.items():
+        chosen = {a: by_row[d][a] for a, d in choices.items() if a in by_row.get(d, {})}
+        if chosen:
+            by_row[label] = chosen
+    return by_row
 
 
 def percent(value: float) -> str:
