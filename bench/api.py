@@ -305,9 +305,9 @@ def evaluate(
     """
     dataset = _checked(model, clips, labels)
     question = _Question.read(defense=defense, attack=attack, gradient=gradient, budget=budget, seed=seed)
-    where = pick_device(device)
+    torch_device = pick_device(device)
     with _as_it_was(model), tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        measured = run_plan(question.plan(model, dataset), Path(folder), device=where, batch_size=batch_size)
+        measured = run_plan(question.plan(model, dataset), Path(folder), device=torch_device, batch_size=batch_size)
     if verbose:
         _print(measured.tables)
     return question.frame(measured.results)

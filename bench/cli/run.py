@@ -80,7 +80,7 @@ def run(
         from bench.api import run_plan
         from bench.plan.expand import make_plan
 
-        where = prepare_device(device)
+        torch_device = prepare_device(device)
         plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint)
     warn_broken()
     store_folder = results / ".store"
@@ -92,7 +92,7 @@ def run(
             plan,
             store_folder,
             results_folder=results,
-            device=where,
+            device=torch_device,
             batch_size=size,
             retry=retry_failed,
             control=control,
@@ -153,9 +153,7 @@ class RunProgress:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.table import Column
 
-        self.clips = 0
-        self._cells = self._all_clips = self._all_cells = 0
-        self._what = ""
+        self._clips = self._cells = self._all_clips = self._all_cells = 0
         # What matters stands first and never wraps; the description takes the room that is left.
         self._bar = Progress(
             BarColumn(bar_width=10),
@@ -180,7 +178,7 @@ class RunProgress:
         self._bar.stop()
 
     def _counts(self) -> str:
-        return f"clips {self.clips}/{self._all_clips}, cells {self._cells}/{self._all_cells}"
+        return f"clips {self._clips}/{self._all_clips}, cells {self._cells}/{self._all_cells}"
 
     def begin(self, work: float, clips: int, cells: int) -> None:
         self._all_clips, self._all_cells = clips, cells
@@ -192,7 +190,7 @@ class RunProgress:
             self._bar.update(self._task, description=what)
 
     def advance(self, work: float, clips: int, cells: int) -> None:
-        self.clips += clips
+        self._clips += clips
         self._cells += cells
         self._bar.update(self._task, advance=work, counts=self._counts())
 

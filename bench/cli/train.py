@@ -52,14 +52,14 @@ def train(
         from bench.training.recipes import recipe_of
 
         chosen = recipe_of(recipe, steps)
-        where = prepare_device(device)
+        torch_device = prepare_device(device)
     if measure_only:
         with err.status("Measuring ..."):
-            entry = remeasure(model, dataset, out=out_folder, device=where, start=start)
+            entry = remeasure(model, dataset, out=out_folder, device=torch_device, start=start)
         out.print_json(json.dumps(entry))
         return
     folder = work or default_work(model, dataset, chosen, seed)
-    settings: _Settings = {"seed": seed, "work": folder, "device": where, "start": start, "new_head": new_head}
+    settings: _Settings = {"seed": seed, "work": folder, "device": torch_device, "start": start, "new_head": new_head}
     stopped = f"Stopped. The same command continues from the last state in {folder}."
     with stoppable(stopped), TrainProgress(f"{model} on {dataset}", chosen.steps) as progress:
         network = fit(model, dataset, chosen, report=progress.report, **settings)

@@ -56,8 +56,8 @@ def _tall(table: Table) -> RichTable:
         for cell, row in zip(cells, table.rows, strict=True):
             if label in row.detected:
                 cell.append(f"\nROC {area(row, label)}", style="dim")
-        both = (_with_reported(cell, row, label) for cell, row in zip(cells, table.rows, strict=True))
-        out.add_row(heading if label in ("clean", "noise", heading) else f"{label}\n{heading}", *both)
+        complete = (_with_reported(cell, row, label) for cell, row in zip(cells, table.rows, strict=True))
+        out.add_row(heading if label in ("clean", "noise", heading) else f"{label}\n{heading}", *complete)
     if any(row.union is not None for row in table.rows):
         bounds = ["<= " if row.not_run else "" for row in table.rows]
         unions = [_cell(row.union, row.blank(""), bound) for row, bound in zip(table.rows, bounds, strict=True)]

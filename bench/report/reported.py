@@ -71,7 +71,7 @@ class Reported:
         """
         if defense not in self._defenses or (self.section.budgets and budget not in self.section.budgets):
             return {}
-        found: dict[str, float] = {}
+        figures: dict[str, float] = {}
         for label in columns:
             if label not in self._attacks:
                 continue
@@ -83,8 +83,8 @@ class Reported:
                     "one with 'where', 'attacks' or 'budgets'."
                 )
             if values:
-                found[label] = float(values[0])
-        return found
+                figures[label] = float(values[0])
+        return figures
 
 
 def _columns(chosen: str | dict[str, str], usual: str) -> dict[str, str]:
