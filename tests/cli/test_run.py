@@ -152,9 +152,9 @@ def test_dry_run_says_how_much_is_stored(bench: Bench, gray_grid: Write, tmp_pat
 def test_the_progress_bar_keeps_its_figures_on_a_narrow_terminal() -> None:
     from rich.console import Console
 
-    from bench.cli import _RunProgress
+    from bench.cli.run import RunProgress
 
-    bar = _RunProgress()
+    bar = RunProgress()
     bar.begin(100, 96 * 18, 18)
     bar.working_on("slowfast_tiny: temporal_shuffle(window=2), PGD+exact, which is a long name")
     bar.advance(50, 900, 9)

@@ -16,7 +16,7 @@ from bench import BenchError
 from bench.records.results import CellResult, pass_seconds, read_result, read_results, read_seconds, to_frame
 from bench.report.leaderboard import make_leaderboard
 from bench.report.reported import shipped_folder
-from bench.report.tables import make_tables, to_pandas
+from bench.report.tables import TableOptions, make_tables, to_pandas
 
 Write = Callable[..., Path]
 
@@ -57,7 +57,7 @@ def test_a_pass_takes_the_time_of_one_draw_of_a_clean_clip() -> None:
     cells[1].outcomes[0].seconds = 9.0
     seconds = pass_seconds(cells)
     assert seconds == {("m", "a"): pytest.approx(0.15), ("m", "b"): 0.0}
-    (timed,), (plain,) = make_tables(cells, seconds=seconds), make_tables(cells)
+    (timed,), (plain,) = make_tables(cells, TableOptions(seconds=seconds)), make_tables(cells)
     assert timed.timed
     assert not plain.timed
     assert [row.seconds for row in timed.rows] == [pytest.approx(0.15), 0.0]

@@ -13,7 +13,7 @@ from kit.running import exported
 from bench.records.outcome import Control
 from bench.records.results import read_results
 from bench.report.leaderboard import make_leaderboard
-from bench.report.tables import make_tables
+from bench.report.tables import TableOptions, make_tables
 
 Write = Callable[..., Path]
 
@@ -38,7 +38,7 @@ def test_union_and_mean_have_known_values() -> None:
 
 def test_clean_clips_count_where_the_grid_says_so() -> None:
     cells = [cell("a", "clean", "clean", "1011"), cell("a", "PGD", "adaptive", "1100")]
-    (plain,), (whole,) = make_tables(cells), make_tables(cells, counts_clean=True)
+    (plain,), (whole,) = make_tables(cells), make_tables(cells, TableOptions(counts_clean=True))
     assert plain.rows[0].union is not None
     assert whole.rows[0].union is not None
     assert (plain.rows[0].union.correct, whole.rows[0].union.correct) == (2, 1)
@@ -51,7 +51,7 @@ def test_void_rows_and_oracles_detect_nothing() -> None:
     for result in cells:
         for outcome in result.outcomes:
             outcome.measured, outcome.attacked = [1.0, 0.0], True
-    (table,) = make_tables(cells, oracles={"told": {"clean": "a", "PGD": "a"}})
+    (table,) = make_tables(cells, TableOptions(oracles={"told": {"clean": "a", "PGD": "a"}}))
     assert [bool(row.detected) for row in table.rows] == [True, False]
     cells[1].control = Control(clips=4, passed=False, message="x")
     (table,) = make_tables(cells)
@@ -91,7 +91,7 @@ def test_oracles_pick_cells_of_other_rows_and_their_union_is_per_clip() -> None:
         cell("other", "clean", "clean", "000"),
         cell("other", "PGD", "adaptive", "101"),
     ]
-    (table,) = make_tables(cells, oracles={"told": {"clean": "one", "PGD": "other"}}, counts_clean=True)
+    (table,) = make_tables(cells, TableOptions(oracles={"told": {"clean": "one", "PGD": "other"}}, counts_clean=True))
     told = table.rows[-1]
     assert told.defense == "told"
     assert {k: s.correct for k, s in told.scores.items()} == {"clean": 2, "PGD": 2}

@@ -11,7 +11,7 @@ import torch
 from bench.grids.grid import read_grid
 from bench.plan.expand import make_plan
 from bench.records.results import Score
-from bench.report.tables import make_tables
+from bench.report.tables import TableOptions, make_tables
 from bench.run.export import collect
 from bench.run.runner import Runner
 from bench.run.store import Store
@@ -31,7 +31,7 @@ def test_the_worst_of_some_attacks_is_computed_from_their_outcomes(gray_grid: Wr
     Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
     results = collect(plan, store)
     store.close()
-    (table,) = make_tables(results, worst=grid.worst)
+    (table,) = make_tables(results, TableOptions(worst=grid.worst))
     assert table.columns["Both"] == "Worst"
     for row in table.rows:
         assert row.scores["Both"].correct == row.scores["PGD"].correct == 0
