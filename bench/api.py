@@ -24,7 +24,7 @@ from bench.grids.grid import DatasetSection, Grid
 from bench.plan.cells import Component, Plan
 from bench.plan.components import Parts, check_attacks, make_component, with_baseline
 from bench.plan.expand import make_plan
-from bench.records.identity import ComponentIdentity
+from bench.records.identity import AskedGradient, ComponentIdentity, Gradient
 from bench.records.results import CellResult, pass_seconds, to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
 from bench.report.render import heading, render
@@ -195,13 +195,13 @@ class _Question:
 
     defense: Component[Defense]
     attack: Component[Attack]
-    gradient: str | None
+    gradient: Gradient | None
     label: str
     budget: Budget
     seed: int
 
     @classmethod
-    def read(cls, *, defense: Any, attack: Any, gradient: str, budget: Any, seed: int) -> _Question:
+    def read(cls, *, defense: Any, attack: Any, gradient: AskedGradient, budget: Any, seed: int) -> _Question:
         """Reads what :func:`evaluate` is given.
 
         Raises:
@@ -267,7 +267,7 @@ def evaluate(
     *,
     defense: str | Mapping[str, Any] | Defense = "none",
     attack: str | Mapping[str, Any] | Attack = "pgd",
-    gradient: str = "auto",
+    gradient: AskedGradient = "auto",
     budget: Budget | Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     device: str = "auto",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.records.audits import AuditedRow, Finding, grade
+from bench.records.identity import Knowledge
 from bench.records.results import CellResult
 
 
@@ -37,7 +38,7 @@ class Evidence:
     def attacked(self) -> dict[str, CellResult]:
         return {label: c for label, c in self.cells.items() if c.knowledge != "clean"}
 
-    def known(self, *knowledge: str) -> dict[str, CellResult]:
+    def known(self, *knowledge: Knowledge) -> dict[str, CellResult]:
         """The cells of some kinds of attacker."""
         return {label: c for label, c in self.cells.items() if c.knowledge in knowledge}
 

@@ -20,6 +20,7 @@ from bench.defense.base import Purifier
 from bench.defense.defended import DefendedClassifier, why_not
 from bench.errors import BenchError
 from bench.records.audits import Finding, Severity
+from bench.records.identity import Gradient
 from bench.registry import ATTACKS
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
@@ -47,7 +48,7 @@ class ProbedRow:
     clips: Tensor
     ids: Sequence[str]
     labels: Tensor
-    gradient: str
+    gradient: Gradient
     budget: Budget
 
     def named(self, which: Tensor) -> list[str]:
@@ -63,14 +64,14 @@ class ProbedRow:
         ]
         return torch.stack(right).double().mean(0)
 
-    def attacked(self, attack: str, budget: Budget, gradient: str | None = None, key: str = "") -> Tensor:
+    def attacked(self, attack: str, budget: Budget, gradient: Gradient | None = None, key: str = "") -> Tensor:
         """Adversarial clips of an attack through the defence."""
         defended = self.make().with_gradient(gradient or self.gradient)
         target = defended.target(ClipRandom.for_clips(self.ids, "audit", attack, key, "defence"))
         rng = ClipRandom.for_clips(self.ids, "audit", attack, key)
         return ATTACKS.create(attack)(target, self.clips, self.labels, budget, rng).clips
 
-    def broken_by(self, attack: str, budget: Budget, gradient: str | None = None) -> Tensor:
+    def broken_by(self, attack: str, budget: Budget, gradient: Gradient | None = None) -> Tensor:
         """Which clips an attack through the defence breaks: wrong in most fresh draws, ``bool (n,)``."""
         clips = self.attacked(attack, budget, gradient)
         return self.accuracies(self.make(), clips, f"judge {attack}") < 0.5
@@ -326,9 +327,9 @@ def the_attack_has_converged(probed: ProbedRow) -> list[Finding]:
     if one.any():
         message = f"A single step breaks {int(one.sum())} clips that {probed.budget.steps} steps leave."
         findings.append(Finding(check="single step", severity="warning", message=message, clips=probed.named(one)))
-    others = [g for g in ("bpda", "bpda-negated", "exact") if g != probed.gradient]
-    for gradient in others:
-        if why_not(probed.make().defense, gradient) is not None:
+    known: tuple[Gradient, ...] = ("bpda", "bpda-negated", "exact")
+    for gradient in known:
+        if gradient == probed.gradient or why_not(probed.make().defense, gradient) is not None:
             continue
         more_broken = probed.broken_by("pgd", probed.budget, gradient) & ~broken
         if int(more_broken.sum()) > 1:

@@ -14,6 +14,7 @@ from bench.defense.defended import DefendedClassifier, why_not
 from bench.errors import BenchError
 from bench.plan.cells import Cell, Plan
 from bench.records.audits import AuditedRow, Finding
+from bench.records.identity import AskedGradient
 from bench.records.results import CellResult
 from bench.threat.budgets import Budget
 
@@ -34,7 +35,9 @@ def _cell_of(plan: Plan, row: Evidence) -> Cell | None:
     return next((c for c in plan.cells if (c.model.label, c.defense.label) == (row.model, row.defense)), None)
 
 
-def _probed_row(plan: Plan, row: Evidence, clips: int, gradient: str, device: torch.device) -> ProbedRow | None:
+def _probed_row(
+    plan: Plan, row: Evidence, clips: int, gradient: AskedGradient, device: torch.device
+) -> ProbedRow | None:
     """What of a row is asked again: its first clips that are right without an attack."""
     cell = _cell_of(plan, row)
     clean = row.known("clean").get("clean")
@@ -95,7 +98,7 @@ def audit(
     results: Sequence[CellResult],
     *,
     clips: int = 8,
-    gradient: str = "auto",
+    gradient: AskedGradient = "auto",
     device: torch.device | str = "cpu",
     working_on: Callable[[Evidence], None] = lambda row: None,
 ) -> list[AuditedRow]:

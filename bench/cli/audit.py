@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,6 +13,7 @@ from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.records.audits import AuditedRow
+    from bench.records.identity import AskedGradient
 
 # Clips that a finding names before it is cut short.
 _NAMED_CLIPS = 4
@@ -58,7 +59,7 @@ def audit(
             plan,
             cells,
             clips=clips,
-            gradient=gradient,
+            gradient=cast("AskedGradient", gradient),  # an unknown one is refused there
             device=pick_device(device),
             working_on=lambda row: status.update(f"Auditing {row.model}, {row.defense} ..."),
         )

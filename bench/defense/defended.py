@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from bench.attack.target import Answer, Target, Transform
 from bench.defense.base import Defense, Purifier, RobustModel
 from bench.errors import BenchError
+from bench.records.identity import Gradient
 from bench.seeds import ClipRandom
 
-Gradient = Literal["exact", "bpda", "bpda-negated", "surrogate", "diffattack", "query", "none"]
-GRADIENTS: dict[str, str] = {
+GRADIENTS: dict[Gradient, str] = {
     "exact": "autograd through the defence",
     "bpda": "the defence forward, its stand-in (the identity by default) backward",
     "bpda-negated": "the same with the opposite sign: for defences that turn a perturbation around",
@@ -87,7 +87,7 @@ class DefendedClassifier(nn.Module):
         BenchError: the gradient does not exist for this defence.
     """
 
-    def __init__(self, classifier: nn.Module, defense: Defense, gradient: str = "exact") -> None:
+    def __init__(self, classifier: nn.Module, defense: Defense, gradient: Gradient = "exact") -> None:
         super().__init__()
         reason = why_not(defense, gradient)
         if reason:
@@ -100,7 +100,7 @@ class DefendedClassifier(nn.Module):
         self.eval()
         self.requires_grad_(False)
 
-    def with_gradient(self, gradient: str) -> Self:
+    def with_gradient(self, gradient: Gradient) -> Self:
         """The same networks, differentiated in another way.
 
         Raises:
@@ -264,7 +264,7 @@ def _check(purifier: Purifier, clips: Tensor, purified: Tensor) -> None:
         raise BenchError(f"{type(purifier).__name__} says identity = True but changes the clips: remove that line.")
 
 
-def _stand_in(purifier: Purifier, gradient: str, clips: Tensor, rng: ClipRandom, purified: Tensor) -> Tensor:
+def _stand_in(purifier: Purifier, gradient: Gradient, clips: Tensor, rng: ClipRandom, purified: Tensor) -> Tensor:
     hook = "surrogate" if gradient == "surrogate" else "bpda"
     stand_in: Tensor = getattr(purifier, hook)(clips, rng)
     if stand_in.shape not in (purified.shape, purified.shape[-5:]):
@@ -276,7 +276,7 @@ def _stand_in(purifier: Purifier, gradient: str, clips: Tensor, rng: ClipRandom,
     return stand_in
 
 
-def why_not(defense: Defense, gradient: str) -> str | None:
+def why_not(defense: Defense, gradient: Gradient) -> str | None:
     """One sentence that says why this gradient does not exist for this defence, or ``None`` if it does."""
     name = type(defense).__name__
     if gradient not in GRADIENTS:

@@ -21,6 +21,10 @@ def digest(settings: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+AskedGradient = Gradient | Literal["auto"]
+"""A gradient as users ask for it: ``auto`` is exact where it exists, else bpda."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
