@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -169,6 +169,17 @@ def _grid(folder: Path, reported_folder: Path) -> list[str]:
     )
     for table in make_tables(cells, options):
         lines += _measured(table, audits)
+    return [*lines, *_stale(cells)]
+
+
+def _stale(cells: Sequence[CellResult]) -> list[str]:
+    """Which results stand although nobody knows whether the present code would give them."""
+    lines = []
+    for reason in dict.fromkeys(c.stale for c in cells if c.stale):
+        of_reason = [c for c in cells if c.stale == reason]
+        names = ", ".join(f"{c.model} · {c.defense} · {c.attack}" for c in of_reason)
+        which = "all results of this grid" if len(of_reason) == len(cells) else names
+        lines += [f"*Stale*: {which}. {reason} Run the grid again.", ""]
     return lines
 
 

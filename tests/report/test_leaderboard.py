@@ -13,7 +13,7 @@ from kit.running import exported
 from bench import BenchError
 from bench.grids.grid import override, read_grid
 from bench.plan.expand import make_plan
-from bench.records.results import read_results
+from bench.records.results import read_result, read_results, result_files
 from bench.report.leaderboard import make_leaderboard
 from bench.report.reported import shipped_folder
 from bench.report.tables import make_tables
@@ -121,3 +121,18 @@ def test_reported_figures_stand_beside_their_own_classifier_only(gray_grid: Writ
 def test_no_results_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no results folder"):
         make_leaderboard(tmp_path / "nothing")
+
+
+def test_stale_results_stand_and_say_so(results: Path) -> None:
+    assert "*Stale*" not in make_leaderboard(results)
+    files = result_files(results / "gray")
+    old = next(path for path in files if "Lighten--PGD+BPDA" in path.name)
+    result = read_result(old)
+    other = result.settings.model_copy(update={"engine": "another"})
+    old.write_text(result.model_copy(update={"stale": "Measured long ago.", "settings": other}).to_text())
+    text = make_leaderboard(results)
+    row = "kit.gray:level_classifier · kit.gray:Lighten · PGD+BPDA"
+    assert f"*Stale*: {row}. Measured long ago. Run the grid again." in text
+    for path in files:
+        path.write_text(read_result(path).model_copy(update={"stale": "Measured long ago."}).to_text())
+    assert "*Stale*: all results of this grid. Measured long ago." in make_leaderboard(results)
