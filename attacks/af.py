@@ -7,9 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Budget, ClipRandom, register
-from bench.attack.gradient import Run
-from bench.attack.masked import MaskedAttack, region_of
+from bench import Budget, ClipRandom, MaskedAttack, Run, region_of, register
 
 
 @register(

@@ -8,12 +8,23 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
-from bench.attack.best import Best
-from bench.attack.losses import LOSSES, loss_of, targeted_dlr
-from bench.attack.survivors import Survivors
-from bench.attack.target import Objective
-from bench.errors import at_least, nearest
+from bench import (
+    LOSSES,
+    Attack,
+    AttackResult,
+    BenchError,
+    Best,
+    Budget,
+    ClipRandom,
+    Objective,
+    Survivors,
+    Target,
+    at_least,
+    loss_of,
+    nearest,
+    register,
+    targeted_dlr,
+)
 
 _TARGETED = "targeted-dlr"
 # Share of a step that follows the gradient; the rest is the last move once more. The first step has none.

@@ -8,13 +8,28 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
-from bench.attack.best import Best
-from bench.attack.losses import margin
-from bench.attack.survivors import Survivors, Turn, in_turn
-from bench.attack.target import Answer, Climb, Objective, Transform, Wrapped
-from bench.errors import at_least, nearest
-from bench.registry import ATTACKS
+from bench import (
+    ATTACKS,
+    Answer,
+    Attack,
+    AttackResult,
+    BenchError,
+    Best,
+    Budget,
+    Climb,
+    ClipRandom,
+    Objective,
+    Survivors,
+    Target,
+    Transform,
+    Turn,
+    Wrapped,
+    at_least,
+    in_turn,
+    margin,
+    nearest,
+    register,
+)
 
 _VERSIONS = {"standard": "apgd-ce, apgd-t, fab, square", "rand": "apgd-ce, apgd-dlr"}
 # Classes that a part's loss compares.

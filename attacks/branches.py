@@ -7,10 +7,22 @@ from typing import Any
 
 from torch import Tensor
 
-from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
-from bench.attack.best import Best
-from bench.attack.survivors import Survivors, Turn, in_turn, one_look
-from bench.registry import ATTACKS, Spec
+from bench import (
+    ATTACKS,
+    Attack,
+    AttackResult,
+    BenchError,
+    Best,
+    Budget,
+    ClipRandom,
+    Spec,
+    Survivors,
+    Target,
+    Turn,
+    in_turn,
+    one_look,
+    register,
+)
 
 
 @register(

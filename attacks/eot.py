@@ -9,11 +9,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench import Attack, AttackResult, Budget, ClipRandom, Target, register
-from bench.attack.target import Answer, Climb, Objective, Transform, Wrapped
-from bench.defense.defended import plurality
-from bench.errors import at_least
-from bench.registry import ATTACKS
+from bench import (
+    ATTACKS,
+    Answer,
+    Attack,
+    AttackResult,
+    Budget,
+    Climb,
+    ClipRandom,
+    Objective,
+    Target,
+    Transform,
+    Wrapped,
+    at_least,
+    plurality,
+    register,
+)
 
 
 class Expectation(Wrapped):

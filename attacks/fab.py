@@ -7,9 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
-from bench.attack.survivors import Survivors
-from bench.errors import at_least
+from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Survivors, Target, at_least, register
 
 # Keeps the share of two moves defined where both are zero.
 _TINY = 1e-12

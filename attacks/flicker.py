@@ -7,9 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
-from bench.attack.best import Best
-from bench.attack.survivors import Survivors
+from bench import Attack, AttackResult, BenchError, Best, Budget, ClipRandom, Survivors, Target, register
 
 _LEARNING_RATE = 5e-4
 # Of Adam (Kingma and Ba, ICLR 2015).

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench import BenchError, register
-from bench.attack.penalised import PenalisedAttack, Slope
+from bench import BenchError, PenalisedAttack, Slope, register
 from bench.flow.base import endpoint_error
 from bench.flow.estimators import flow_files, load_flow
 

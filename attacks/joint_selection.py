@@ -10,12 +10,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
-from bench.attack.best import Best
-from bench.attack.survivors import Survivors, Turn, in_turn, one_look
-from bench.attack.target import Answer, Transform
+from bench import (
+    ATTACKS,
+    Answer,
+    Attack,
+    AttackResult,
+    BenchError,
+    Best,
+    Budget,
+    ClipRandom,
+    Spec,
+    Survivors,
+    Target,
+    Transform,
+    Turn,
+    in_turn,
+    one_look,
+    register,
+)
 from bench.models.multibn import BRANCHES
-from bench.registry import ATTACKS, Spec
 
 # Which branch is right for what a budget lets an attacker do (Lo and Patel): whoever leads the selection elsewhere
 # wins.

@@ -8,9 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import BenchError, register
-from bench.attack.penalised import PenalisedAttack, Slope
-from bench.errors import at_least
+from bench import BenchError, PenalisedAttack, Slope, at_least, register
 from bench.flow.estimators import flow_files
 from bench.flow.losses import MotionLoss, load_motion_flow
 from bench.flow.pairs import clip_flow

@@ -8,9 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Budget, ClipRandom, register
-from bench.attack.gradient import Run
-from bench.attack.masked import MaskedAttack
+from bench import Budget, ClipRandom, MaskedAttack, Run, register
 from bench.threat.regions import Region
 
 _ALPHA = 1.01

@@ -8,11 +8,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import AttackResult, BenchError, Budget, ClipRandom, GradientAttack, Target, register
-from bench.attack.gradient import Run
-from bench.attack.survivors import Survivors
-from bench.attack.target import Climb, Objective
-from bench.errors import at_least
+from bench import (
+    AttackResult,
+    BenchError,
+    Budget,
+    Climb,
+    ClipRandom,
+    GradientAttack,
+    Objective,
+    Run,
+    Survivors,
+    Target,
+    at_least,
+    register,
+)
 
 _STEP = 2 / 255
 

@@ -7,9 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target, register
-from bench.attack.survivors import Survivors
-from bench.errors import at_least
+from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Survivors, Target, at_least, register
 
 
 @register(

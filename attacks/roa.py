@@ -9,10 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import BenchError, Budget, ClipRandom, Target, register
-from bench.attack.gradient import Run
-from bench.attack.masked import MaskedAttack, region_of
-from bench.errors import at_least
+from bench import BenchError, Budget, ClipRandom, MaskedAttack, Run, Target, at_least, region_of, register
 from bench.threat.regions import boxes
 
 _GREY = 0.5

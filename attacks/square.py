@@ -9,11 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Attack, AttackResult, Budget, ClipRandom, Target, register
-from bench.attack.best import Best
-from bench.attack.losses import loss_of
-from bench.attack.survivors import Survivors
-from bench.errors import at_least
+from bench import Attack, AttackResult, Best, Budget, ClipRandom, Survivors, Target, at_least, loss_of, register
 
 # Of 10 000 steps, those after which the share of the squares is halved.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

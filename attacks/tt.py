@@ -7,11 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Budget, ClipRandom, GradientAttack, register
-from bench.attack.gradient import Run
-from bench.attack.survivors import Survivors
-from bench.attack.target import Climb, Objective
-from bench.errors import at_least
+from bench import Budget, Climb, ClipRandom, GradientAttack, Objective, Run, Survivors, at_least, register
 
 _PAPER = "Wei et al., Boosting the Transferability of Video Adversarial Examples via Temporal Translation, AAAI 2022"
 # The published offset of remote shifts, and the range of random ones.

@@ -1,8 +1,9 @@
 """VideoRobustBench: how robust a video classifier really is.
 
 Everything a contributor needs is here: :class:`Attack`, :class:`Purifier`, :class:`RobustModel`,
-:class:`Dataset`, :func:`register`, and :func:`evaluate` for one's own classifier. Names are imported on
-first use, so that ``import bench`` and ``bench --help`` stay light.
+:class:`Dataset` and :func:`register`, what attacks are made of (:class:`Survivors`, :class:`Best`, losses), and
+:func:`evaluate` for one's own classifier. Names are imported on first use, so that ``import bench`` and
+``bench --help`` stay light.
 """
 
 from __future__ import annotations
@@ -14,37 +15,101 @@ if TYPE_CHECKING:
     from bench.api import evaluate as evaluate
     from bench.attack.base import Attack as Attack
     from bench.attack.base import AttackResult as AttackResult
+    from bench.attack.best import Best as Best
     from bench.attack.gradient import GradientAttack as GradientAttack
+    from bench.attack.gradient import Run as Run
+    from bench.attack.losses import LOSSES as LOSSES
+    from bench.attack.losses import cross_entropy as cross_entropy
+    from bench.attack.losses import loss_of as loss_of
+    from bench.attack.losses import margin as margin
+    from bench.attack.losses import targeted_dlr as targeted_dlr
+    from bench.attack.masked import MaskedAttack as MaskedAttack
+    from bench.attack.masked import region_of as region_of
+    from bench.attack.penalised import PenalisedAttack as PenalisedAttack
+    from bench.attack.penalised import Slope as Slope
+    from bench.attack.survivors import Survivors as Survivors
+    from bench.attack.survivors import Turn as Turn
+    from bench.attack.survivors import in_turn as in_turn
+    from bench.attack.survivors import one_look as one_look
+    from bench.attack.target import Answer as Answer
+    from bench.attack.target import Climb as Climb
+    from bench.attack.target import Objective as Objective
     from bench.attack.target import Target as Target
+    from bench.attack.target import Transform as Transform
+    from bench.attack.target import Wrapped as Wrapped
     from bench.data.base import ClipRef as ClipRef
     from bench.data.base import Dataset as Dataset
+    from bench.data.base import Missing as Missing
+    from bench.data.base import MissingClip as MissingClip
+    from bench.data.base import listing as listing
+    from bench.defense.base import Defense as Defense
     from bench.defense.base import Purifier as Purifier
     from bench.defense.base import RobustModel as RobustModel
     from bench.defense.defended import DefendedClassifier as DefendedClassifier
+    from bench.defense.defended import plurality as plurality
+    from bench.defense.trained import TrainedDefense as TrainedDefense
     from bench.errors import BenchError as BenchError
+    from bench.errors import at_least as at_least
+    from bench.errors import nearest as nearest
     from bench.models.base import VideoClassifier as VideoClassifier
+    from bench.registry import ATTACKS as ATTACKS
+    from bench.registry import Spec as Spec
     from bench.registry import register as register
     from bench.seeds import ClipRandom as ClipRandom
+    from bench.seeds import seed_of as seed_of
     from bench.threat.budgets import Budget as Budget
+    from bench.threat.budgets import parse_size as parse_size
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "ATTACKS": "bench.registry",
+    "Answer": "bench.attack.target",
     "Attack": "bench.attack.base",
     "AttackResult": "bench.attack.base",
     "BenchError": "bench.errors",
+    "Best": "bench.attack.best",
     "Budget": "bench.threat.budgets",
+    "Climb": "bench.attack.target",
     "ClipRandom": "bench.seeds",
     "ClipRef": "bench.data.base",
     "Dataset": "bench.data.base",
     "DefendedClassifier": "bench.defense.defended",
+    "Defense": "bench.defense.base",
     "GradientAttack": "bench.attack.gradient",
+    "LOSSES": "bench.attack.losses",
+    "MaskedAttack": "bench.attack.masked",
+    "Missing": "bench.data.base",
+    "MissingClip": "bench.data.base",
+    "Objective": "bench.attack.target",
+    "PenalisedAttack": "bench.attack.penalised",
     "Purifier": "bench.defense.base",
     "RobustModel": "bench.defense.base",
+    "Run": "bench.attack.gradient",
+    "Slope": "bench.attack.penalised",
+    "Spec": "bench.registry",
+    "Survivors": "bench.attack.survivors",
     "Target": "bench.attack.target",
+    "TrainedDefense": "bench.defense.trained",
+    "Transform": "bench.attack.target",
+    "Turn": "bench.attack.survivors",
     "VideoClassifier": "bench.models.base",
+    "Wrapped": "bench.attack.target",
+    "at_least": "bench.errors",
+    "cross_entropy": "bench.attack.losses",
     "evaluate": "bench.api",
+    "in_turn": "bench.attack.survivors",
+    "listing": "bench.data.base",
+    "loss_of": "bench.attack.losses",
+    "margin": "bench.attack.losses",
+    "nearest": "bench.errors",
+    "one_look": "bench.attack.survivors",
+    "parse_size": "bench.threat.budgets",
+    "plurality": "bench.defense.defended",
+    "region_of": "bench.attack.masked",
     "register": "bench.registry",
+    "seed_of": "bench.seeds",
+    "targeted_dlr": "bench.attack.losses",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]

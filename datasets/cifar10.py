@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench import BenchError, ClipRef, Dataset, register
-from bench.data.base import Missing, MissingClip, listing
+from bench import BenchError, ClipRef, Dataset, Missing, MissingClip, at_least, listing, register, seed_of
 from bench.data.frames import number_of, to_clip
-from bench.errors import at_least
-from bench.seeds import seed_of
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -7,11 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from bench import BenchError, ClipRef, Dataset, register
-from bench.data.base import Missing, MissingClip, listing
+from bench import BenchError, ClipRef, Dataset, Missing, MissingClip, at_least, listing, register, seed_of
 from bench.data.frames import decode, squeeze, strided, to_clip
-from bench.errors import at_least
-from bench.seeds import seed_of
 
 # Alphabetical order, which is that of everybody's labels.
 # fmt: off

@@ -8,11 +8,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from bench import BenchError, ClipRef, Dataset, register
-from bench.data.base import Missing, MissingClip, listing
+from bench import BenchError, ClipRef, Dataset, Missing, MissingClip, at_least, listing, register, seed_of
 from bench.data.frames import Frame, decode, to_clip
-from bench.errors import at_least
-from bench.seeds import seed_of
 
 _VIDEOS = (".mp4", ".mkv", ".webm", ".avi")
 _GET = "https://github.com/cvdfoundation/kinetics-dataset (archives of the validation split, and annotations/val.csv)"

@@ -9,11 +9,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from bench import BenchError, ClipRef, Dataset, register
-from bench.data.base import Missing, MissingClip, listing
+from bench import BenchError, ClipRef, Dataset, Missing, MissingClip, at_least, listing, register, seed_of
 from bench.data.frames import Frame, decode, fit, number_of, numbered, read_image, squeeze, strided, to_clip
-from bench.errors import at_least
-from bench.seeds import seed_of
 
 # Order of the official classInd.txt, from 0. It is alphabetical without regard to case: Python's sorted()
 # would put HammerThrow before Hammering and JumpRope before JumpingJack.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from kornia.filters import bilateral_blur
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, register
-from bench.threat.budgets import parse_size
+from bench import ClipRandom, Purifier, parse_size, register
 
 
 @register(

@@ -6,8 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from bench import register
-from bench.defense.trained import TrainedDefense
+from bench import TrainedDefense, register
 from bench.models.robust import feature_denoising
 
 

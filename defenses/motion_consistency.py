@@ -8,11 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, register
-from bench.errors import at_least
+from bench import ClipRandom, Purifier, at_least, parse_size, register
 from bench.flow.losses import MotionLoss, load_motion_flow
 from bench.flow.pairs import with_updates
-from bench.threat.budgets import parse_size
 
 
 @register(

@@ -6,8 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from bench import register
-from bench.defense.trained import TrainedDefense
+from bench import TrainedDefense, register
 from bench.models.multibn import from_published
 from bench.models.robust import multibn
 

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bench import ClipRandom, Purifier, register
-from bench.threat.budgets import parse_size
+from bench import ClipRandom, Purifier, parse_size, register
 
 
 @register(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from bench import register
-from bench.defense.trained import TrainedDefense
+from bench import TrainedDefense, register
 from bench.models.robust import oudefend
 
 

@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import ClipRandom, register
+from bench import ClipRandom, at_least, register
 from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.purifier import DiffusionPurifier
 from bench.diffusion.replay import replayed
 from bench.diffusion.sampling import Trajectory, downward, invert_ddim, predict
 from bench.diffusion.schedule import ddim_step, predict_clean
-from bench.errors import at_least
 from bench.flow.base import splat, warp
 from bench.flow.estimators import load_flow
 
