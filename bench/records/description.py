@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -43,6 +44,22 @@ class Skipped:
     defense: str
     attack: str
     reason: str
+
+
+class Described(Protocol):
+    """What a grid, or its results folder, says of its tables, see :class:`~bench.grids.grid.Grid`."""
+
+    @property
+    def worst(self) -> Mapping[str, Sequence[str]]: ...
+
+    @property
+    def oracles(self) -> Mapping[str, Mapping[str, str]]: ...
+
+    @property
+    def counts_clean(self) -> bool: ...
+
+    @property
+    def timed(self) -> bool: ...
 
 
 class GridFile(BaseModel):

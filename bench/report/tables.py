@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from bench.grids.grid import Grid
-from bench.records.description import GridFile, Skipped
+from bench.records.description import Described, Skipped
 from bench.records.metrics import mean, roc_area, union
 from bench.records.results import CellResult, Score
 from bench.report.reported import Reported
@@ -46,7 +45,7 @@ class TableOptions:
     @classmethod
     def of(
         cls,
-        grid: Grid | GridFile,
+        grid: Described,
         *,
         reported: Reported | None,
         skipped: Sequence[Skipped],
