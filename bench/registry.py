@@ -237,7 +237,14 @@ class Registry:
             raise BenchError(
                 f"{self.kind} name {name!r} is not usable: use lower-case letters, digits, '_', '-' and '.'."
             )
-        entry = Entry(name, factory, self.kind, source, self._origin(factory), dict(fixed or {}))
+        entry = Entry(
+            name=name,
+            factory=factory,
+            kind=self.kind,
+            source=source,
+            origin=self._origin(factory),
+            fixed=dict(fixed or {}),
+        )
         known = self._entries.get(name)
         if known is not None and known.origin.rpartition(":")[0] != entry.origin.rpartition(":")[0]:
             raise NameClash(
@@ -333,7 +340,7 @@ class Registry:
         factory = getattr(module, attribute, None)
         if not callable(factory):
             raise BenchError(f"Module {module_name!r} has no class or function {attribute!r}.")
-        return Entry(name, factory, self.kind, "", self._origin(factory))
+        return Entry(name=name, factory=factory, kind=self.kind, source="", origin=self._origin(factory))
 
     def create(self, spec: str | Mapping[str, Any] | Spec) -> Any:
         """Shorthand: parse, look up and make a component."""

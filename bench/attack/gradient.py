@@ -139,7 +139,7 @@ class GradientAttack(Attack):
         return logits.argmax(1) if self.target == "runner_up" else logits.argmin(1)
 
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
-        run = Run(target, clips, labels, budget, rng)
+        run = Run(target=target, clips=clips, labels=labels, budget=budget, rng=rng)
         run.kept = self.prepare(run)
         aim = self._aim(target, clips, labels)
         sign = 1.0 if self.target is None else -1.0

@@ -72,7 +72,15 @@ def rows_of(results: Iterable[CellResult]) -> list[Evidence]:
 
             for budget in budgets:
                 others = {b: select(defense, b) for b in budgets if b != budget}
-                rows.append(Evidence(model, defense, budget, select(defense, budget), select(bare, budget), others))
+                row = Evidence(
+                    model=model,
+                    defense=defense,
+                    budget=budget,
+                    cells=select(defense, budget),
+                    bare=select(bare, budget),
+                    others=others,
+                )
+                rows.append(row)
     return rows
 
 

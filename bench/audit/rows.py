@@ -51,12 +51,12 @@ def _probed_row(
     if gradient == "auto":
         gradient = "exact" if why_not(cell.defense.instance, "exact") is None else "bpda"
     return ProbedRow(
-        _maker(cell.defended, device),
-        torch.stack([plan.dataset.load(r) for r in refs]).to(device),
-        [r.id for r in refs],
-        torch.tensor([r.label for r in refs], device=device),
-        gradient,
-        _askable(budgets[row.budget]),
+        make=_maker(cell.defended, device),
+        clips=torch.stack([plan.dataset.load(r) for r in refs]).to(device),
+        ids=[r.id for r in refs],
+        labels=torch.tensor([r.label for r in refs], device=device),
+        gradient=gradient,
+        budget=_askable(budgets[row.budget]),
     )
 
 

@@ -194,7 +194,11 @@ class DefendedClassifier(nn.Module):
         logits = self._classify(candidates)
         finite = torch.isfinite(logits).all(-1).all(0) & torch.isfinite(candidates).flatten(2).all(-1).all(0)
         return Decision(
-            self.verdict(logits), logits.argmax(-1).cpu(), self.pool(logits).cpu(), finite.cpu(), candidates
+            prediction=self.verdict(logits),
+            votes=logits.argmax(-1).cpu(),
+            logits=self.pool(logits).cpu(),
+            finite=finite.cpu(),
+            purified=candidates,
         )
 
     @torch.no_grad()

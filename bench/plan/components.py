@@ -64,7 +64,8 @@ def make_parts(grid: Grid, data_root: Path | None, checkpoint: Path | None) -> P
     models = _models(grid, grid.model_specs, dataset.instance, checkpoint, data_root)
     # Only if there are any: the data set's files would be looked for a second time.
     sources = _models(grid, list(wanted.values()), dataset.instance, None, data_root) if wanted else []
-    return Parts(dataset, models, defenses, attacks, {m.label: m for m in sources})
+    by_label = {m.label: m for m in sources}
+    return Parts(dataset=dataset, models=models, defenses=defenses, attacks=attacks, sources=by_label)
 
 
 def with_baseline(defenses: list[Component[Defense]]) -> list[Component[Defense]]:

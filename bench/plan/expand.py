@@ -45,7 +45,7 @@ def make_plan(
     refs = parts.dataset.instance.refs()[: grid.dataset.clips]
     if not refs:
         raise BenchError(f"Data set {grid.dataset.name!r} holds no clip for this grid.")
-    plan = Plan(grid, parts.dataset.instance, refs, [])
+    plan = Plan(grid=grid, dataset=parts.dataset.instance, refs=refs, cells=[])
     strangers = {label: _Row(m, *defend(m, parts.undefended)) for label, m in parts.sources.items()}
     for model in parts.models:
         rows = [_Row(model, *defend(model, d)) for d in parts.defenses]
@@ -111,7 +111,8 @@ def _cell(
 
 
 def _skip(plan: Plan, row: _Row, column: _Column, reason: str) -> None:
-    plan.skipped.append(Skipped(row.model.label, row.defense.label, column.section.label, reason))
+    labels = {"model": row.model.label, "defense": row.defense.label, "attack": column.section.label}
+    plan.skipped.append(Skipped(**labels, reason=reason))
 
 
 def _add_transfer(plan: Plan, parts: Parts, row: _Row, column: _Column, source: _Row) -> None:

@@ -130,7 +130,12 @@ class LocalEngine:
         attack = unit.attack.instance
         rows = [i for i, skipped in enumerate(skip) if not skipped]
         adversarial = Adversarial(
-            clips.clone(), [False] * len(refs), [[] for _ in refs], [0] * len(refs), [0] * len(refs), 0.0
+            clips=clips.clone(),
+            attacked=[False] * len(refs),
+            traces=[[] for _ in refs],
+            forwards=[0] * len(refs),
+            backwards=[0] * len(refs),
+            seconds=0.0,
         )
         if rows:
             ids = [refs[i].id for i in rows]

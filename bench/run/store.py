@@ -187,10 +187,10 @@ class Store:
         files = {file: load_file(self.folder / "clips" / file) for file in {stored[i][0] for i in ids}}
         bodies = [stored[i][1] for i in ids]
         return Adversarial(
-            torch.stack([files[stored[i][0]][str(stored[i][1]["row"])] for i in ids]),
-            [b["attacked"] for b in bodies],
-            [b["trace"] for b in bodies],
-            [b["forwards"] for b in bodies],
-            [b["backwards"] for b in bodies],
-            sum(b["seconds"] for b in bodies) / len(bodies),
+            clips=torch.stack([files[stored[i][0]][str(stored[i][1]["row"])] for i in ids]),
+            attacked=[b["attacked"] for b in bodies],
+            traces=[b["trace"] for b in bodies],
+            forwards=[b["forwards"] for b in bodies],
+            backwards=[b["backwards"] for b in bodies],
+            seconds=sum(b["seconds"] for b in bodies) / len(bodies),
         )
