@@ -16,7 +16,7 @@ from bench.records.metrics import wilson
 from bench.registry import ATTACKS, MODELS, Spec
 from bench.training.objectives.robust import budget_of
 from bench.training.recipes import OBJECTIVES, Recipe, objective_of
-from bench.weights import files as checkpoints
+from bench.weights import zoo
 from bench.weights.files import load_checkpoint, sha256_of
 from bench.weights.zoo import build_classifier, manifest, zoo_file
 
@@ -115,7 +115,7 @@ def test_damaged_or_absent_weights_are_refused(tmp_path: Path, monkeypatch: pyte
     entry = manifest()["nl_tiny-motion12.safetensors"]
     shipped = zoo_file("nl_tiny", "motion12")
     assert shipped is not None
-    monkeypatch.setattr(checkpoints.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(zoo.resources, "files", lambda package: tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({shipped.name: entry}), encoding="utf-8")
     message = r"nl_tiny-motion12\.safetensors are absent or do not match their checksum"
     with pytest.raises(BenchError, match=message):
