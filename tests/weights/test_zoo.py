@@ -13,18 +13,18 @@ from torch import nn
 from bench import BenchError
 from bench.data.base import Missing
 from bench.registry import Spec
-from bench.weights import files as checkpoints
+from bench.weights import zoo
 from bench.weights.files import sha256_of
 from bench.weights.zoo import build_classifier, find_weights, zoo_file
 
 
 def shipped(monkeypatch: pytest.MonkeyPatch, name: str, checksum: str) -> None:
     entry = {"model": "some_net", "dataset": "some_data", "sha256": checksum}
-    monkeypatch.setattr(checkpoints, "manifest", lambda: {name: entry})
+    monkeypatch.setattr(zoo, "manifest", lambda: {name: entry})
 
 
 def test_shipped_file_with_its_checksum_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    file = Path(checkpoints.__file__).parents[1] / "zoo" / "__init__.py"  # any file of that folder will do
+    file = Path(zoo.__file__).parents[1] / "zoo" / "__init__.py"  # any file of that folder will do
     shipped(monkeypatch, "__init__.py", hashlib.sha256(file.read_bytes()).hexdigest())
     assert zoo_file("some_net", "some_data") == file
     assert zoo_file("some_net", "other_data") is None
@@ -38,7 +38,7 @@ def test_shipped_file_without_its_checksum_is_refused(monkeypatch: pytest.Monkey
 
 
 def test_weights_are_looked_for_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    shipped(monkeypatch, "__init__.py", sha256_of(Path(checkpoints.__file__).parents[1] / "zoo" / "__init__.py"))
+    shipped(monkeypatch, "__init__.py", sha256_of(Path(zoo.__file__).parents[1] / "zoo" / "__init__.py"))
     assert find_weights(Spec("some_net"), "some_data", Path("mine.pth"), None) == Path("mine.pth")
     found = find_weights(Spec("some_net"), "some_data", None, None)
     assert isinstance(found, Path)
