@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from bench.attack.penalised import PenalisedAttack as PenalisedAttack
     from bench.attack.penalised import Slope as Slope
     from bench.attack.survivors import Survivors as Survivors
-    from bench.attack.survivors import Turn as Turn
-    from bench.attack.survivors import in_turn as in_turn
-    from bench.attack.survivors import one_look as one_look
     from bench.attack.target import Answer as Answer
     from bench.attack.target import Climb as Climb
     from bench.attack.target import Objective as Objective
     from bench.attack.target import Target as Target
     from bench.attack.target import Transform as Transform
     from bench.attack.target import Wrapped as Wrapped
+    from bench.attack.turns import Turn as Turn
+    from bench.attack.turns import in_turn as in_turn
+    from bench.attack.turns import one_look as one_look
     from bench.data.base import ClipRef as ClipRef
     from bench.data.base import Dataset as Dataset
     from bench.data.base import Missing as Missing
@@ -92,18 +92,18 @@ _HOME = {
     "Target": "bench.attack.target",
     "TrainedDefense": "bench.defense.trained",
     "Transform": "bench.attack.target",
-    "Turn": "bench.attack.survivors",
+    "Turn": "bench.attack.turns",
     "VideoClassifier": "bench.models.base",
     "Wrapped": "bench.attack.target",
     "at_least": "bench.errors",
     "cross_entropy": "bench.attack.losses",
     "evaluate": "bench.api",
-    "in_turn": "bench.attack.survivors",
+    "in_turn": "bench.attack.turns",
     "listing": "bench.data.base",
     "loss_of": "bench.attack.losses",
     "margin": "bench.attack.losses",
     "nearest": "bench.errors",
-    "one_look": "bench.attack.survivors",
+    "one_look": "bench.attack.turns",
     "parse_size": "bench.threat.budgets",
     "plurality": "bench.defense.defended",
     "region_of": "bench.attack.masked",

@@ -111,7 +111,9 @@ TABLE: list[tuple[str, Edit, set[str], set[str]]] = [
     ("bench/attack/penalised.py", append, {"joint"}, ROWS),
     ("bench/attack/losses.py", append, {*GRADIENT, "Square"}, ROWS),
     ("bench/attack/gradient.py", append, GRADIENT, ROWS),
-    ("bench/attack/best.py", append, GRADIENT, ROWS),
+    ("bench/attack/best.py", append, {*GRADIENT, "Square", "flicker"}, ROWS),
+    ("bench/attack/survivors.py", append, {*GRADIENT, "Square", "flicker"}, ROWS),
+    ("bench/attack/turns.py", append, set(), ROWS),
     ("bench/attack/base.py", append, ATTACKED, ROWS),
     ("bench/threat/norms.py", append, ATTACKED, ROWS),
     ("bench/threat/regions.py", append, {"ROA", "multiplied"}, ROWS),
@@ -169,7 +171,8 @@ def undocumented(text: str) -> str:
 
 def annotated(text: str) -> str:
     assert ") -> AttackResult:" in text
-    return text.replace(") -> AttackResult:", ') -> "Other":').replace("budget: Budget", "budget: object")
+    assert "budget: Budget, " in text
+    return text.replace(") -> AttackResult:", ') -> "Other":').replace("budget: Budget, ", "budget: object, ")
 
 
 def reworded(text: str) -> str:
