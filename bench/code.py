@@ -220,7 +220,9 @@ def _is_users(spec: ModuleSpec) -> bool:
     if spec.origin is None or spec.name.partition(".")[0] in sys.stdlib_module_names:
         return False
     file = Path(spec.origin).resolve()
-    return not any(folder in file.parents for folder in _installed()) and "site-packages" not in file.parts
+    if {"site-packages", "dist-packages"} & set(file.parts):  # Debian's, and those of other environments
+        return False
+    return not any(folder in file.parents for folder in _installed())
 
 
 @dataclass(frozen=True)

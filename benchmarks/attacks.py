@@ -86,6 +86,23 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
+def print_ratios(times: dict[str, list[float]]) -> None:
+    """Medians of the seconds, and of the ratios to the bare loop and of ours to torchattacks, round by round."""
+    bare = times["bare forward+backward loop"]
+    for name, found in times.items():
+        ratios = [a / b for a, b in zip(found, bare, strict=True)]
+        print(
+            f"{name:<32} {statistics.median(found):7.3f} s   ratio to the bare loop: "
+            f"median {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})"
+        )
+    for one, other in (
+        ("bench PGD, every step", "torchattacks PGD"),
+        ("bench APGD, every step", "torchattacks APGD"),
+    ):
+        ratios = [a / b for a, b in zip(times[one], times[other], strict=True)]
+        print(f"{one} / {other}: median {statistics.median(ratios):.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nl_tiny")
@@ -134,20 +151,8 @@ def main() -> None:
         for name, work in contenders.items():
             times[name].append(timed(work))
 
-    bare = times["bare forward+backward loop"]
     print(f"{chosen.model}, {chosen.clips} clips, {chosen.steps} steps, {torch.get_num_threads()} threads")
-    for name, found in times.items():
-        ratios = [a / b for a, b in zip(found, bare, strict=True)]
-        print(
-            f"{name:<32} {statistics.median(found):7.3f} s   ratio to the bare loop: "
-            f"median {statistics.median(ratios):.3f} (min {min(ratios):.3f}, max {max(ratios):.3f})"
-        )
-    for one, other in (
-        ("bench PGD, every step", "torchattacks PGD"),
-        ("bench APGD, every step", "torchattacks APGD"),
-    ):
-        ratios = [a / b for a, b in zip(times[one], times[other], strict=True)]
-        print(f"{one} / {other}: median {statistics.median(ratios):.3f}")
+    print_ratios(times)
 
 
 if __name__ == "__main__":
