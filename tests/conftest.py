@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from kit.running import exported
 
 from bench.registry import REGISTRIES
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# Two processes of pytest-xdist have a core each.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
 
 
 @pytest.fixture
