@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from bench.grids.grid import DatasetSection, Grid
 from bench.plan.cells import Component, Plan
 from bench.plan.components import Parts, check_attacks, make_component, with_baseline
 from bench.plan.expand import make_plan
-from bench.records.identity import AskedGradient, ComponentIdentity, Gradient
+from bench.records.identity import ComponentIdentity, Gradient
 from bench.records.results import CellResult, pass_seconds, to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
 from bench.report.render import heading, render
@@ -201,24 +201,25 @@ class _Question:
     seed: int
 
     @classmethod
-    def read(cls, *, defense: Any, attack: Any, gradient: AskedGradient, budget: Any, seed: int) -> _Question:
+    def read(cls, *, defense: Any, attack: Any, gradient: str, budget: Any, seed: int) -> _Question:
         """Reads what :func:`evaluate` is given.
 
         Raises:
             BenchError: a component cannot be made, or the gradient does not exist for the defence.
         """
         defense, attack = _component(defense, DEFENSES), _component(attack, ATTACKS)
+        chosen = cast(Gradient, gradient)  # what is none is refused here
         if gradient == "auto":
-            gradient = "exact" if why_not(defense.instance, "exact") is None else "bpda"
-        reason = why_not(defense.instance, gradient)
+            chosen = "exact" if why_not(defense.instance, "exact") is None else "bpda"
+        reason = why_not(defense.instance, chosen)
         if reason:
             raise BenchError(reason)
-        adaptive = attack.instance.uses_model and gradient != "none"
+        adaptive = attack.instance.uses_model and chosen != "none"
         return cls(
             defense=defense,
             attack=attack,
-            gradient=gradient if adaptive else None,
-            label=attack.label.upper() + (f"+{gradient}" if adaptive else ""),
+            gradient=chosen if adaptive else None,
+            label=attack.label.upper() + (f"+{chosen}" if adaptive else ""),
             budget=budget if isinstance(budget, Budget) else Budget.parse(budget or {}),
             seed=seed,
         )
@@ -267,7 +268,7 @@ def evaluate(
     *,
     defense: str | Mapping[str, Any] | Defense = "none",
     attack: str | Mapping[str, Any] | Attack = "pgd",
-    gradient: AskedGradient = "auto",
+    gradient: str = "auto",
     budget: Budget | Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     device: str = "auto",
