@@ -79,6 +79,7 @@ FOLLOWED = (
 )
 
 
+@lru_cache(maxsize=1024)
 def kind_of(module: str) -> str:
     """``engine``, ``silent`` or ``followed``: the longest entry of the lists that is the module or a package around it.
 
