@@ -50,11 +50,18 @@ class Expectation(Wrapped):
             answer = self._inner.ask(_repeat(clips, count), self._rows(rows).repeat(count), then)
             deviation = None if answer.deviation is None else answer.deviation.unflatten(0, (count, len(clips)))
             decision = _by_draw(answer.decision, count, len(clips))
-            answers.append(Answer(_by_draw(answer.logits, count, len(clips)), decision, deviation))
+            votes = None if answer.votes is None else _votes_by_draw(answer.votes, count, len(clips))
+            answers.append(Answer(_by_draw(answer.logits, count, len(clips)), decision, deviation, votes))
         logits = torch.cat([a.logits for a in answers])
         decision = plurality(torch.cat([a.decision for a in answers]), logits.shape[-1])
         deviations = [a.deviation for a in answers if a.deviation is not None]
-        return Answer(logits.mean(0), decision, torch.cat(deviations).mean(0) if deviations else None)
+        votes = [a.votes for a in answers if a.votes is not None]
+        return Answer(
+            logits.mean(0),
+            decision,
+            torch.cat(deviations).mean(0) if deviations else None,
+            torch.cat(votes).mean(0) if votes else None,
+        )
 
     def _rows(self, rows: Tensor | None) -> Tensor:
         return torch.arange(len(self.forwards)) if rows is None else rows
@@ -94,6 +101,11 @@ def _repeat(clips: Tensor, count: int) -> Tensor:
 def _by_draw(answers: Tensor, count: int, clips: int) -> Tensor:
     """Answers ``(S * count * b, ...)`` about ``S`` altered copies, to ``(count, S * b, ...)``."""
     return answers.unflatten(0, (-1, count, clips)).transpose(0, 1).flatten(1, 2)
+
+
+def _votes_by_draw(votes: Tensor, count: int, clips: int) -> Tensor:
+    """Logits of candidates ``(V, S * count * b, K)``, to ``(count, V, S * b, K)``."""
+    return torch.stack([_by_draw(vote, count, clips) for vote in votes], 1)
 
 
 @register(

@@ -112,6 +112,6 @@ class JointSelection(Attack):
             assert target.selection is not None
             logits = target.selection(clips)
             away = F.cross_entropy(logits, torch.full((len(logits),), right, device=logits.device), reduction="none")
-            return Answer(answer.logits, answer.decision, weight * away)
+            return Answer(answer.logits, answer.decision, weight * away, answer.votes)
 
         return Target(look, len(rows))

@@ -29,11 +29,13 @@ class PGD(GradientAttack):
         protocol: ``credible`` starts uniformly in the ball, keeps the worst iterate and lets broken clips
             leave the batch. ``videopure`` reproduces the published code: Gaussian start of standard deviation
             ``size``, not projected before the first gradient; steps of 2/255 unless the budget names another
-            length; the last iterate is returned. The published ten steps are the budget's to give. Where several
-            candidates vote, the published loss is the mean of their cross-entropies, ours that of their mean
-            probability.
+            length; the last iterate is returned; where several candidates vote, the mean of their losses is climbed.
+            The published ten steps are the budget's to give.
         start: ``uniform``, ``gaussian`` or ``clean``; the protocol's start if not given.
         keep: ``worst`` or ``last`` iterate; the protocol's rule if not given.
+        votes: ``pooled`` or ``each``, see :class:`~bench.attack.gradient.GradientAttack`; the protocol's rule if not
+            given: pooled, and each as published.
+        enough: with ``each``, the loss of a candidate at which it is left alone.
     """
 
     def __init__(
@@ -43,11 +45,19 @@ class PGD(GradientAttack):
         protocol: Literal["credible", "videopure"] = "credible",
         start: Literal["uniform", "gaussian", "clean"] | None = None,
         keep: Literal["worst", "last"] | None = None,
+        votes: Literal["pooled", "each"] | None = None,
+        enough: float | None = None,
     ) -> None:
         if protocol not in ("credible", "videopure"):
             raise ValueError(f"protocol must be credible or videopure, not {protocol!r}")
         published = protocol == "videopure"
-        super().__init__(loss, target, keep or ("last" if published else "worst"))
+        super().__init__(
+            loss,
+            target,
+            keep or ("last" if published else "worst"),
+            votes=votes or ("each" if published else "pooled"),
+            enough=enough,
+        )
         self.protocol = protocol
         self.begins = start or ("gaussian" if published else "uniform")
         if self.begins not in ("uniform", "gaussian", "clean"):

@@ -13,7 +13,7 @@ from bench.attack.base import Attack, AttackResult
 from bench.attack.best import Best
 from bench.attack.losses import loss_of
 from bench.attack.survivors import Survivors
-from bench.attack.target import Climb, Objective, Target
+from bench.attack.target import Climb, EachVote, Objective, Target
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
 
@@ -60,6 +60,10 @@ class GradientAttack(Attack):
             pass more).
         keep: ``worst`` as above, or ``last``: the last iterate is returned, as for a stochastic target.
         momentum: share of the accumulated gradient that is kept; to it, each :meth:`normalise`-d gradient is added.
+        votes: of a defence with several candidates, what is climbed: the loss of their mean probability (``pooled``),
+            or the mean of their losses (``each``, see :class:`~bench.attack.target.EachVote`).
+        enough: with ``each``, the loss of a candidate at which it is left alone; with the loss ``margin`` and a small
+            positive number, candidates that are already wrong cost the others nothing.
 
     Attributes:
         reach: length of all steps together, in radii, where the budget does not say how long one is: 2.5 (Madry et al.,
@@ -74,6 +78,8 @@ class GradientAttack(Attack):
         target: Literal["runner_up", "least_likely"] | None = None,
         keep: Literal["worst", "last"] = "worst",
         momentum: float = 0.0,
+        votes: Literal["pooled", "each"] = "pooled",
+        enough: float | None = None,
     ) -> None:
         self._loss = loss_of(loss)
         if target not in (None, "runner_up", "least_likely"):
@@ -82,7 +88,11 @@ class GradientAttack(Attack):
             raise ValueError(f"keep must be worst or last, not {keep!r}")
         if not momentum >= 0:
             raise ValueError(f"momentum must not be negative, not {momentum!r}")
-        self.target, self.keep, self.momentum = target, keep, momentum
+        if votes not in ("pooled", "each"):
+            raise ValueError(f"votes must be pooled or each, not {votes!r}")
+        if enough is not None and votes != "each":
+            raise ValueError("enough is the loss of one candidate: say votes=each with it")
+        self.target, self.keep, self.momentum, self.votes, self.enough = target, keep, momentum, votes, enough
 
     def prepare(self, run: Run) -> Any:
         """What one run needs before its first step, see :attr:`Run.kept`; nothing by default."""
@@ -142,13 +152,10 @@ class GradientAttack(Attack):
         run = Run(target=target, clips=clips, labels=labels, budget=budget, rng=rng)
         run.kept = self.prepare(run)
         aim = self._aim(target, clips, labels)
-        sign = 1.0 if self.target is None else -1.0
+        objective = self._objective(1.0 if self.target is None else -1.0)
         velocity = torch.zeros_like(clips) if self.momentum else None
         trace = torch.full((budget.steps * budget.restarts, len(clips)), float("nan"))
         left, best = Survivors(clips, labels, budget, rng), Best(clips)
-
-        def objective(logits: Tensor, classes: Tensor) -> Tensor:
-            return sign * self._loss(logits, classes)
 
         for run.restart in range(budget.restarts):
             if velocity is not None:
@@ -177,6 +184,14 @@ class GradientAttack(Attack):
                 break
         return AttackResult(best.clips, trace)
 
+    def _objective(self, sign: float) -> Objective:
+        """What is climbed: the loss, or against it, towards a class."""
+
+        def one(logits: Tensor, classes: Tensor) -> Tensor:
+            return sign * self._loss(logits, classes)
+
+        return EachVote(one, self.enough) if self.votes == "each" else one
+
     def _stops(self, target: Target) -> bool:
         """Whether a clip leaves with its first success."""
         return self.keep == "worst" and target.decisive
@@ -195,7 +210,8 @@ class GradientAttack(Attack):
         if self._compares(run.target):
             with torch.no_grad():
                 answer = run.target.ask(x, left.rows)
-            loss = (1.0 if self.target is None else -1.0) * self._loss(answer.logits, aim[left.rows]).double()
+            objective = self._objective(1.0 if self.target is None else -1.0)
+            loss = answer.value(objective, aim[left.rows]).double()
             best.keep(x, loss, self._broken(answer.decision, aim[left.rows]))
         elif self._stops(run.target):
             best.clips[left.rows] = x

@@ -28,6 +28,34 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 """Logits ``(b, K)`` and classes ``(b,)`` to one value per clip ``(b,)``, larger is better for the attacker."""
 
 
+@dataclass(frozen=True)
+class EachVote:
+    """An objective of every candidate that votes by itself, averaged; in place of that of their mean probability.
+
+    The mean probability is carried by the candidates that are surest, and has little gradient from the others. A hard
+    vote counts them equally, and so does this.
+
+    Args:
+        objective: of one candidate.
+        enough: where the value of a candidate is cut off, so that those already lost take no more of the budget; no
+            gradient comes from them.
+
+    Source: mean of the cross-entropies: Jiang et al., VideoPure, IEEE TCSVT 2025, released code.
+    """
+
+    objective: Objective
+    enough: float | None = None
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        value = self.objective(logits, labels)
+        return value if self.enough is None else value.clamp(max=self.enough)
+
+    def over(self, votes: Tensor, labels: Tensor) -> Tensor:
+        """Votes ``(V, b, K)`` and classes ``(b,)`` to ``(b,)``."""
+        value = self(votes.flatten(0, 1), labels.repeat(len(votes)))
+        return value.unflatten(0, votes.shape[:2]).mean(0)
+
+
 Transform = Callable[[Tensor], Tensor]
 """Clips ``(b, 3, T, H, W)`` to ``S`` altered copies of each, ``(S * b, 3, T, H, W)``, the copies one after another."""
 
@@ -41,11 +69,19 @@ class Answer:
         decision: ``int64 (b,)``, the hard decision. It is what the judge goes by, and with several voting candidates
             not always the largest logit.
         deviation: ``(b,)``, a second objective of the gradient ``diffattack``, or ``None``.
+        votes: logits of every candidate, ``(V, b, K)``; ``None`` where ``logits`` are all there is.
     """
 
     logits: Tensor
     decision: Tensor
     deviation: Tensor | None = None
+    votes: Tensor | None = None
+
+    def value(self, objective: Objective, labels: Tensor) -> Tensor:
+        """An objective at this answer, ``(b,)``: of the pooled logits, or of each vote if it is :class:`EachVote`."""
+        if isinstance(objective, EachVote) and self.votes is not None:
+            return objective.over(self.votes, labels)
+        return objective(self.logits, labels)
 
 
 class Climb(NamedTuple):
@@ -136,7 +172,7 @@ class Target:
         x = clips.detach().requires_grad_(True)
         answer = self.ask(x, rows, then)
         copies = len(answer.logits) // len(x)
-        value = objective(answer.logits, labels.repeat(copies)).unflatten(0, (copies, len(x)))
+        value = answer.value(objective, labels.repeat(copies)).unflatten(0, (copies, len(x)))
         value = value.mean(0) if weights is None else (weights.to(value)[:, None] * value).sum(0)
         if answer.deviation is not None:
             value = value + answer.deviation

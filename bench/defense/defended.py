@@ -179,7 +179,7 @@ class DefendedClassifier(nn.Module):
 
         A single candidate keeps its logits untouched; several are averaged as probabilities and returned as
         log-probabilities, so the pooled prediction is the soft vote. VideoPure's code averages the cross-entropies
-        of the candidates instead; the two gradients weigh the candidates differently.
+        of the candidates instead, see :class:`~bench.attack.target.EachVote`.
         """
         return votes[0] if len(votes) == 1 else torch.logsumexp(votes.log_softmax(-1), 0) - np.log(len(votes))
 
@@ -242,7 +242,7 @@ class DefendedClassifier(nn.Module):
             if then is not None:
                 candidates = torch.stack([then(candidate) for candidate in candidates])
             votes = self._classify(candidates)
-            return Answer(self.pool(votes), self.verdict(votes.detach()), deviation)
+            return Answer(self.pool(votes), self.verdict(votes.detach()), deviation, votes)
 
         chooses = getattr(self.classifier, "selects", False)
         selection, views = (getattr(self.classifier, n, None) if chooses else None for n in ("selection", "views"))

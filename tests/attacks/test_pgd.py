@@ -12,7 +12,7 @@ import torchattacks
 from kit.draws import draw, generator
 from torch import Tensor, nn
 
-from bench import AttackResult, BenchError, Budget, ClipRandom, Target
+from bench import Answer, AttackResult, BenchError, Budget, ClipRandom, DefendedClassifier, Purifier, Target
 from bench.attacks.noise import UniformNoise
 from bench.attacks.pgd import PGD
 
@@ -672,3 +672,55 @@ def test_noise_never_asks_the_model_and_fills_the_ball(norm: str) -> None:
     assert UniformNoise().passes(budget) == (0, 0)
     assert target.forwards.sum() == 0
     assert not UniformNoise.uses_model
+
+
+class Doubles(Purifier):
+    """Three candidates, each a multiple of the clip."""
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return torch.stack([clips * k for k in (0.05, 0.5, 1.0)])
+
+
+def voted(labels: Tensor, clips: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
+    """One step of 2/255 against three votes: the clips, and their logits' gradients by hand, ``(3, B, ...)``."""
+    model = Small()
+    target = DefendedClassifier(model, Doubles(), "bpda").target(ClipRandom(range(len(clips))))
+    attack = PGD(protocol="videopure", start="clean", **how)
+    moved = attack(target, clips, labels, Budget(size=1.0, steps=1)).clips
+    each = torch.stack([clips * k for k in (0.05, 0.5, 1.0)]).requires_grad_(True)
+    loss = sum(torch.nn.functional.cross_entropy(model(v), labels, reduction="sum") for v in each)
+    (gradient,) = torch.autograd.grad(loss, each)
+    return moved, gradient
+
+
+def test_published_protocol_climbs_the_mean_of_the_candidates_cross_entropies() -> None:
+    clips = draw(2, *SHAPE, seed=5)
+    labels = Small()(clips).argmax(1)
+    moved, each = voted(labels, clips)
+    # Identity BPDA: the gradients at the candidates are added up (released code: mean over axis 0, then the sign).
+    assert torch.equal(moved, (clips + 2 / 255 * each.sum(0).sign()).clamp(0, 1))
+    assert not torch.equal(moved, voted(labels, clips, votes="pooled")[0])
+
+
+def test_candidates_that_are_lost_already_take_no_more_of_the_budget() -> None:
+    """Two votes of a linear classifier: the one beyond ``enough`` has no part in the step."""
+    weights = draw(2, *SHAPE, seed=3) - 0.5
+    leads = torch.tensor([1.0, -1.0])  # the first candidate is lost by 1, the second right by 1
+
+    def look(clips: Tensor, rows: Tensor) -> Answer:
+        scores = (clips[None] * weights[:, None]).flatten(2).sum(2) - (0.5 * weights).flatten(1).sum(1)[:, None]
+        votes = torch.stack([torch.zeros_like(scores), scores + leads[:, None]], -1)
+        return Answer(votes.mean(0), torch.zeros(len(clips), dtype=torch.int64), votes=votes)
+
+    clips, labels = torch.full((1, *SHAPE), 0.5), torch.tensor([0])
+    attack = PGD(loss="margin", start="clean", votes="each", enough=0.1)
+    moved = attack(Target(look, 1), clips, labels, Budget(size=0.001, steps=1, step_size=0.001)).clips
+    assert torch.allclose((moved - clips)[0].sign(), weights[1].sign())
+    both = PGD(loss="margin", start="clean", votes="each")
+    moved = both(Target(look, 1), clips, labels, Budget(size=0.001, steps=1, step_size=0.001)).clips
+    assert torch.allclose((moved - clips)[0].sign(), weights.sum(0).sign())
+
+
+def test_enough_belongs_to_single_votes() -> None:
+    with pytest.raises(ValueError, match="say votes=each"):
+        PGD(enough=0.1)
