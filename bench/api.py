@@ -308,7 +308,11 @@ def evaluate(
     question = _Question.read(defense=defense, attack=attack, gradient=gradient, budget=budget, seed=seed)
     torch_device = pick_device(device)
     with _as_it_was(model), tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        measured = run_plan(question.plan(model, dataset), Path(folder), device=torch_device, batch_size=batch_size)
+        plan = question.plan(model, dataset)
+        measured = run_plan(plan, Path(folder), device=torch_device, batch_size=batch_size)
+        refused = [skipped for skipped in plan.skipped if skipped.defense == question.defense.label]
+        if refused:
+            raise BenchError(refused[0].reason)
     if verbose:
         _print(measured.tables)
     return question.frame(measured.results)

@@ -13,6 +13,13 @@ class BenchError(Exception):
     """
 
 
+class Impossible(BenchError):
+    """A combination that does not exist, as only trying it shows: an attack on what this network does not have.
+
+    A run leaves it out, with the sentence, and goes on.
+    """
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
     """Returns `` (did you mean 'x'?)`` for the known word closest to ``word``, or an empty string."""
     by_lower = {k.lower(): k for k in known}

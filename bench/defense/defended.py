@@ -280,6 +280,11 @@ def _stand_in(purifier: Purifier, gradient: Gradient, clips: Tensor, rng: ClipRa
     return stand_in
 
 
+def settled(defense: Defense, gradient: Gradient) -> Gradient:
+    """The gradient that is really taken: nothing of a network needs a stand-in, and its ``bpda`` is its exact one."""
+    return "exact" if gradient == "bpda" and isinstance(defense, RobustModel) else gradient
+
+
 def why_not(defense: Defense, gradient: Gradient) -> str | None:
     """One sentence that says why this gradient does not exist for this defence, or ``None`` if it does."""
     name = type(defense).__name__
@@ -287,7 +292,7 @@ def why_not(defense: Defense, gradient: Gradient) -> str | None:
         return f"Unknown gradient {gradient!r}; known: {', '.join(GRADIENTS)}."
     if gradient in ("exact", "diffattack") and isinstance(defense, Purifier) and not defense.differentiable:
         return f"{name} has no {gradient} gradient because part of it is not differentiable; use bpda."
-    if gradient not in ("exact", "query", "none") and isinstance(defense, RobustModel):
+    if gradient not in ("exact", "bpda", "query", "none") and isinstance(defense, RobustModel):
         return f"{name} is a network, differentiable as it is: there is nothing for {gradient} to replace; use exact."
     if gradient == "surrogate" and getattr(type(defense), "surrogate", None) is Purifier.surrogate:
         return f"{name} has no cheaper process for surrogate to differentiate; use exact or bpda."

@@ -9,7 +9,7 @@ from torch import nn
 
 from bench.attack.base import Attack
 from bench.defense.base import Defense, changes_nothing
-from bench.defense.defended import DefendedClassifier, why_not
+from bench.defense.defended import DefendedClassifier, settled, why_not
 from bench.errors import BenchError
 from bench.grids.grid import AttackSection, Grid
 from bench.plan.cells import Cell, ClipsUnit, Component, Plan
@@ -146,6 +146,7 @@ def _add_cell(plan: Plan, parts: Parts, row: _Row, column: _Column, bare: _Row) 
     if reason:
         _skip(plan, row, column, reason)
         return
+    gradient = settled(defense, gradient)
     # Nothing stands in the way of the bare classifier's own clips, unless the attack wants its answers to be final.
     through = adaptive and (not changes_nothing(defense) or attack.decisive_only)
     defended = row.defended.with_gradient(gradient) if through else bare.defended.with_gradient("exact")

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from bench.data.base import ClipRef, MissingClip
 from bench.defense.defended import DefendedClassifier
-from bench.errors import BenchError
+from bench.errors import BenchError, Impossible
 from bench.plan.cells import Cell, ClipsUnit, Plan
+from bench.records.description import Skipped
 from bench.records.identity import digest
 from bench.records.outcome import Outcome, Status
 from bench.run.control import compare
@@ -84,7 +85,8 @@ class Runner:
         self._clean_cells = {(c.model.label, c.defense.label): c for c in plan.cells if c.knowledge == "clean"}
 
     def run(self) -> None:
-        """Brings every cell of the plan up to date.
+        """Brings every cell of the plan up to date. One whose attack turns out not to exist for its row is moved to
+        the plan's ``skipped``, with the reason.
 
         Raises:
             BenchError: a setting turns out to be impossible; everything computed so far is stored.
@@ -100,11 +102,33 @@ class Runner:
         work += sum(_cell_weight(c) * len(pending[c.id]) for c in open_cells)
         self.progress.begin(work, sum(len(pending[c.id]) for c in open_cells), len(open_cells))
         for cell in open_cells:
-            if cell.unit and unmade.get(cell.unit.id):
-                self._make_clips(cell.unit, cell, unmade.pop(cell.unit.id))
-            self._run_cell(cell, pending[cell.id])
+            try:
+                if cell.unit and unmade.get(cell.unit.id):
+                    self._make_clips(cell.unit, cell, unmade[cell.unit.id])
+                    del unmade[cell.unit.id]
+                self._run_cell(cell, pending[cell.id])
+            except Impossible as refused:
+                self._leave_out(cell, str(refused), pending[cell.id])
         for cell in filter(self._wants_control, self.plan.cells):
             self._control(cell)
+
+    def _leave_out(self, cell: Cell, reason: str, pending: Sequence[ClipRef]) -> None:
+        """Takes a cell out of the plan, as planning would have done, had it known."""
+        self.plan.cells = [c for c in self.plan.cells if c is not cell]
+        labels = {"model": cell.model.label, "defense": cell.defense.label, "attack": cell.attack_label}
+        self.plan.skipped.append(Skipped(**labels, reason=reason))
+        self.progress.advance(_cell_weight(cell) * len(pending), len(pending), 1)
+
+    def _attack(self, unit: ClipsUnit, batch: Sequence[ClipRef], clips: Tensor, skip: Sequence[bool]) -> Adversarial:
+        """The engine's attack; what it refuses does not exist for this row, and the others go on.
+
+        Raises:
+            Impossible: with the attack's sentence.
+        """
+        try:
+            return self.engine.attack(unit, batch, clips, skip)
+        except BenchError as error:
+            raise Impossible(str(error)) from error
 
     def _forget_flawed(self) -> None:
         """Lets the clips that failed, were missing or came back invalid be run again."""
@@ -128,7 +152,7 @@ class Runner:
 
         def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
             # Shared clips meet other defences, which may be right where the bare classifier is wrong: none is left out.
-            adversarial = self.engine.attack(unit, batch, clips, [False] * len(batch))
+            adversarial = self._attack(unit, batch, clips, [False] * len(batch))
             self.store.add_clips(unit.id, [r.id for r in batch], adversarial)
 
         def give_up(ref: ClipRef, status: Status, error: str) -> None:
@@ -150,7 +174,7 @@ class Runner:
             if shared:
                 adversarial = self.store.load_clips(shared.id, [r.id for r in batch])
             elif cell.unit:
-                adversarial = self.engine.attack(cell.unit, batch, clips, [r.id in mistaken for r in batch])
+                adversarial = self._attack(cell.unit, batch, clips, [r.id in mistaken for r in batch])
             self.store.add(
                 cell.id,
                 cell.identity.model_dump_json(exclude_defaults=True),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench import BenchError, Budget, ClipRandom, DefendedClassifier, Purifier, RobustModel
 from bench.attacks.pgd import PGD
-from bench.defense.defended import GRADIENTS, plurality, why_not
+from bench.defense.defended import GRADIENTS, plurality, settled, why_not
 from bench.defenses.jpeg import JPEG
 from bench.defenses.none import NoDefense
 from bench.defenses.temporal_shuffle import TemporalShuffle
@@ -268,9 +268,21 @@ def test_exact_is_refused_where_there_is_no_gradient() -> None:
     assert why_not(NoDefense(), "exact") is None
 
 
-def test_bpda_is_refused_for_a_robust_model() -> None:
+def test_bpda_of_a_robust_model_is_its_exact_gradient() -> None:
+    """Nothing of a network is put aside, so the identity stands in for nothing."""
+    model, (clips, _) = Small().eval(), batch()
+    defended = DefendedClassifier(model, Doubled(), "bpda")
+    x, y = clips.clone().requires_grad_(True), clips.clone().requires_grad_(True)
+    (through,) = torch.autograd.grad(defended(x, ClipRandom(range(3))).square().sum(), x)
+    (exact,) = torch.autograd.grad((2 * model(y)).square().sum(), y)
+    assert torch.equal(through, exact)
+    assert settled(Doubled(), "bpda") == "exact"
+    assert settled(Coarse(), "bpda") == "bpda"
+
+
+def test_other_stand_ins_are_refused_for_a_robust_model() -> None:
     with pytest.raises(BenchError, match=r"Doubled is a network.* use exact"):
-        DefendedClassifier(Small(), Doubled(), "bpda")
+        DefendedClassifier(Small(), Doubled(), "bpda-negated")
 
 
 def test_unknown_gradient_is_refused() -> None:
@@ -307,8 +319,8 @@ def test_a_robust_model_gets_a_copy_and_views_share_it() -> None:
     assert (defended.gradient, view.gradient) == ("none", "exact")
     assert view.classifier is defended.classifier
     assert torch.equal(view(clips, ClipRandom(range(3))), defended(clips, ClipRandom(range(3))))
-    with pytest.raises(BenchError, match="nothing for bpda to replace"):
-        defended.with_gradient("bpda")
+    with pytest.raises(BenchError, match="nothing for surrogate to replace"):
+        defended.with_gradient("surrogate")
 
 
 def test_what_a_purifier_returns_is_checked() -> None:

@@ -67,6 +67,19 @@ def test_adaptive_attacks_through_the_identity_find_what_the_bare_attack_finds(
             assert bare.trace[0] == through.trace[0]
 
 
+def test_an_attack_on_what_a_network_does_not_have_costs_its_own_cells_alone(gray_grid: Write, tmp_path: Path) -> None:
+    """``branches`` finds no branches in any of these rows: its column is left out with a reason, wherever it stands."""
+    path = gray_grid((ALL, '[noise, {attack: branches, gradient: exact, label: Branches}, PGD, PGD+exact]'))
+    plan = make_plan(read_grid(path))
+    cells = {(r.defense, r.attack): r for r in run_plan(plan, tmp_path / "s")}
+    left_out = {(s.defense, s.attack): s.reason for s in plan.skipped}
+    # The planner knows that the bare classifier has none; of the others only the attempt shows it.
+    assert set(left_out) == {("none", "Branches"), ("kit.gray:Identity", "Branches")}
+    assert "branches" in left_out["kit.gray:Identity", "Branches"]
+    assert {attack for _, attack in cells} == {"clean", "noise", "PGD", "PGD+exact"}
+    assert all(o.status == "ok" for r in cells.values() for o in r.outcomes)
+
+
 def test_gray_box_clips_are_made_once_and_reused_for_every_defence(gray_grid: Write, tmp_path: Path) -> None:
     Counting.clips_seen.clear()
     path = gray_grid((ALL, '[{attack: "kit.gray:Counting"}]'), ('"kit.gray:Identity"', '"kit.gray:Identity", jpeg'))
