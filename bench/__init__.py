@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from bench.attack.losses import targeted_dlr as targeted_dlr
     from bench.attack.masked import MaskedAttack as MaskedAttack
     from bench.attack.masked import region_of as region_of
+    from bench.attack.moves import Move as Move
+    from bench.attack.moves import Moves as Moves
+    from bench.attack.moves import moves_of as moves_of
     from bench.attack.penalised import PenalisedAttack as PenalisedAttack
     from bench.attack.penalised import Slope as Slope
     from bench.attack.survivors import Survivors as Survivors
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from bench.attack.target import Target as Target
     from bench.attack.target import Transform as Transform
     from bench.attack.target import Wrapped as Wrapped
+    from bench.attack.turns import Looks as Looks
+    from bench.attack.turns import Part as Part
     from bench.attack.turns import Turn as Turn
     from bench.attack.turns import in_turn as in_turn
     from bench.attack.turns import one_look as one_look
@@ -78,10 +83,14 @@ _HOME = {
     "Defense": "bench.defense.base",
     "GradientAttack": "bench.attack.gradient",
     "LOSSES": "bench.attack.losses",
+    "Looks": "bench.attack.turns",
     "MaskedAttack": "bench.attack.masked",
     "Missing": "bench.data.base",
     "MissingClip": "bench.data.base",
+    "Move": "bench.attack.moves",
+    "Moves": "bench.attack.moves",
     "Objective": "bench.attack.target",
+    "Part": "bench.attack.turns",
     "PenalisedAttack": "bench.attack.penalised",
     "Purifier": "bench.defense.base",
     "RobustModel": "bench.defense.base",
@@ -102,6 +111,7 @@ _HOME = {
     "listing": "bench.data.base",
     "loss_of": "bench.attack.losses",
     "margin": "bench.attack.losses",
+    "moves_of": "bench.attack.moves",
     "nearest": "bench.errors",
     "one_look": "bench.attack.turns",
     "parse_size": "bench.threat.budgets",

@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bench.attack.base import Attack
+from bench.attack.moves import Moves
 from bench.data.base import ClipRef, Dataset
 from bench.defense.base import Defense, Purifier, RobustModel
 from bench.defense.defended import why_not
@@ -209,29 +210,35 @@ class _Question:
         """
         defense, attack = _component(defense, DEFENSES), _component(attack, ATTACKS)
         chosen = cast(Gradient, gradient)  # what is none is refused here
-        if gradient == "auto":
+        if isinstance(attack.instance, Moves):
+            if gradient not in ("auto", "strongest"):
+                raise BenchError(f"{attack.label} takes gradients of its own, not {gradient!r}: leave it out.")
+            chosen = "strongest"
+        elif gradient == "auto":
             chosen = "exact" if why_not(defense.instance, "exact") is None else "bpda"
         reason = why_not(defense.instance, chosen)
         if reason:
             raise BenchError(reason)
         adaptive = attack.instance.uses_model and chosen != "none"
+        shown = f"+{chosen}" if adaptive and chosen != "strongest" else ""
         return cls(
             defense=defense,
             attack=attack,
             gradient=chosen if adaptive else None,
-            label=attack.label.upper() + (f"+{chosen}" if adaptive else ""),
+            label=attack.label.upper() + shown,
             budget=budget if isinstance(budget, Budget) else Budget.parse(budget or {}),
             seed=seed,
         )
 
     def plan(self, model: nn.Module, dataset: Dataset) -> Plan:
         """The grid of it: the defence beside the undefended row, under this attack and none."""
+        how = {"gradient": self.gradient, "label": self.label}
         grid = Grid(
             name="evaluate",
             dataset=DatasetSection(name="clips"),
             models=["model"],
             defenses=["defense"],
-            attacks=[{"attack": "given", "gradient": self.gradient, "label": self.label}],
+            attacks=[{"attack": "adaptive" if self.gradient == "strongest" else "given", **how}],
             budgets=[self.budget.settings()],
             seed=self.seed,
         )

@@ -45,6 +45,7 @@ ENGINE = (
 SILENT = (
     "bench",
     "bench.api",
+    "bench.attack.known",  # the moves that a cell runs are written out in its identity
     "bench.audit",
     "bench.cli",
     "bench.code",
@@ -53,6 +54,7 @@ SILENT = (
     "bench.files",
     "bench.grids",
     "bench.plan.components",
+    "bench.plan.moves",
     "bench.records",
     "bench.registry",
     "bench.report",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from bench.records.identity import Gradient
 
 
 class _CountBackward(torch.autograd.Function):
@@ -111,6 +114,7 @@ class Target:
         selection: of a network that chooses between branches of its own, how: clips to one logit per branch. Such calls
             are not counted.
         views: of such a network, other ways through it by name: clips to logits. Nor are these.
+        ways: of a defended classifier, other ways to differentiate it: see :meth:`through`.
 
     Attributes:
         decisive: whether a misclassification seen here is final: neither stochastic nor transfer.
@@ -126,8 +130,9 @@ class Target:
         transfer: bool = False,
         selection: Callable[[Tensor], Tensor] | None = None,
         views: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+        ways: Callable[[Gradient], Callable[..., Tensor | Answer]] | None = None,
     ) -> None:
-        self._function = function
+        self._function, self._ways = function, ways
         self.selection, self.views = selection, dict(views or {})
         self.stochastic = stochastic
         self.decisive = not (stochastic or transfer)
@@ -140,6 +145,22 @@ class Target:
         if isinstance(model, Target):
             return model
         return cls(lambda clips, rows, then=None: model(clips if then is None else then(clips)), batch)
+
+    def through(self, gradient: Gradient) -> Target:
+        """The same classifier, differentiated in another way; passes are counted and streams drawn from together.
+
+        ``none`` is the classifier without its defence: clips made there are made for transfer. A plain classifier has
+        one gradient, its own.
+
+        Raises:
+            BenchError: the gradient does not exist for this defence.
+        """
+        if self._ways is None:
+            return self
+        other = copy.copy(self)
+        other._function, other._ways = self._ways(gradient), None
+        other.decisive = self.decisive and gradient != "none"
+        return other
 
     def __call__(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Tensor:
         """Logits of some clips.
@@ -206,7 +227,7 @@ class Wrapped(Target):
     """
 
     def __init__(self, inner: Target) -> None:
-        self._inner = inner
+        self._inner, self._ways = inner, None
         self.stochastic, self.decisive = inner.stochastic, inner.decisive
         self.forwards, self.backwards = inner.forwards, inner.backwards
         self.selection, self.views = inner.selection, inner.views

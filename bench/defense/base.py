@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ class Purifier(nn.Module, ABC):
         identity: whether the clip comes back unchanged (the undefended baseline).
         vote: how several candidates decide: ``plurality`` of their classes, ties to the lowest, or the largest
             ``mean`` probability.
+        moves: attacks that ``adaptive`` runs against it beside those known for its kind, written as the columns of
+            grids are: ``"tt+exact"``. They add to the list and take nothing from it.
     """
 
     kind: ClassVar[str] = "defense"
@@ -29,6 +32,7 @@ class Purifier(nn.Module, ABC):
     stochastic: ClassVar[bool] = False
     identity: ClassVar[bool] = False
     vote: Literal["plurality", "mean"] = "plurality"
+    moves: ClassVar[Sequence[str]] = ()
 
     @abstractmethod
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
@@ -82,10 +86,12 @@ class RobustModel(ABC):
 
     Attributes:
         stochastic: whether the wrapped network draws random numbers in evaluation mode.
+        moves: see :attr:`Purifier.moves`.
     """
 
     kind: ClassVar[str] = "defense"
     stochastic: ClassVar[bool] = False
+    moves: ClassVar[Sequence[str]] = ()
 
     @abstractmethod
     def wrap(self, classifier: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ GRADIENTS: dict[Gradient, str] = {
     "diffattack": "exact, and the deviation of the denoising trajectory is maximised too",
     "query": "none: the attacker asks the defence and differentiates nothing",
     "none": "the attacker does not differentiate the defence",
+    "strongest": "each move of the attack in a way of its own: of `adaptive`",
 }
 
 
@@ -127,16 +129,19 @@ class DefendedClassifier(nn.Module):
         purifier = self.purifier
         if purifier is None:
             return clips[None]
-        if self.gradient in ("exact", "diffattack") or not (torch.is_grad_enabled() and clips.requires_grad):
+        gradient = self.gradient
+        if gradient == "strongest":  # asked as a whole, and not through one of the attack's moves
+            gradient = "exact" if purifier.differentiable else "bpda"
+        if gradient in ("exact", "diffattack") or not (torch.is_grad_enabled() and clips.requires_grad):
             purified = _purify(purifier, clips, rng)
         else:
             replay = rng.clone()
             with torch.no_grad():
                 # A copy: a purifier that works in place must not move the attack's iterate.
                 purified = _purify(purifier, clips.clone(), rng)
-            if self.gradient not in ("none", "query"):
-                stand_in = _stand_in(purifier, self.gradient, clips, replay, purified)
-                purified = _Backward.apply(purified, stand_in, -1 if self.gradient == "bpda-negated" else 1)
+            if gradient not in ("none", "query"):
+                stand_in = _stand_in(purifier, gradient, clips, replay, purified)
+                purified = _Backward.apply(purified, stand_in, -1 if gradient == "bpda-negated" else 1)
         return purified if purified.ndim == clips.ndim + 1 else purified[None]
 
     def _deviating(self, clips: Tensor, rng: ClipRandom) -> tuple[Tensor, Tensor | None]:
@@ -237,6 +242,26 @@ class DefendedClassifier(nn.Module):
             transfer: whether the clips are meant for other pipelines too, see :class:`Target`.
         """
 
+        def through(gradient: Gradient) -> Callable[..., Answer]:
+            if gradient == "none":
+                return self._bare
+            return self.with_gradient(settled(self.defense, gradient))._look(rng)
+
+        chooses = getattr(self.classifier, "selects", False)
+        selection, views = (getattr(self.classifier, n, None) if chooses else None for n in ("selection", "views"))
+        return Target(
+            self._look(rng),
+            len(rng),
+            stochastic=self.stochastic,
+            transfer=transfer,
+            selection=selection,
+            views=views,
+            ways=through,
+        )
+
+    def _look(self, rng: ClipRandom) -> Callable[..., Answer]:
+        """How an attack asks this view of the module; its randomness comes from ``rng``."""
+
         def look(clips: Tensor, rows: Tensor, then: Transform | None = None) -> Answer:
             candidates, deviation = self._deviating(clips, rng.select(rows))
             if then is not None:
@@ -244,9 +269,12 @@ class DefendedClassifier(nn.Module):
             votes = self._classify(candidates)
             return Answer(self.pool(votes), self.verdict(votes.detach()), deviation, votes)
 
-        chooses = getattr(self.classifier, "selects", False)
-        selection, views = (getattr(self.classifier, n, None) if chooses else None for n in ("selection", "views"))
-        return Target(look, len(rng), stochastic=self.stochastic, transfer=transfer, selection=selection, views=views)
+        return look
+
+    def _bare(self, clips: Tensor, rows: Tensor, then: Transform | None = None) -> Answer:
+        """How an attack asks the classifier without the purifier before it."""
+        logits = self._classify((clips if then is None else then(clips))[None])[0]
+        return Answer(logits, logits.detach().argmax(1))
 
 
 def _purify(purifier: Purifier, clips: Tensor, rng: ClipRandom) -> Tensor:

@@ -11,7 +11,8 @@
 
 An attack is written as a label, ``ATTACK`` (gray-box) or ``ATTACK+GRADIENT`` (adaptive), or as a mapping
 ``{attack: {name: pgd, loss: margin}, gradient: bpda, label: PGD-margin+BPDA}``. With ``source: slowfast_tiny`` its
-clips are made on that classifier instead (black-box transfer). ``{worst: [PGD+BPDA, PGD+exact], label: Worst}`` is the
+clips are made on that classifier instead (black-box transfer). ``adaptive`` stands alone: it runs the strongest attacks
+known for the kind of each defence. ``{worst: [PGD+BPDA, PGD+exact], label: Worst}`` is the
 column of the clips that survive both.
 """
 
@@ -90,7 +91,7 @@ class AttackSection(_Section):
             if name.lower() == "clean":
                 return cls(label="clean", attack=None)
             spec = Spec.parse(name.lower().replace("-", "_"))
-            return cls(label=entry, attack=spec, gradient=_gradient(tail.lower() or None, entry))
+            return cls(label=entry, attack=spec, gradient=_of_its_own(spec, _gradient(tail.lower() or None, entry)))
         if "worst" in entry:
             return cls._read_worst(entry)
         known = ("attack", "gradient", "label", "budget", "source")
@@ -101,13 +102,14 @@ class AttackSection(_Section):
             raise BenchError(f"This attack names none: {dict(entry)!r}; add 'attack: NAME'.")
         spec = Spec.parse(entry["attack"])
         source = Spec.parse(entry["source"]) if entry.get("source") is not None else None
-        gradient = _gradient(entry.get("gradient"), str(entry.get("label", spec)))
+        gradient = _of_its_own(spec, _gradient(entry.get("gradient"), str(entry.get("label", spec))))
         if source is not None and gradient is not None:
             raise BenchError(
                 f"Attack {spec} has a source, {source}, and a gradient, {gradient}: who differentiates the defence "
                 "knows the classifier. Remove one."
             )
-        default = str(spec) + (f"@{source}" if source else "") + (f"+{gradient}" if gradient else "")
+        shown = gradient if gradient != "strongest" else None
+        default = str(spec) + (f"@{source}" if source else "") + (f"+{shown}" if shown else "")
         try:
             return cls(
                 label=entry.get("label", default),
@@ -128,6 +130,21 @@ class AttackSection(_Section):
             return cls(label=entry.get("label", "Worst"), attack=None, worst=entry["worst"])
         except ValidationError as error:
             raise _explain("column 'worst' is", error) from error
+
+
+# Its moves differentiate the defence each in a way of its own.
+_ADAPTIVE = "adaptive"
+
+
+def _of_its_own(spec: Spec, gradient: Gradient | None) -> Gradient | None:
+    """The gradient of an attack; ``adaptive`` brings its own, and nothing else has that one."""
+    if (spec.name == _ADAPTIVE and gradient not in (None, "strongest")) or (
+        spec.name != _ADAPTIVE and gradient == "strongest"
+    ):
+        raise BenchError(
+            f"Attack {spec} cannot take the gradient {gradient!r}: write {_ADAPTIVE} alone, or another one."
+        )
+    return "strongest" if spec.name == _ADAPTIVE else gradient
 
 
 def _gradient(name: Any, label: str) -> Gradient | None:

@@ -117,9 +117,18 @@ def _identity(spec: Spec, entry: Entry, instance: Any) -> ComponentIdentity:
     parts = []
     if isinstance(instance, Attack):
         files |= {path.name: sha256_of(path) if path.is_file() else "absent" for path in instance.files}
-        inner = [(part, ATTACKS.get(part.name)) for part in map(Spec.parse, instance.parts)]
-        parts = [_identity(part, e, e.create(part.params)) for part, e in inner]
+        parts = [identity_of(part, ATTACKS) for part in map(Spec.parse, instance.parts)]
     return ComponentIdentity(name=spec.name, params=params, code=entry.code, files=files, parts=tuple(parts))
+
+
+def identity_of(spec: Spec, registry: Registry) -> ComponentIdentity:
+    """What identifies a component that is made of nothing but its name and parameters.
+
+    Raises:
+        BenchError: there is none of that name, or it refuses its parameters.
+    """
+    entry = registry.get(spec.name)
+    return _identity(spec, entry, entry.create(spec.params))
 
 
 def _placeless(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

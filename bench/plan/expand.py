@@ -10,10 +10,11 @@ from torch import nn
 from bench.attack.base import Attack
 from bench.defense.base import Defense, changes_nothing
 from bench.defense.defended import DefendedClassifier, settled, why_not
-from bench.errors import BenchError
+from bench.errors import BenchError, Impossible
 from bench.grids.grid import AttackSection, Grid
 from bench.plan.cells import Cell, ClipsUnit, Component, Plan
 from bench.plan.components import Parts, budgets_of, defend, make_parts
+from bench.plan.moves import arm
 from bench.records.description import Skipped
 from bench.records.identity import Gradient, Knowledge
 from bench.records.results import file_name
@@ -139,7 +140,13 @@ def _add_transfer(plan: Plan, parts: Parts, row: _Row, column: _Column, source: 
 
 def _add_cell(plan: Plan, parts: Parts, row: _Row, column: _Column, bare: _Row) -> None:
     """Adds an attacked cell with its unit, or the reason why there is none."""
-    attack, defense = column.attack.instance, row.defense.instance
+    defense = row.defense.instance
+    try:
+        component = arm(column.attack, defense, row.defended.classifier, column.budget)
+    except Impossible as refused:
+        _skip(plan, row, column, str(refused))
+        return
+    attack = component.instance
     gradient = column.section.gradient or "none"
     adaptive = gradient != "none" and attack.uses_model
     reason = why_not(defense, gradient) if adaptive else None
@@ -153,7 +160,7 @@ def _add_cell(plan: Plan, parts: Parts, row: _Row, column: _Column, bare: _Row) 
     unit = ClipsUnit(
         dataset=parts.dataset,
         model=row.model if attack.uses_model else None,
-        attack=column.attack,
+        attack=component,
         budget=column.budget,
         seed=plan.grid.seed,
         defense=row.defense if through else None,

@@ -69,7 +69,7 @@ def test_adaptive_attacks_through_the_identity_find_what_the_bare_attack_finds(
 
 def test_an_attack_on_what_a_network_does_not_have_costs_its_own_cells_alone(gray_grid: Write, tmp_path: Path) -> None:
     """``branches`` finds no branches in any of these rows: its column is left out with a reason, wherever it stands."""
-    path = gray_grid((ALL, '[noise, {attack: branches, gradient: exact, label: Branches}, PGD, PGD+exact]'))
+    path = gray_grid((ALL, "[noise, {attack: branches, gradient: exact, label: Branches}, PGD, PGD+exact]"))
     plan = make_plan(read_grid(path))
     cells = {(r.defense, r.attack): r for r in run_plan(plan, tmp_path / "s")}
     left_out = {(s.defense, s.attack): s.reason for s in plan.skipped}

@@ -1,0 +1,45 @@
+"""The strongest attacks known for the kind of a defence, in turn; the worst of them is kept per clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from bench import AttackResult, Budget, ClipRandom, Moves, Target, at_least, moves_of, register
+from bench.attack.known import NETWORK, moves_against
+
+
+@register(
+    "adaptive",
+    source="Tramer, Carlini, Brendel and Madry, On Adaptive Attacks to Adversarial Example Defenses, NeurIPS 2020; "
+    "Croce et al., Evaluating the Adversarial Robustness of Adaptive Test-time Defenses, ICML 2022; the lists: "
+    "VideoRobustBench's own measurements",
+)
+class Adaptive(Moves):
+    """Asked of a defence in a grid, runs every move that is known to hurt its kind, and keeps the worst per clip.
+
+    Which moves these are, follows from what the defence says of itself and from the budget (:mod:`bench.attack.known`;
+    ``bench show adaptive`` prints the lists). Cheap moves come first, and dear ones meet only the clips that are left.
+    The author of a defence, and a grid, can add moves and never take one away. Without a grid it attacks a network.
+
+    Args:
+        extra: further moves, written as columns of grids are: ``"tt+exact"``.
+        looks: how often a randomised defence is asked about each move's clip.
+    """
+
+    def __init__(self, extra: Sequence[str] = (), looks: int = 5) -> None:
+        at_least("looks", looks, 1)
+        if not isinstance(extra, list | tuple):
+            raise ValueError(f"extra must be a list of moves such as ['tt+exact'], not {extra!r}")
+        self.extra = moves_of(extra)
+        super().__init__(looks=looks)
+
+    def _ready(self, budget: Budget) -> Moves:
+        return self if self.moves else self.armed([*moves_against(NETWORK, budget), *self.extra])
+
+    def passes(self, budget: Budget) -> tuple[int, int]:
+        return Moves.passes(self._ready(budget), budget)
+
+    def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
+        return Moves.run(self._ready(budget), target, clips, labels, budget, rng)
