@@ -6,8 +6,18 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from bench import AttackResult, Budget, ClipRandom, Moves, Target, at_least, moves_of, register
-from bench.attack.known import NETWORK, moves_against
+from bench import (
+    NETWORK,
+    AttackResult,
+    Budget,
+    ClipRandom,
+    Moves,
+    Target,
+    at_least,
+    moves_against,
+    moves_of,
+    register,
+)
 
 
 @register(
@@ -27,6 +37,10 @@ class Adaptive(Moves):
         extra: further moves, written as columns of grids are: ``"tt+exact"``.
         looks: how often a randomised defence is asked about each move's clip.
     """
+
+    norms = tuple(
+        norm for norm in Moves.norms if norm != "framing"
+    )  # nothing adaptive is known against a learned border
 
     def __init__(self, extra: Sequence[str] = (), looks: int = 5) -> None:
         at_least("looks", looks, 1)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bench.attack.best import Best as Best
     from bench.attack.gradient import GradientAttack as GradientAttack
     from bench.attack.gradient import Run as Run
+    from bench.attack.known import NETWORK as NETWORK
+    from bench.attack.known import moves_against as moves_against
     from bench.attack.losses import LOSSES as LOSSES
     from bench.attack.losses import cross_entropy as cross_entropy
     from bench.attack.losses import loss_of as loss_of
@@ -89,6 +91,7 @@ _HOME = {
     "MissingClip": "bench.data.base",
     "Move": "bench.attack.moves",
     "Moves": "bench.attack.moves",
+    "NETWORK": "bench.attack.known",
     "Objective": "bench.attack.target",
     "Part": "bench.attack.turns",
     "PenalisedAttack": "bench.attack.penalised",
@@ -111,6 +114,7 @@ _HOME = {
     "listing": "bench.data.base",
     "loss_of": "bench.attack.losses",
     "margin": "bench.attack.losses",
+    "moves_against": "bench.attack.known",
     "moves_of": "bench.attack.moves",
     "nearest": "bench.errors",
     "one_look": "bench.attack.turns",

@@ -27,6 +27,7 @@ SETTINGS = {
     "motion_ii": {"lambdas": [0.0, 10.0]},
     "joint_flow": {"mus": [0.0, 1.0]},
     "joint_selection": {},
+    "adaptive": {"looks": 2},
     "branches": {},
 }
 # A learned border belongs to a classifier and a data set: tests of its own.
