@@ -120,7 +120,7 @@ def test_adaptive_brings_its_own_gradients(gray_grid: Write) -> None:
 
 def test_a_threat_without_a_list_is_refused(gray_grid: Write) -> None:
     path = gray_grid((ALL, "[clean, {attack: adaptive, budget: {norm: framing, size: 1}}]"))
-    with pytest.raises(BenchError, match="Adaptive takes linf or .* budgets, not framing"):
+    with pytest.raises(BenchError, match=r"Adaptive takes linf or .* budgets, not framing"):
         make_plan(read_grid(path))
 
 
