@@ -95,26 +95,29 @@ class Straightforward:
         votes = []
         for t in TIMES:
             e = self.noise(z, t, 9.0)
-            votes.append(self.optimised(z, e, t, z0, small))
+            votes.append(self.estimate(self.moved(z, e, t, z0, small), e, t))
             z = self.ddim.step(e, t, z).prev_sample
-        votes.append(self.optimised(z, e, 1, z0, small))
+        votes.append(self.moved(z, e, 1, z0, small))  # moved as a latent of t=1, with its noise, and decoded as it is
         return torch.stack([self.decode(v) for v in votes])
 
-    def optimised(self, z: Tensor, e: Tensor, t: int, z0: Tensor, flow: Tensor) -> Tensor:
-        """One gradient step on the latent by autograd, then the estimate of the clean latent."""
+    def estimate(self, z: Tensor, e: Tensor, t: int) -> Tensor:
+        """The clean latent that belongs to a latent of timestep ``t`` whose noise is ``e``."""
+        return (z - (1 - self.abar[t]).sqrt() * e) / self.abar[t].sqrt()
+
+    def moved(self, z: Tensor, e: Tensor, t: int, z0: Tensor, flow: Tensor) -> Tensor:
+        """``z' = z - a_s sigma_t^2 dL/dz``, a_s = -4: one step of the latent against the losses of its estimate."""
         a, before = self.abar[t], self.abar[t - 20] if t > 20 else self.ddim.final_alpha_cumprod
         sigma2 = ((1 - before) / (1 - a) * (1 - a / before)).clamp(min=1e-20).log()
         with torch.enable_grad():
             leaf = z.detach().clone().requires_grad_(True)
-            estimate = (leaf - (1 - a).sqrt() * e) / a.sqrt()
+            estimate = self.estimate(leaf, e, t)
             frames = estimate[0].transpose(0, 1)
             temporal = sum(
                 (self.warped(frames[i + 1].detach(), flow[i]) - frames[i]).abs().mean() for i in range(len(flow))
             )
             loss = 5 * temporal - 800 * F.mse_loss(estimate, z0)
             (gradient,) = torch.autograd.grad(loss, leaf)
-        moved = z + 4 * sigma2 * gradient
-        return (moved - (1 - a).sqrt() * e) / a.sqrt()
+        return z + 4 * sigma2 * gradient
 
     @staticmethod
     def warped(frame: Tensor, flow: Tensor) -> Tensor:

@@ -97,11 +97,12 @@ class VideoPure(DiffusionPurifier):
             ``stable_diffusion`` or ``guided_diffusion``.
         t_star: timestep of 1000 up to which the clip is carried (the paper counts steps: its 6 is 101).
         steps: network calls each way, spaced evenly between 1 and ``t_star``.
-        mode: ``as_published`` does what the authors' code does: the last vote applies the formula of the last
-            timestep to the clean latent, the warped neighbour is held constant, the variance is that of the whole
-            stride, and RAFT is fed frames in [0, 1]. ``as_described`` follows the paper with the evident slips
-            corrected: the last vote optimises the clean latent itself, both frames of a pair move, the variance is
-            that of a single timestep, and RAFT is fed frames in [-1, 1].
+        mode: ``as_published`` does what the authors' code does: for the last vote, the clean latent is moved by the
+            step of the last timestep, with its noise, level and variance, and decoded; the warped neighbour is held
+            constant, the variance is that of the whole stride, and RAFT is fed frames in [0, 1]. ``as_described``
+            follows the paper with the evident slips corrected: the losses of the last vote are those of the clean
+            latent itself (Algorithm 1, line 13), both frames of a pair move, the variance is that of a single timestep,
+            and RAFT is fed frames in [-1, 1].
         share_first: temporal inversion; without it, each frame keeps its own noise.
         optimise: the gradient step on every estimate.
         candidate: classify this estimate alone instead of voting, counted as in the paper: ``steps`` is the first,
@@ -185,23 +186,25 @@ class VideoPure(DiffusionPurifier):
         """The final latent, optimised: a seventh vote beside six."""
         if not self.optimise:
             return z
-        if self.published:  # the last timestep's formula, noise and variance, although z has left that level
-            level = self.backbone.level(t)
-            return self._step(predict_clean(z, noise, level), latents, flow, self._size(t, -1) / level)
-        return self._step(z, latents, flow, self._size(t, -1))
+        if not self.published:
+            return self._step(z, latents, flow, self._size(t, -1))
+        # The last timestep's formula, noise and variance, although z has left that level: the losses are of the estimate
+        # that would belong to it, their gradient is with respect to the latent, and the moved latent itself is decoded.
+        level = self.backbone.level(t)
+        gradient = self._gradient(predict_clean(z, noise, level), latents, flow) / math.sqrt(level)
+        return z + self._size(t, -1) * gradient
 
     def _size(self, t: int, target: int) -> float:
         """Length of the gradient step at a timestep: ``a_s sigma_t^2``, both of which are negative."""
         before = target if self.published else t - 1
         return self.guidance * -log_variance(self.backbone, t, before)
 
+    def _gradient(self, estimate: Tensor, latents: Tensor, flow: Tensor | None) -> Tensor:
+        temporal = self.temporal if flow is not None else 0.0
+        return push_and_pull(estimate, latents, flow, self.spatial, temporal, detach=self.published)
+
     def _step(self, estimate: Tensor, latents: Tensor, flow: Tensor | None, gain: float) -> Tensor:
-        if not self.optimise:
-            return estimate
-        gradient = push_and_pull(
-            estimate, latents, flow, self.spatial, self.temporal if flow is not None else 0.0, detach=self.published
-        )
-        return estimate + gain * gradient
+        return estimate + gain * self._gradient(estimate, latents, flow) if self.optimise else estimate
 
     def _flow(self, clips: Tensor, latents: Tensor) -> Tensor | None:
         if self.flow is None or clips.shape[2] < 2:

@@ -183,14 +183,54 @@ def test_every_switch_changes_the_votes() -> None:
     torch.testing.assert_close(purified(guidance=0.0)[:3], purified(optimise=False)[:3], rtol=0, atol=1e-6)
 
 
-def test_the_last_vote_is_stale_as_published_and_mended_as_described() -> None:
-    """With no push and no pull, the described last vote is the final latent; the published one repeats t = 1."""
-    still = {"spatial": 0.0, "temporal": 0.0}
-    free = purified(optimise=False)
-    torch.testing.assert_close(purified(mode="as_described", **still), free, rtol=0, atol=1e-6)
-    published = purified(mode="as_published", **still)
-    torch.testing.assert_close(published[:3], free[:3], rtol=0, atol=1e-6)
-    assert float((published[3] - free[3]).abs().max()) > 1e-5
+@pytest.mark.parametrize("mode", ["as_published", "as_described"])
+def test_without_push_and_pull_the_last_vote_is_the_final_latent(mode: str) -> None:
+    """A step of length zero moves nothing, whatever the formula that gives its direction."""
+    still = purified(mode=mode, spatial=0.0, temporal=0.0)
+    torch.testing.assert_close(still, purified(optimise=False), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["as_published", "as_described"])
+def test_the_last_vote_is_a_step_of_the_final_latent_by_autograd(mode: Any) -> None:
+    """``z' = z - a_s sigma^2 dL/dz`` (Algorithm 1, line 13), from the losses.
+
+    Described, they are of the latent itself, both frames of a pair move and the variance is of one timestep. Published,
+    they are of the estimate that belongs to a latent of t = 1 with the noise found there.
+    """
+    defense = miniature(VideoPure(mode=mode))
+    generator = torch.Generator().manual_seed(4)
+    z, noise, encoded = torch.randn(3, 1, 4, 3, 5, 6, generator=generator, dtype=torch.float64)
+    flow = torch.randn(1, 2, 2, 5, 6, generator=generator, dtype=torch.float64)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
+    a0, a1 = torch.cumprod(1 - betas, 0)[:2]
+    leaf = z.clone().requires_grad_(True)
+    published = mode == "as_published"
+    seen = (leaf - (1 - a1).sqrt() * noise) / a1.sqrt() if published else leaf
+    objective = 800 * F.mse_loss(seen, encoded)
+    for i in range(2):
+        later = seen[:, :, i + 1].detach() if published else seen[:, :, i + 1]
+        objective = objective - 5 * (warp(later, flow[:, :, i]) - seen[:, :, i]).abs().mean()
+    (gradient,) = torch.autograd.grad(objective, leaf)
+    variance = (1 - a0) / (1 - a1) * (1 - a1 / a0)  # t = 1 strides to the clean level, which is a0: one timestep
+    expected = z - 4 * variance.log() * gradient
+    torch.testing.assert_close(defense._last(z, noise, encoded, flow, 1), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_last_vote_is_no_estimate_of_the_clean_latent() -> None:
+    """Taking one of the moved latent, as of all other votes, would be ``v`` with ``last = sqrt(a) v + sqrt(1 - a) e``.
+
+    Between the two lies ``sqrt(1 - a) e`` and more, which is seen.
+    """
+    defense = miniature(VideoPure(temporal=0.0))
+    generator = torch.Generator().manual_seed(5)
+    z, noise, encoded = torch.randn(3, 1, 4, 3, 5, 6, generator=generator, dtype=torch.float64)
+    level = defense.backbone.level(1)
+    found = defense._last(z, noise, encoded, None, 1)
+    clean = (z - math.sqrt(1 - level) * noise) / math.sqrt(level)
+    push = -4 * log_variance(defense.backbone, 1, -1) / level * 1600 / z.numel()
+    estimate = clean + push * (clean - encoded)
+    torch.testing.assert_close(found, math.sqrt(level) * estimate + math.sqrt(1 - level) * noise, rtol=0, atol=1e-12)
+    assert float((found - estimate).abs().max()) > 0.1
 
 
 def test_candidates_vote_as_asked() -> None:
