@@ -188,8 +188,8 @@ class VideoPure(DiffusionPurifier):
             return z
         if not self.published:
             return self._step(z, latents, flow, self._size(t, -1))
-        # The last timestep's formula, noise and variance, although z has left that level: the losses are of the estimate
-        # that would belong to it, their gradient is with respect to the latent, and the moved latent itself is decoded.
+        # The last timestep's formula, noise and variance, although z has left that level: the losses are those of the
+        # estimate that would belong to it, the gradient is with respect to the latent, and the moved latent is decoded.
         level = self.backbone.level(t)
         gradient = self._gradient(predict_clean(z, noise, level), latents, flow) / math.sqrt(level)
         return z + self._size(t, -1) * gradient
