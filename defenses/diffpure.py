@@ -17,7 +17,7 @@ class _DiffPure(DiffusionPurifier):
     """Noises the latents to ``t_star`` by one draw per clip and denoises them.
 
     Attributes:
-        short_by: timesteps by which the noise falls short of the first one at which the network is asked.
+        short_by: timesteps by which the noise falls short of those at which the network is asked.
     """
 
     stochastic = True
@@ -26,7 +26,7 @@ class _DiffPure(DiffusionPurifier):
     def purify_latents(
         self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom, path: Trajectory | None = None
     ) -> list[Tensor]:
-        noisy = noise_to(self.backbone, latents, times[0] - self.short_by, rng, below=times[1:], path=path)
+        noisy = noise_to(self.backbone, latents, times[0], rng, short_by=self.short_by, below=times[1:], path=path)
         return [self.denoise(noisy, times, rng, path.down if path is not None else None)]
 
     @abstractmethod
@@ -102,7 +102,8 @@ class DiffPureSDE(_DiffPure):
 
     There the model is Guided Diffusion, frame by frame. The default is the setting for ImageNet (t* = 0.15 of 1);
     t* = 0.1, for CIFAR-10, is ``t_star=100, steps=100``. As in the authors' code, the noise is that of the
-    timestep before.
+    timestep before, and the SDE is solved in continuous time, with steps of 1/1000 that end at 1e-5: see
+    :func:`bench.diffusion.sampling.denoise_sde`.
 
     Args:
         backbone: a diffusion backbone: ``pixel_tiny``, ``latent_tiny``, ``image_tiny`` (shipped), ``modelscope``,

@@ -85,5 +85,28 @@ def ddpm_step(noisy: Tensor, noise: Tensor, level: Level, after: Level, fresh: T
     return mean + _root((1 - after) / (1 - level) * (1 - alpha)) * fresh
 
 
+def at_time(levels: Tensor, s: float) -> tuple[float, float]:
+    """``beta(s)`` and the level ``exp(-int_0^s beta)`` of a schedule in continuous time, as an SDE has it.
+
+    The ``N`` betas of the table, times ``N``, are spread evenly over ``[0, 1]`` and joined by straight lines. For
+    evenly spaced betas that is ``beta_0 + s (beta_1 - beta_0)`` (Song et al., Score-Based Generative Modeling through
+    Stochastic Differential Equations, ICLR 2021, eq. 32), and the integral is exact. The level at ``s = t / N`` lies
+    within half a beta of the table's at ``t - 1``, and a whole one from that at ``t``.
+
+    Args:
+        levels: of the table, ``float64 (N,)``.
+        s: from 0 (clean) to 1.
+    """
+    before = torch.cat([levels.new_ones(1), levels[:-1]])
+    betas = 1 - levels / before
+    count = len(levels)
+    place = s * (count - 1)
+    entry = min(int(place), count - 2)
+    part = place - entry
+    beta = float(betas[entry] + part * (betas[entry + 1] - betas[entry]))
+    passed = float((betas[:entry] + betas[1 : entry + 1]).sum() / 2 + part * (betas[entry] + beta) / 2)
+    return count * beta, math.exp(-passed * count / (count - 1))
+
+
 def _root(value: Level) -> Level:
     return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from kit.diffusion import GaussianWorld
@@ -10,8 +12,67 @@ from torch import Tensor
 
 from bench import ClipRandom
 from bench.diffusion.backbones import build_backbone
-from bench.diffusion.sampling import denoise_ddim, denoise_ddpm, invert_ddim, noise_to
-from bench.diffusion.schedule import timesteps
+from bench.diffusion.sampling import Trajectory, denoise_ddim, denoise_ddpm, denoise_sde, invert_ddim, noise_to
+from bench.diffusion.schedule import linear, timesteps
+
+
+def vp_sde(s: float) -> tuple[float, float]:
+    """``beta(s)`` and ``exp(-int beta)`` of Song et al., ICLR 2021, eq. 32, with .1 and 20: DiffPure's."""
+    return 0.1 + 19.9 * s, math.exp(-9.95 * s * s - 0.1 * s)
+
+
+class ScoreWorld(GaussianWorld):
+    """Its noise is the exact score at the SDE's own level, which is that of no timestep."""
+
+    def noise(self, latents: Tensor, t: Tensor) -> Tensor:
+        level = vp_sde(float(t[0]) / 1000)[1]
+        return math.sqrt(1 - level) * latents / (level * self.s**2 + 1 - level)
+
+
+@pytest.mark.parametrize("t_star", [100, 150])
+@pytest.mark.parametrize(("kind", "deviation"), [(GaussianWorld, 0.0488), (ScoreWorld, 0.0506)])
+def test_diffpure_is_the_published_sde_solved_by_euler(
+    kind: type[GaussianWorld], deviation: float, t_star: int
+) -> None:
+    """``dx = -(beta / 2) x dt + sqrt(beta) dw`` run backwards from t*/1000 to 1e-5 in steps of 1/1000, same noise.
+
+    The data are normals of deviation .05. Of a network that is exact for the timestep it is asked at, and of the exact
+    score, in closed form.
+    """
+    world = kind(0.0, 0.05, linear())
+    draws = ClipRandom([1])
+    clean = 0.05 * draws.normal(3, 8, 32, 32).double()
+    rng, same = ClipRandom([2]), ClipRandom([2])
+    times = timesteps(t_star, t_star)
+    found = denoise_sde(world, noise_to(world, clean, t_star, rng, short_by=1), times, rng)
+
+    betas = torch.linspace(0.1 / 1000, 20 / 1000, 1000, dtype=torch.float64)
+    abar = (1 - betas).cumprod(0)
+    x = abar[t_star - 1].sqrt() * clean + (1 - abar[t_star - 1]).sqrt() * same.normal(3, 8, 32, 32).double()
+    time = t_star / 1000
+    while time > 1.5e-5:
+        step = min(0.001, time - 1e-5)
+        beta, level = vp_sde(time)
+        k = round(1000 * time)
+        known = float(abar[k]) if kind is GaussianWorld else level
+        # e = sqrt(1 - a) x / (a s^2 + 1 - a): what is left once the posterior mean of the data is taken out.
+        score = -math.sqrt(1 - known) * x / (known * 0.0025 + 1 - known) / math.sqrt(1 - level)
+        x = x - step * (-beta / 2 * x - beta * score) + math.sqrt(step * beta) * same.normal(3, 8, 32, 32).double()
+        time -= step
+    assert float((found - x).square().mean().sqrt()) < 1e-6
+    assert float(found.std()) == pytest.approx(deviation, abs=4e-4)
+
+
+def test_both_ways_of_the_sde_are_compared_at_the_same_level() -> None:
+    """Its noise falls a timestep short of the table at every timestep, so the way up does too."""
+    world, path = GaussianWorld(), Trajectory()
+    clean = torch.full((1, 3, 2, 4, 4), 0.5)
+    top = noise_to(world, clean, 100, ClipRandom([5]), short_by=1, below=[50, 1], path=path)
+    noise = ClipRandom([5]).normal(3, 2, 4, 4)
+    for t, latents in (*path.up.items(), (100, top)):
+        level = 1.0 if t == -1 else float(world.alphas_cumprod[t - 1])
+        torch.testing.assert_close(latents, level**0.5 * clean + (1 - level) ** 0.5 * noise, rtol=0, atol=1e-6)
+    assert set(path.up) == {50, 1, -1}
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])

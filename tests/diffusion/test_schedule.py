@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from bench import BenchError
-from bench.diffusion.schedule import add_noise, ddim_step, ddpm_step, linear, predict_clean, scaled_linear, timesteps
+from bench.diffusion.schedule import (
+    add_noise,
+    at_time,
+    ddim_step,
+    ddpm_step,
+    linear,
+    predict_clean,
+    scaled_linear,
+    timesteps,
+)
 
 SCALED = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -25,6 +36,23 @@ def test_levels_are_those_of_diffusers_and_of_the_published_table() -> None:
     published = {0: 0.99915, 1: 0.99830, 21: 0.98038, 61: 0.93978, 101: 0.89298}
     for t, level in published.items():
         assert float(scaled_linear()[t]) == pytest.approx(level, abs=6e-6)
+
+
+def test_continuous_time_of_evenly_spaced_betas_is_that_of_the_sde() -> None:
+    """``beta(s) = .1 + 19.9 s`` and its integral, in closed form (Song et al., ICLR 2021, eq. 32)."""
+    for s in (0.0, 1e-5, 0.1, 0.15, 0.7314, 1.0):
+        beta, level = at_time(linear(), s)
+        assert beta == pytest.approx(0.1 + 19.9 * s, rel=1e-9)
+        assert level == pytest.approx(math.exp(-0.1 * s - 9.95 * s * s), rel=1e-9)
+
+
+def test_continuous_time_of_other_betas_joins_them() -> None:
+    """Betas whose roots are evenly spaced: a parabola, and its integral, but for the chords of a thousand pieces."""
+    low, rise = 0.85**0.5, 12**0.5 - 0.85**0.5
+    for s in (0.05, 0.5, 1.0):
+        beta, level = at_time(scaled_linear(), s)
+        assert beta == pytest.approx((low + s * rise) ** 2, rel=1e-5)
+        assert math.log(level) == pytest.approx(-((low + s * rise) ** 3 - low**3) / (3 * rise), rel=1e-5)
 
 
 def test_noising_and_its_inverse() -> None:

@@ -20,8 +20,8 @@ class GaussianWorld(DiffusionBackbone):
     pixel_space = True
     frames_at_once = 3
 
-    def __init__(self, m: float = 0.2, s: float = 0.3) -> None:
-        super().__init__(clean_level=1.0)
+    def __init__(self, m: float = 0.2, s: float = 0.3, levels: Tensor | None = None) -> None:
+        super().__init__(levels, clean_level=1.0)
         self.m, self.s = m, s
         self.calls: list[int] = []
 
