@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from bench.errors import at_least as at_least
     from bench.errors import nearest as nearest
     from bench.models.base import VideoClassifier as VideoClassifier
+    from bench.ranges import clip01 as clip01
     from bench.registry import ATTACKS as ATTACKS
     from bench.registry import Spec as Spec
     from bench.registry import register as register
@@ -108,6 +109,7 @@ _HOME = {
     "VideoClassifier": "bench.models.base",
     "Wrapped": "bench.attack.target",
     "at_least": "bench.errors",
+    "clip01": "bench.ranges",
     "cross_entropy": "bench.attack.losses",
     "evaluate": "bench.api",
     "in_turn": "bench.attack.turns",

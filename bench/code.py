@@ -77,6 +77,7 @@ FOLLOWED = (
     "bench.diffusion",
     "bench.flow",
     "bench.models",
+    "bench.ranges",
     "bench.threat",
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kornia.filters import bilateral_blur
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, parse_size, register
+from bench import ClipRandom, Purifier, clip01, parse_size, register
 
 
 @register(
@@ -40,4 +40,4 @@ class Bilateral(Purifier):
         window, reach = (self.size, self.size), (self.sigma_space, self.sigma_space)
         frames = clips.transpose(1, 2).flatten(0, 1)  # (BT, 3, H, W)
         smooth = bilateral_blur(frames, window, self.sigma_color, reach, border_type="replicate")
-        return smooth.unflatten(0, (len(clips), -1)).transpose(1, 2).clamp(0, 1)
+        return clip01(smooth.unflatten(0, (len(clips), -1)).transpose(1, 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, register
+from bench import ClipRandom, Purifier, clip01, register
 
 
 @register(
@@ -34,4 +34,4 @@ class FFT(Purifier):
         rows = torch.fft.fftfreq(height, device=clips.device).abs() <= self.keep / 2  # cycles per pixel, up to 1/2
         columns = torch.fft.rfftfreq(width, device=clips.device) <= self.keep / 2
         spectrum = torch.fft.rfft2(clips) * (rows[:, None] & columns)
-        return torch.fft.irfft2(spectrum, s=(height, width)).clamp(0, 1)
+        return clip01(torch.fft.irfft2(spectrum, s=(height, width)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, register
+from bench import ClipRandom, Purifier, clip01, register
 
 
 @register(
@@ -35,4 +35,4 @@ class GaussianBlur(Purifier):
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         frames = clips.flatten(1, 2)  # (B, 3T, H, W)
         blurred = gaussian_blur2d(frames, (self.size, self.size), (self.sigma, self.sigma), border_type="replicate")
-        return blurred.view_as(clips).clamp(0, 1)
+        return clip01(blurred.view_as(clips))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, register
+from bench import ClipRandom, Purifier, clip01, register
 
 
 @register(
@@ -28,4 +28,4 @@ class GaussianNoise(Purifier):
         self.sigma = sigma
 
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        return (clips + self.sigma * rng.normal(*clips.shape[1:], device=clips.device)).clamp(0, 1)
+        return clip01(clips + self.sigma * rng.normal(*clips.shape[1:], device=clips.device))

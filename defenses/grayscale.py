@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, register
+from bench import ClipRandom, Purifier, clip01, register
 
 
 @register(
@@ -21,4 +21,4 @@ class Grayscale(Purifier):
 
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         luma = 0.299 * clips[:, 0] + 0.587 * clips[:, 1] + 0.114 * clips[:, 2]
-        return luma.unsqueeze(1).expand_as(clips).clamp(0, 1)
+        return clip01(luma.unsqueeze(1).expand_as(clips))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kornia.filters import box_blur
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, register
+from bench import ClipRandom, Purifier, clip01, register
 
 
 @register(
@@ -31,4 +31,4 @@ class Mean(Purifier):
 
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         frames = clips.flatten(1, 2)  # (B, 3T, H, W)
-        return box_blur(frames, (self.size, self.size), border_type="replicate").view_as(clips).clamp(0, 1)
+        return clip01(box_blur(frames, (self.size, self.size), border_type="replicate").view_as(clips))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, at_least, parse_size, register
+from bench import ClipRandom, Purifier, at_least, clip01, parse_size, register
 from bench.flow.losses import MotionLoss, load_motion_flow
 from bench.flow.pairs import with_updates
 
@@ -147,7 +147,7 @@ class MotionConsistency(Purifier):
         if torch.is_grad_enabled() and clips.requires_grad:
             x = x + (clips - clips.detach()) * passes
         for _ in range(smooth):
-            x = self._within(self._move(x, "tanh"), clips).clamp(0, 1)
+            x = clip01(self._within(self._move(x, "tanh"), clips))
         return x
 
     def _move(self, x: Tensor, how: str) -> Tensor:

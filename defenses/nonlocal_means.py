@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bench import ClipRandom, Purifier, parse_size, register
+from bench import ClipRandom, Purifier, clip01, parse_size, register
 
 
 @register(
@@ -47,7 +47,7 @@ class NonlocalMeans(Purifier):
             # Recomputed on the way back: otherwise a gradient needs a hundred times the memory of the clip.
             value, weight = checkpoint(self._compare, padded, place, use_reentrant=False, preserve_rng_state=False)
             total, weights = total + value, weights + weight
-        return (total / weights).unflatten(0, (len(clips), -1)).transpose(1, 2).clamp(0, 1)
+        return clip01((total / weights).unflatten(0, (len(clips), -1)).transpose(1, 2))
 
     def _compare(self, padded: Tensor, place: int) -> tuple[Tensor, Tensor]:
         """The pixels at one place of the window around every pixel, times their weight, and that weight."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, parse_size, register
+from bench import ClipRandom, Purifier, clip01, parse_size, register
 
 
 @register(
@@ -29,4 +29,4 @@ class RandomNoise(Purifier):
 
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         noise = rng.uniform(*clips.shape[1:], device=clips.device).to(clips.dtype)
-        return (clips + self.bound * (2 * noise - 1)).clamp(0, 1)
+        return clip01(clips + self.bound * (2 * noise - 1))

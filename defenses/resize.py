@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, register
+from bench import ClipRandom, Purifier, clip01, register
 
 
 @register(
@@ -34,4 +34,4 @@ class Resize(Purifier):
         small = [max(1, round(self.scale * side)) for side in clips.shape[-2:]]
         for size in (small, clips.shape[-2:]):
             frames = F.interpolate(frames, size=tuple(size), mode="bilinear", align_corners=False)
-        return frames.view_as(clips).clamp(0, 1)
+        return clip01(frames.view_as(clips))

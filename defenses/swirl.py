@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, register
+from bench import ClipRandom, Purifier, clip01, register
 
 _LEAST_STRENGTH, _LEAST_RADIUS = 0.01, 10 / 256
 
@@ -64,4 +64,4 @@ class Swirl(Purifier):
         places = torch.stack([(2 * column + 1) / width - 1, (2 * row + 1) / height - 1], dim=-1)  # (B, H, W, 2)
         frames = clips.flatten(1, 2)  # (B, 3T, H, W)
         twisted = F.grid_sample(frames, places, mode="bilinear", padding_mode="reflection", align_corners=False)
-        return twisted.view_as(clips).clamp(0, 1)
+        return clip01(twisted.view_as(clips))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bench.diffusion.replay import replayed
 from bench.diffusion.schedule import scaled_linear
 from bench.errors import BenchError
+from bench.ranges import clip01
 
 
 class DiffusionBackbone(nn.Module, ABC):
@@ -82,7 +83,7 @@ class DiffusionBackbone(nn.Module, ABC):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents ``(B, C, T, h, w)`` to clips ``(B, 3, T, H, W)``, clamped to ``[0, 1]``; differentiable."""
-        return ((self._by_frames(self.decode_frames, latents) + 1) / 2).clamp(0, 1)
+        return clip01((self._by_frames(self.decode_frames, latents) + 1) / 2)
 
     def predict_noise(self, latents: Tensor, t: int | Tensor) -> Tensor:
         """The noise in latents.

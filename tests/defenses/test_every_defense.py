@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bench import BenchError, ClipRandom, DefendedClassifier, Purifier, RobustModel
 from bench.defense.trained import TrainedDefense, know_origin
+from bench.defenses.motion_consistency import MotionConsistency
 from bench.defenses.videopure import VideoPure
 from bench.registry import DEFENSES, Entry, Spec
 from bench.weights.zoo import build_classifier, zoo_file
@@ -44,6 +45,8 @@ UNSHIPPED = {"feature_denoising"}
 MODEL, DATASET = "resnet3d_tiny", "actions12"
 # These take signs of differences of neighbouring frames: where the frames agree to the last digit, a sign may turn.
 SIGNS = (VideoPure,)
+# And these descend on the absolute value of such differences.
+KINKS = (MotionConsistency,)
 
 
 @dataclass(frozen=True)
@@ -373,6 +376,50 @@ def check_exact_gradient(defense: Purifier) -> None:
     assert not gradient[1].any(), "the gradient of one clip's answer reaches another clip"
 
 
+def letterboxed() -> Tensor:
+    """Like :func:`interior`, with black bars above and below and saturated pixels between them."""
+    clips = waves(2, 4, 16, 16, contrast=0.1, noise=0.01)
+    clips[..., :3, :] = 0.0
+    clips[..., -3:, :] = 0.0
+    clips[..., 6:9, 4:9] = 1.0
+    return clips
+
+
+def peppered() -> Tensor:
+    """Like :func:`interior`, with black and saturated pixels here and there, in other places in every frame."""
+    clips, drawn = waves(2, 4, 16, 16, contrast=0.1, noise=0.01), draw(2, 3, 4, 16, 16, seed=9)
+    return clips.masked_fill(drawn < 0.02, 0.0).masked_fill(drawn > 0.98, 1.0)
+
+
+def check_ends(defense: Purifier) -> None:
+    """What is black or saturated can only move inwards: there the gradient is the slope on that side, and not zero."""
+    if not defense.differentiable:
+        return
+    ready, middle = in_its_precision(defense)
+    # A loss with a kink where frames agree has no slope in a flat bar.
+    clips = (peppered() if isinstance(defense, KINKS) else letterboxed()).to(middle.dtype)
+    seeds = SEEDS[:2]
+    tolerance, steps = (1e-4, (1e-5, 1e-6, 1e-7, 1e-8)) if clips.dtype == torch.float64 else (2e-2, (1e-2, 3e-3, 1e-3))
+
+    def value(x: Tensor) -> Tensor:
+        return functional((ready.purify(x, ClipRandom(seeds)),))
+
+    leaf = clips.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(value(leaf), leaf)
+    black, white = (clips[:1] == 0), (clips[:1] == 1)
+    for seed, ends in ((1, black), (2, white), (3, black | white)):
+        # One pace for what is black in a plane, and one for what is saturated: a median chooses among equals.
+        pace = normal(2, *clips[:1, :, :, :1, :1].shape, seed=seed).abs().to(clips)
+        inwards = torch.zeros_like(clips)
+        inwards[:1] = (pace[0] * black - pace[1] * white) * ends
+        size = float(gradient[:1][ends].norm())
+        assert size > 0, "what is black or saturated has no gradient"
+        with torch.no_grad():
+            quotients = [(value(clips + step * inwards) - value(clips)) / step for step in steps]
+        slope = float((gradient * inwards).sum())
+        assert min(abs(float(q) - slope) for q in quotients) < tolerance * size, "another slope inwards"
+
+
 class Net(nn.Module):
     """A smooth classifier of clips of any size, in five classes."""
 
@@ -423,6 +470,7 @@ CHECKS: list[Check] = [
     check_batch,
     check_measure,
     check_exact_gradient,
+    check_ends,
     check_stand_ins,
 ]
 
@@ -723,6 +771,20 @@ class WayAround(Rounding):
         return clips + (super().purify(clips, rng) - clips).detach()
 
 
+class DeadEnds(Purifier):
+    """Has no gradient where a clip is black or saturated."""
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return clips.clamp(0, 1)
+
+
+class DeadWhite(Purifier):
+    """Lets what is black move, and not what is saturated."""
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return clips.clamp(-1, 1)
+
+
 class DeadStandIn(Dim):
     def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         return clips.detach()
@@ -844,6 +906,8 @@ FRAUDS: list[tuple[Check, Purifier]] = [
     (check_exact_gradient, WayAround()),
     (check_exact_gradient, Companions()),
     (check_exact_gradient, SinglePrecision(honest=False)),
+    (check_ends, DeadEnds()),
+    (check_ends, DeadWhite()),
     (check_stand_ins, DeadStandIn()),
 ]
 
