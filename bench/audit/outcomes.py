@@ -207,7 +207,7 @@ def derivatives_guide(row: Evidence) -> Finding | None:
     not, it is masked, and a figure of it alone would be worth nothing."""
     adaptive = row.known("adaptive").values()
     derived = [c for c in adaptive if c.gradient in ("exact", "surrogate")]
-    stand_ins = [c for c in adaptive if c.gradient == "bpda"]
+    stand_ins = [c for c in adaptive if c.gradient in ("bpda", "bpda-identity")]
     lost: dict[str, list[str]] = {}
     for cell, twin in itertools.product(derived, stand_ins):
         if (cell.settings.attack, cell.settings.budget) != (twin.settings.attack, twin.settings.budget):

@@ -21,6 +21,7 @@ from bench.seeds import ClipRandom
 GRADIENTS: dict[Gradient, str] = {
     "exact": "autograd through the defence",
     "bpda": "the defence forward, its stand-in (the identity by default) backward",
+    "bpda-identity": "the defence forward, the identity backward, whatever stand-in the defence has: as papers publish it",
     "bpda-negated": "the same with the opposite sign: for defences that turn a perturbation around",
     "surrogate": "the defence forward, the same process with fewer steps backward",
     "diffattack": "exact, and the deviation of the denoising trajectory is maximised too",
@@ -298,8 +299,13 @@ def _check(purifier: Purifier, clips: Tensor, purified: Tensor) -> None:
 
 def _stand_in(purifier: Purifier, gradient: Gradient, clips: Tensor, rng: ClipRandom, purified: Tensor) -> Tensor:
     hook = "surrogate" if gradient == "surrogate" else "bpda"
-    stand_in: Tensor = getattr(purifier, hook)(clips, rng)
+    stand_in: Tensor = clips if gradient == "bpda-identity" else getattr(purifier, hook)(clips, rng)
     if stand_in.shape not in (purified.shape, purified.shape[-5:]):
+        if gradient == "bpda-identity":
+            raise BenchError(
+                f"{type(purifier).__name__} turns clips of shape {tuple(clips.shape)} into {tuple(purified.shape)}, "
+                "through which the identity cannot pass a gradient back: use bpda or exact."
+            )
         raise BenchError(
             f"{type(purifier).__name__} turns clips of shape {tuple(clips.shape)} into {tuple(purified.shape)}, but "
             f"its {hook} has shape {tuple(stand_in.shape)}: override {hook} to return the shape that purify returns, "

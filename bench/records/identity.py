@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, field_validator
 Knowledge = Literal["clean", "noise", "black-box", "gray-box", "adaptive"]
 """What the attacker knows: nothing is attacked, nothing is known, another classifier, this classifier, everything."""
 
-Gradient = Literal["exact", "bpda", "bpda-negated", "surrogate", "diffattack", "query", "none", "strongest"]
+Gradient = Literal[
+    "exact", "bpda", "bpda-identity", "bpda-negated", "surrogate", "diffattack", "query", "none", "strongest"
+]
 """How the attacker differentiates the defence, see :data:`bench.defense.defended.GRADIENTS`."""
 
 

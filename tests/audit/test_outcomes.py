@@ -9,6 +9,7 @@ from kit.evidence import CLEAN, PASSED, cell, row_of
 
 from bench.audit.outcomes import examine, rows_of
 from bench.records.audits import Finding
+from bench.records.identity import Gradient
 from bench.records.outcome import Control
 from bench.records.results import CellResult
 
@@ -47,14 +48,16 @@ def test_attackers_are_compared_who_may_do_the_same() -> None:
 
 
 def test_a_derivative_that_is_beaten_by_a_stand_in_is_masked() -> None:
-    def of_eight(stand_in: str, derivative: str, **how: Any) -> dict[str, Finding]:
-        bpda = cell("PGD+BPDA", stand_in, control=PASSED, clips="abcdefgh")
+    def of_eight(stand_in: str, derivative: str, kind: Gradient = "bpda", **how: Any) -> dict[str, Finding]:
+        bpda = cell("PGD+BPDA", stand_in, gradient=kind, control=PASSED, clips="abcdefgh")
         exact = cell("PGD+exact", derivative, gradient="exact", control=PASSED, clips="abcdefgh", **how)
         clean = cell("clean", "abcdefgh", "clean", clips="abcdefgh")
         return {f.check: f for f in examine(next(iter(rows_of([clean, bpda, exact])))).findings}
 
     finding = of_eight("fgh", "abcdefgh")["derivative"]
     assert (finding.severity, finding.cells, finding.clips) == ("note", ["PGD+exact"], list("abcde"))
+    assert of_eight("fgh", "abcdefgh", "bpda-identity")["derivative"] == finding
+    assert "derivative" not in of_eight("fgh", "abcdefgh", "bpda-negated")
     # Four in a row are luck once in sixteen; five against one, seven times in sixty-four.
     assert "derivative" not in of_eight("efgh", "abcdefgh")
     assert "derivative" not in of_eight("fgh", "abcdegh")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from bench.defense.defended import GRADIENTS, plurality, settled, why_not
 from bench.defenses.jpeg import JPEG
 from bench.defenses.none import NoDefense
 from bench.defenses.temporal_shuffle import TemporalShuffle
+from bench.records.identity import Gradient
 
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 SHAPE = (3, 4, 6, 6)
@@ -206,6 +208,17 @@ def test_negated_bpda_is_bpda_with_the_opposite_sign() -> None:
     assert torch.equal(found[0][1], -found[1][1])
 
 
+def test_identity_bpda_skips_the_stand_in_of_the_purifier() -> None:
+    model, (clips, labels), purifier = Small().eval(), batch(), Noisy()
+    x = clips.clone().requires_grad_(True)
+    logits = DefendedClassifier(model, purifier, "bpda-identity")(x, ClipRandom([4, 5, 6]))
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), x)
+    purified = ((clips * purifier.drawn[0]) * 16).round() / 16
+    assert torch.equal(logits, model(purified))
+    assert torch.equal(gradient, loss_gradient(model, purified, labels))
+    assert purifier.replayed == []
+
+
 def test_surrogate_has_the_value_of_the_defence_and_the_gradient_of_the_cheaper_process() -> None:
     class WithSurrogate(Noisy):
         def surrogate(self, clips: Tensor, rng: ClipRandom) -> Tensor:
@@ -224,7 +237,7 @@ def test_surrogate_has_the_value_of_the_defence_and_the_gradient_of_the_cheaper_
 def test_surrogate_is_refused_where_there_is_none() -> None:
     with pytest.raises(BenchError, match="JPEG has no cheaper process for surrogate to differentiate; use exact or"):
         DefendedClassifier(Small(), JPEG(), "surrogate")
-    for gradient in ("bpda-negated", "surrogate"):
+    for gradient in ("bpda-identity", "bpda-negated", "surrogate"):
         with pytest.raises(BenchError, match=f"nothing for {gradient} to replace; use exact"):
             DefendedClassifier(Small(), Doubled(), gradient)
 
@@ -286,9 +299,18 @@ def test_other_stand_ins_are_refused_for_a_robust_model() -> None:
 
 
 def test_unknown_gradient_is_refused() -> None:
-    with pytest.raises(BenchError, match="Unknown gradient 'adjoint'; known: exact, bpda, bpda-negated, sur"):
+    with pytest.raises(BenchError, match="Unknown gradient 'adjoint'; known: exact, bpda, bpda-identity, bpda-neg"):
         DefendedClassifier(Small(), NoDefense(), "adjoint")
-    assert list(GRADIENTS) == ["exact", "bpda", "bpda-negated", "surrogate", "diffattack", "query", "none"]
+    assert list(GRADIENTS) == list(get_args(Gradient)) == [
+        "exact",
+        "bpda",
+        "bpda-identity",
+        "bpda-negated",
+        "surrogate",
+        "diffattack",
+        "query",
+        "none",
+    ]
 
 
 # --- robust models, modes -------------------------------------------------------------------------------------
@@ -363,6 +385,8 @@ def test_bpda_of_a_purifier_that_drops_frames_needs_a_stand_in() -> None:
     x = clips.clone().requires_grad_(True)
     with pytest.raises(BenchError, match="override bpda"):
         DefendedClassifier(model, Half(), "bpda")(x, rng)
+    with pytest.raises(BenchError, match="HalfWithStandIn turns .* the identity cannot pass a gradient back: use bpda"):
+        DefendedClassifier(model, HalfWithStandIn(), "bpda-identity")(x, rng)
     votes = DefendedClassifier(model, HalfWithStandIn(), "bpda").vote_logits(x, rng)
     (gradient,) = torch.autograd.grad(votes.gather(2, labels.expand(2, 3)[..., None]).sum(), x)
     even, odd = (clips[:, :, i::2].clone().requires_grad_(True) for i in (0, 1))
