@@ -21,7 +21,7 @@ from bench.seeds import ClipRandom
 GRADIENTS: dict[Gradient, str] = {
     "exact": "autograd through the defence",
     "bpda": "the defence forward, its stand-in (the identity by default) backward",
-    "bpda-identity": "the defence forward, the identity backward, whatever stand-in the defence has: as papers publish it",
+    "bpda-identity": "the defence forward, the identity backward even where it has a better stand-in: as papers do it",
     "bpda-negated": "the same with the opposite sign: for defences that turn a perturbation around",
     "surrogate": "the defence forward, the same process with fewer steps backward",
     "diffattack": "exact, and the deviation of the denoising trajectory is maximised too",

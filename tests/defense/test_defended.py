@@ -301,16 +301,20 @@ def test_other_stand_ins_are_refused_for_a_robust_model() -> None:
 def test_unknown_gradient_is_refused() -> None:
     with pytest.raises(BenchError, match="Unknown gradient 'adjoint'; known: exact, bpda, bpda-identity, bpda-neg"):
         DefendedClassifier(Small(), NoDefense(), "adjoint")
-    assert list(GRADIENTS) == list(get_args(Gradient)) == [
-        "exact",
-        "bpda",
-        "bpda-identity",
-        "bpda-negated",
-        "surrogate",
-        "diffattack",
-        "query",
-        "none",
-    ]
+    assert (
+        list(GRADIENTS)
+        == list(get_args(Gradient))
+        == [
+            "exact",
+            "bpda",
+            "bpda-identity",
+            "bpda-negated",
+            "surrogate",
+            "diffattack",
+            "query",
+            "none",
+        ]
+    )
 
 
 # --- robust models, modes -------------------------------------------------------------------------------------
@@ -385,7 +389,7 @@ def test_bpda_of_a_purifier_that_drops_frames_needs_a_stand_in() -> None:
     x = clips.clone().requires_grad_(True)
     with pytest.raises(BenchError, match="override bpda"):
         DefendedClassifier(model, Half(), "bpda")(x, rng)
-    with pytest.raises(BenchError, match="HalfWithStandIn turns .* the identity cannot pass a gradient back: use bpda"):
+    with pytest.raises(BenchError, match=r"HalfWithStandIn turns .* the identity cannot pass a gradient"):
         DefendedClassifier(model, HalfWithStandIn(), "bpda-identity")(x, rng)
     votes = DefendedClassifier(model, HalfWithStandIn(), "bpda").vote_logits(x, rng)
     (gradient,) = torch.autograd.grad(votes.gather(2, labels.expand(2, 3)[..., None]).sum(), x)

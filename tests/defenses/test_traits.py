@@ -20,7 +20,7 @@ from bench.defenses.wavelet import Wavelet
     [
         (NoDefense(), True, False, True),
         (JPEG(), False, False, False),
-        (Wavelet(), False, False, False),
+        (Wavelet(), True, False, False),
         (TemporalShuffle(), True, True, False),
     ],
 )
