@@ -81,14 +81,15 @@ class Flicker(Attack):
     lowest adversarial loss is returned, misclassified ones first and of equals the later one, since a defence would
     undo the weakest flicker. On a stochastic target it is the last iterate: one draw proves nothing.
 
-    Against a very confident classifier the gradient of a probability is lost beside that of the regulariser, and the
-    attack stalls: ``logit-margin`` does not. The trace is the objective, with the sign that makes it rise.
+    Against a very confident classifier the gradient of a probability is zero or lost beside that of the regulariser,
+    and ``margin``, the authors' first choice, and ``ce`` stall: ``logit-margin`` does not. The trace is the objective,
+    with the sign that makes it rise.
 
     Args:
         loss: ``margin``, between probabilities: with the lead ``s`` of the true class over the best wrong one, plus
-            ``margin``, it is ``s``, or ``s^2 / margin`` where that is less, or 0 for ``s < 0``. ``logit-margin``: the
-            same between logits, whose margin ``log(1 + margin / p)`` is held constant in the gradient. ``ce``:
-            ``-log(1 - p)``, with ``p`` the probability of the true class.
+            ``margin``, it is ``s``, or ``s^2 / margin`` where that is less, or 0 for ``s < 0``. ``logit-margin``, our
+            default: the same between logits, whose margin ``log(1 + margin / p)`` is held constant in the gradient.
+            ``ce``: ``-log(1 - p)``, with ``p`` the probability of the true class.
         margin: by how much the wrong class shall lead.
         strength: weight of the regulariser (lambda). The original's offsets, in units of ``[-1, 1]``, are numbers twice
             as large as ours, so that its 1 is our 4.
@@ -101,7 +102,7 @@ class Flicker(Attack):
 
     def __init__(
         self,
-        loss: Literal["margin", "logit-margin", "ce"] = "margin",
+        loss: Literal["margin", "logit-margin", "ce"] = "logit-margin",
         margin: float = 0.05,
         strength: float = 1.0,
         beta1: float = 0.5,

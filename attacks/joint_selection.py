@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench import (
@@ -24,6 +23,7 @@ from bench import (
     Target,
     Transform,
     Turn,
+    cross_entropy,
     in_turn,
     one_look,
     register,
@@ -111,7 +111,7 @@ class JointSelection(Attack):
                 return answer
             assert target.selection is not None
             logits = target.selection(clips)
-            away = F.cross_entropy(logits, torch.full((len(logits),), right, device=logits.device), reduction="none")
+            away = cross_entropy(logits, torch.full((len(logits),), right, device=logits.device))
             return Answer(answer.logits, answer.decision, weight * away, answer.votes)
 
         return Target(look, len(rows))

@@ -9,7 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import BenchError, Budget, ClipRandom, MaskedAttack, Run, Target, at_least, region_of, register
+from bench import (
+    BenchError,
+    Budget,
+    ClipRandom,
+    MaskedAttack,
+    Run,
+    Target,
+    at_least,
+    cross_entropy,
+    region_of,
+    register,
+)
 from bench.threat.regions import boxes
 
 _GREY = 0.5
@@ -27,8 +38,9 @@ class RectangularOcclusion(MaskedAttack):
 
     Lo and Patel take 30 x 30 pixels in frames of 112 x 112 and 5 steps of 70/255 at a random place of every frame,
     without a search. Wu et al. search: a box is worth the cross-entropy of the clip with that box painted grey, the
-    same in all frames. Where nine tenths of the places are worth the same, or all are worth nothing, the place is
-    drawn at random. Unlike their code, the last row and column of places are tried too.
+    same in all frames. Where nine tenths of the places are worth the same, the place is drawn at random. In their code
+    it is drawn, too, where all are worth nothing, as single precision has it of a confident classifier: here that does
+    not happen. Unlike their code, the last row and column of places are tried too.
 
     Args:
         location: ``random``, in every frame anew (our default, as in their code); ``fixed``, a random one
@@ -144,7 +156,7 @@ class RectangularOcclusion(MaskedAttack):
             for mask in masks:
                 painted = torch.where(mask, _GREY, clip)
                 logits = target(painted, torch.tensor([row]))
-                scores.append(F.cross_entropy(logits.double(), label))
+                scores.append(cross_entropy(logits, label)[0])
         best = _best(torch.stack(scores), rng)
         return masks[best].expand(1, 1, frames, *frame)
 
@@ -163,7 +175,7 @@ def _window_sums(worth: Tensor, height: int, width: int) -> Tensor:
 def _best(scores: Tensor, rng: ClipRandom) -> int:
     """The place of the highest score ``(P,)``; a random one where the scores say nothing (Wu et al., released code)."""
     highest = scores == scores.max()
-    if float(scores.max()) == 0 or int(highest.sum()) >= 0.9 * len(scores):
+    if int(highest.sum()) >= 0.9 * len(scores):
         return int(rng.integers(len(scores), 1)[0, 0])
     among = highest.nonzero()[:, 0]
     return int(among[int(rng.integers(len(among), 1)[0, 0])]) if len(among) > 1 else int(among[0])

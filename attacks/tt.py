@@ -7,11 +7,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Budget, Climb, ClipRandom, GradientAttack, Objective, Run, Survivors, at_least, register
+from bench import (
+    Budget,
+    Climb,
+    ClipRandom,
+    GradientAttack,
+    Objective,
+    Run,
+    Survivors,
+    at_least,
+    cross_entropy,
+    register,
+)
+from bench.attack.losses import log_odds, slope_of
 
 _PAPER = "Wei et al., Boosting the Transferability of Video Adversarial Examples via Temporal Translation, AAAI 2022"
-# The published offset of remote shifts, and the range of random ones.
-_REMOTE, _RANDOM = 15, 101
+# Random shifts are drawn below this.
+_RANDOM = 101
+# Share of the mean slope of all copies below which a clip has no say in its own gradient.
+_HEARD = 0.01
 
 
 def roll(clips: Tensor, shifts: Tensor) -> Tensor:
@@ -19,6 +33,16 @@ def roll(clips: Tensor, shifts: Tensor) -> Tensor:
     frames = clips.shape[2]
     source = (torch.arange(frames, device=clips.device) - shifts.to(clips.device)[:, None]) % frames
     return clips.gather(2, source[:, None, :, None, None].expand_as(clips))
+
+
+def remote_shifts(shifts: int, frames: int) -> Tensor:
+    """What the shifts ``-shifts .. shifts`` of a clip move as remote ones, ``int64 (2 * shifts + 1,)``.
+
+    ``m + sign(m) * (frames / 2 - 1)``, counted round the clip: half a clip further, in the shift's own direction. 7
+    shifts of 32 frames move by 10 to 16, 0, and 16 to 22.
+    """
+    m = torch.arange(-shifts, shifts + 1)
+    return (m + m.sign() * max(frames // 2 - 1, 0)) % frames
 
 
 def kernel_weights(shifts: int, kernel: str) -> Tensor:
@@ -38,14 +62,20 @@ class TT(GradientAttack):
     Each step climbs ``sum_m w_m loss(roll(x, m))`` over the shifts ``m = -shifts .. shifts``. No random start; steps of
     ``size / steps`` unless the budget says otherwise. One step costs ``2 * shifts + 1`` passes.
 
+    What the loss says of a copy counts by its slope, too: where logits are large, the copies that are wrong have all of
+    it and the clip as it is has none, however near it is to being wrong. Where its slope is less than a hundredth of
+    the mean over the copies, the log-odds of all of them are averaged in place of their cross-entropies, unless
+    ``published``.
+
     Args:
         shifts: largest shift in frames; 7, the published setting, is a kernel of length 15.
         kernel: weights of the shifts: ``gaussian``, ``linear`` or ``uniform``.
-        move: which frames a shift ``m`` other than 0 really moves by: ``adjacent`` (m), ``remote`` (15 more than its
-            size) or ``random`` (drawn anew at each step, per clip).
+        move: what a shift ``m`` other than 0 really moves by: ``adjacent`` (m), ``remote`` (half a clip less one frame
+            further, see :func:`remote_shifts`) or ``random`` (drawn anew at each step, per clip).
         shifted: with a defence, ``clip``: every shifted copy is purified, or ``purified``: the clip is purified once
             and then shifted, which costs one purification per step instead of ``2 * shifts + 1``. The papers do not
             say.
+        published: average cross-entropies whatever they are.
         misregistered: reproduces a slip of the published code: gradients of remote and random shifts are rolled back by
             ``m`` instead of by the shift applied.
         at_once: shifted copies that go through the network together, if ``shifted`` is ``clip``.
@@ -62,6 +92,7 @@ class TT(GradientAttack):
         kernel: Literal["gaussian", "linear", "uniform"] = "gaussian",
         move: Literal["adjacent", "remote", "random"] = "adjacent",
         shifted: Literal["clip", "purified"] = "clip",
+        published: bool = False,
         misregistered: bool = False,
         at_once: int = 3,
         loss: str = "ce",
@@ -82,6 +113,8 @@ class TT(GradientAttack):
             raise ValueError("misregistered gradients are rolled back by hand, so each shifted copy must be purified")
         self.shifts, self.move, self.shifted = shifts, move, shifted
         self.misregistered, self.at_once = misregistered, at_once
+        # Whether the loss is one that weighs copies by how sure they are, and from which a clip is pushed away.
+        self._may_level = self._loss is cross_entropy and target is None and not published
         self.weights = kernel_weights(shifts, kernel)
 
     def passes(self, budget: Budget) -> tuple[int, int]:
@@ -89,16 +122,21 @@ class TT(GradientAttack):
         return forwards + backwards * (len(self.weights) - 1), backwards * len(self.weights)
 
     def ascent(self, run: Run, iterates: Tensor, left: Survivors, aim: Tensor, objective: Objective) -> Climb:
-        nominal, real = self._moves(len(iterates), left.rng)
+        nominal, real = self._moves(len(iterates), iterates.shape[2], left.rng)
         if self.shifted == "purified":
             climb = run.target.gradient(
-                iterates, left.rows, aim, objective, then=lambda clips: _copies(clips, real), weights=self.weights
+                iterates,
+                left.rows,
+                aim,
+                self._level(objective),
+                then=lambda clips: _copies(clips, real),
+                weights=self.weights,
             )
             return climb._replace(decision=climb.decision.unflatten(0, real.shape)[self.shifts])
         back = nominal if self.misregistered else real
-        value = torch.zeros(len(iterates), dtype=torch.float64, device=iterates.device)
-        gradient = torch.zeros_like(iterates)
-        decisions = []
+        value, steep = torch.zeros(2, len(iterates), dtype=torch.float64, device=iterates.device)
+        gradient, level = torch.zeros_like(iterates), torch.zeros_like(iterates)
+        slopes, decisions = [], []
         for first in range(0, len(real), self.at_once):
             few = slice(first, first + self.at_once)
             count = len(real[few])
@@ -108,18 +146,41 @@ class TT(GradientAttack):
             decisions.append(climb.decision.unflatten(0, (count, len(iterates))))
             for k, weight in enumerate(self.weights[few].tolist()):
                 part = slice(k * len(iterates), (k + 1) * len(iterates))
-                value += weight * climb.value[part].double()
-                gradient += weight * roll(climb.gradient[part], -back[first + k])
+                loss, found = climb.value[part].double(), weight * roll(climb.gradient[part], -back[first + k])
+                value += weight * loss
+                gradient += found
+                if self._may_level:
+                    slopes.append(slope_of(loss))
+                    steep += weight * slopes[-1]
+                    level += found / slopes[-1].to(found)[:, None, None, None, None]
+        if self._may_level:
+            unheard = slopes[self.shifts] < _HEARD * steep
+            gradient = torch.where(unheard[:, None, None, None, None], level, gradient)
         # Success counts on the clip as it is, not on a shifted copy.
         return Climb(value, gradient, torch.cat(decisions)[self.shifts])
 
-    def _moves(self, clips: int, rng: ClipRandom) -> tuple[Tensor, Tensor]:
+    def _level(self, objective: Objective) -> Objective:
+        """The objective of all copies together, with log-odds in place of the cross-entropies where one is unheard."""
+        if not self._may_level:
+            return objective
+
+        def level(logits: Tensor, classes: Tensor) -> Tensor:
+            by_shift = (len(self.weights), -1)
+            value = objective(logits, classes).unflatten(0, by_shift)
+            slope = slope_of(value.detach())
+            unheard = slope[self.shifts] < _HEARD * (self.weights.to(slope)[:, None] * slope).sum(0)
+            return torch.where(unheard, log_odds(logits, classes).unflatten(0, by_shift), value).flatten()
+
+        return level
+
+    def _moves(self, clips: int, frames: int, rng: ClipRandom) -> tuple[Tensor, Tensor]:
         """The shifts by name and by the frames they move, both ``(2 * shifts + 1, clips)``."""
         nominal = torch.arange(-self.shifts, self.shifts + 1)[:, None].expand(-1, clips)
         if self.move == "adjacent":
             return nominal, nominal
-        moved = rng.integers(_RANDOM, len(nominal)).T if self.move == "random" else nominal.abs() + _REMOTE
-        return nominal, torch.where(nominal == 0, 0, moved)
+        if self.move == "remote":
+            return nominal, remote_shifts(self.shifts, frames)[:, None].expand(-1, clips)
+        return nominal, torch.where(nominal == 0, 0, rng.integers(_RANDOM, len(nominal)).T)
 
 
 def _copies(clips: Tensor, shifts: Tensor) -> Tensor:
@@ -140,10 +201,11 @@ class TTMI(TT):
     Args:
         shifts: largest shift in frames; 7, the published setting, is a kernel of length 15.
         kernel: weights of the shifts: ``gaussian``, ``linear`` or ``uniform``.
-        move: which frames a shift ``m`` other than 0 really moves by: ``adjacent`` (m), ``remote`` (15 more than its
-            size) or ``random`` (drawn anew at each step, per clip).
+        move: what a shift ``m`` other than 0 really moves by: ``adjacent`` (m), ``remote`` (half a clip less one frame
+            further, see :func:`remote_shifts`) or ``random`` (drawn anew at each step, per clip).
         shifted: with a defence, ``clip``: every shifted copy is purified, or ``purified``: the clip is purified once
             and then shifted.
+        published: averages cross-entropies whatever they are.
         misregistered: rolls gradients of remote and random shifts back by ``m``, as the published code does.
         at_once: shifted copies that go through the network together, if ``shifted`` is ``clip``.
         loss: ``ce``, ``margin`` or ``dlr``.

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import BenchError
-from bench.attack.losses import LOSSES, cross_entropy, dlr, loss_of, margin, targeted_dlr
+from bench.attack.losses import (
+    LOSSES,
+    cross_entropy,
+    dlr,
+    log_odds,
+    loss_of,
+    margin,
+    slope_of,
+    targeted_dlr,
+)
 
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 rows = st.lists(st.integers(-40, 40), min_size=2, max_size=6, unique=True)  # unique: no ties
@@ -51,12 +60,64 @@ def test_margin_gradient_does_not_saturate() -> None:
     assert gradient.tolist() == [[-1.0, 1.0, 0.0]]
 
 
-def test_cross_entropy_keeps_the_gradient_of_a_confident_prediction() -> None:
-    """Single precision would round the true logit's part to zero from a margin of 17 on."""
-    logits = torch.tensor([[60.0, 0.0, -5.0]], requires_grad=True)
+wide = st.lists(st.floats(-60, 60, allow_nan=False), min_size=2, max_size=6)
+
+
+def odds_of(row: list[float], label: int) -> float:
+    """Log-odds against the true class, by plain arithmetic."""
+    others = [z for k, z in enumerate(row) if k != label]
+    return max(others) + math.log(math.fsum(math.exp(z - max(others)) for z in others)) - row[label]
+
+
+@settings(few, max_examples=100)
+@given(wide, st.data())
+def test_cross_entropy_is_torchs_until_the_odds_are_a_million_to_one(row: list[float], data: st.DataObject) -> None:
+    label = data.draw(st.integers(0, len(row) - 1))
+    logits = torch.tensor([row], dtype=torch.float64, requires_grad=True)
+    loss = cross_entropy(logits, torch.tensor([label]))
+    reference = torch.nn.functional.cross_entropy(logits, torch.tensor([label]))
+    against, odds = log_odds(logits, torch.tensor([label])), odds_of(row, label)
+    value, found, expected = loss.detach(), float(loss.detach()), float(reference.detach())
+    assert float(against.detach()) == pytest.approx(odds, rel=1e-12, abs=1e-12)
+    if odds >= -14:
+        assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    else:  # the tangent there, and below it the curve
+        slope = math.exp(-14) / (1 + math.exp(-14))
+        assert found == pytest.approx(math.log1p(math.exp(-14)) + slope * (odds + 14), rel=1e-9, abs=1e-18)
+        assert found < expected
+    (mine,) = torch.autograd.grad(loss.sum(), logits, retain_graph=True)
+    (of_odds,) = torch.autograd.grad(against.sum(), logits)
+    torch.testing.assert_close(mine, slope_of(value) * of_odds, rtol=1e-9, atol=1e-15)
+    assert float(slope_of(value)) == pytest.approx(max(1 / (1 + math.exp(-odds)), math.exp(-14)), rel=2e-6)
+    if odds >= -14:
+        (theirs,) = torch.autograd.grad(reference, logits)
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("lead", [10.0, 60.0, 300.0])
+def test_the_gradient_of_a_confident_prediction_keeps_its_direction(lead: float, dtype: torch.dtype) -> None:
+    """Of the true softmax, by hand: the true logit falls by what all the others rise."""
+    row = [lead, 0.0, -1.0, -5.0]
+    logits = torch.tensor([row], dtype=dtype, requires_grad=True)
     (gradient,) = torch.autograd.grad(cross_entropy(logits, torch.tensor([0])).sum(), logits)
-    wrong = [math.exp(-60), math.exp(-65)]
-    assert gradient[0].tolist() == pytest.approx([-sum(wrong), *wrong], rel=1e-4)
+    others = [math.exp(z) for z in row[1:]]
+    direction = [-1.0, *(value / sum(others) for value in others)]
+    length = float(-gradient[0, 0])
+    assert length > 8e-7
+    assert [float(value) / length for value in gradient[0]] == pytest.approx(direction, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e5, 1e20])
+def test_cross_entropy_is_never_flat(scale: float) -> None:
+    """It rises with the odds however small they are, and its gradient never vanishes, in single precision too."""
+    leads = torch.tensor([9.0, 8.9, 1.0, 0.1, 0.01])
+    logits = (scale * torch.stack([leads, torch.zeros(5), -torch.ones(5)], 1)).requires_grad_(True)
+    found = cross_entropy(logits, torch.zeros(5, dtype=torch.int64))
+    assert bool((found.diff() > 0).all())
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    assert bool((gradient[:, 0] < -8e-7).all())
+    assert bool((gradient[:, 1] > 8e-7).all())
 
 
 def ratio(row: list[int], label: int, target: int | None = None) -> Fraction:
@@ -91,7 +152,7 @@ def test_difference_of_logits_ratio_by_hand() -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 1e4])
 def test_difference_of_logits_ratio_does_not_see_scale_and_shift(scale: float) -> None:
-    """Nor does its gradient vanish for a confident prediction, as that of cross-entropy does."""
+    """Nor does its gradient vanish for a confident prediction."""
     logits, labels = torch.tensor([[5.0, 1.0, 0.5, -2.0, 3.0]], dtype=torch.float64), torch.tensor([0])
     other = (scale * logits + 7).requires_grad_(True)
     assert dlr(other, labels).tolist() == pytest.approx(dlr(logits, labels).tolist(), rel=1e-8)

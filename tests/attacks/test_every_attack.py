@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.networks import Scaled
 from kit.selection import Selecting
 from torch import Tensor, nn
 
@@ -129,3 +130,49 @@ def test_clips_obey_the_budget_and_passes_are_as_announced(name: str, norm: str,
     forwards, backwards = attack.passes(budget)
     assert int(target.forwards.max()) <= forwards
     assert int(target.backwards.max()) <= backwards
+
+
+# Of attacks that climb a second objective too, the run without it.
+ALONE: dict[str, dict[str, Any]] = {
+    "motion_i": {"lambdas": [0.0]},
+    "motion_ii": {"lambdas": [0.0]},
+    "joint_flow": {"mus": [0.0]},
+    "joint_selection": {"weights": [0.0]},
+    "square": {"queries": 60},
+    "flicker": {"strength": 0.01},
+}
+NARROW = {"linf": 0.004, "l2": 0.2, "one-frame": 0.02, "flicker": 0.01, "rectangle": 4, "border": 1, "pixels": 6}
+NARROW |= {"mult-linf": 0.01, "mult-l2": 0.2}
+# Those that need more to break a clip: their mean over shifts is not of this clip alone, or they have few queries.
+MORE = {"tt": 8, "tt_mi": 8, "square": 5}
+
+
+@pytest.mark.parametrize(("name", "norm"), [(n, norm) for n, norm in COMBINATIONS if made(n).uses_model])
+def test_no_attack_leaves_more_of_a_classifier_that_is_a_thousand_times_as_sure(name: str, norm: str) -> None:
+    """Decisions do not depend on the scale of logits, so what is left of them must not either."""
+    attack = ATTACKS.create({"name": name, **SETTINGS.get(name, {}), **ALONE.get(name, {})})
+    clips = torch.rand(8, 3, 4, 24, 24, generator=torch.Generator().manual_seed(1))
+    net: Any = Selecting() if name in ("joint_selection", "branches") else Net()
+    with torch.no_grad():
+        logits = net(clips)
+        middle = 0.0 if isinstance(net, Selecting) else logits.mean(0)  # else all clips were of one class, far off
+        labels = (logits - middle).argmax(1)
+    left = []
+    for scale in (1.0, 2.0**10, 2.0**17):  # powers of two round nothing
+        sure = Scaled(net, scale, middle)
+
+        def look(x: Tensor, rows: Tensor, then: Any = None, sure: nn.Module = sure) -> Tensor:
+            found: Tensor = sure(x if then is None else then(x))
+            return found
+
+        ways: dict[str, Any] = {}
+        if isinstance(net, Selecting):
+            views = dict.fromkeys(("frozen", "even", "clean", "lp", "physical"), sure.forward)
+            ways = {"selection": net.selection, "views": views}
+        size = MORE.get(name, 1) * NARROW[norm]
+        budget = Budget(norm, size, steps=5, step_size=0.01 if norm == "flicker" else None)
+        found = attack(Target(look, 8, **ways), clips, labels, budget, ClipRandom(range(8))).clips
+        with torch.no_grad():
+            left.append(int((sure(found).argmax(1) == labels).sum()))
+    assert left[0] < 8
+    assert max(left) == left[0]

@@ -209,7 +209,7 @@ def test_the_weakest_flicker_of_a_linear_classifier() -> None:
     model = Two(weight, -float((clips[0].double() * weight).sum()) - distance)
     least = distance**2 / float(w.square().sum()) / w.numel()  # mean square
     budget = Budget("flicker", 0.3, 300, 1e-3)
-    how = {"margin": 0.005, "beta1": 1.0, "beta2": 0.0, "strength": 5.0}
+    how = {"loss": "margin", "margin": 0.005, "beta1": 1.0, "beta2": 0.0, "strength": 5.0}
     found = attack(model, clips, zeros(1), budget, **how).clips
     assert model(found).argmax(1).tolist() == [1]
     mean_square = float((found - clips)[0, :, :, 0, 0].double().square().mean())

@@ -8,11 +8,12 @@ import pytest
 import torch
 from kit.climbs import climb
 from kit.draws import draw
-from kit.networks import Ordered, gradient_of, right, transfer
+from kit.networks import Ordered, Scaled, gradient_of, right, transfer
 from torch import Tensor, nn
 
 from bench import Budget, ClipRandom, DefendedClassifier, Purifier
 from bench.attack.losses import cross_entropy
+from bench.attacks.tt import remote_shifts
 from bench.registry import ATTACKS
 
 
@@ -52,24 +53,64 @@ def test_tt_is_the_direct_sum_over_shifts(kernel: str, shifted: str, frames: int
     assert target.forwards.tolist() == target.backwards.tolist() == [7, 7]
 
 
+def test_remote_shifts_are_the_published_ones_and_half_a_clip_of_other_lengths() -> None:
+    published = [*range(10, 17), 0, *range(16, 23)]
+    assert remote_shifts(7, 32).tolist() == published
+    assert remote_shifts(7, 16).tolist() == [*range(2, 9), 0, *range(8, 15)]
+    attack = ATTACKS.create("tt(move='remote')")
+    _, real = attack._moves(2, 32, ClipRandom([0, 1]))
+    assert real.T.tolist() == [published, published]
+
+
 @pytest.mark.parametrize("misregistered", [False, True])
-def test_remote_shifts_are_rolled_back_by_what_they_moved_or_as_published(misregistered: bool) -> None:
-    net, x = Ordered().double(), draw(1, 3, 8, 6, 6).double()
+@pytest.mark.parametrize("frames", [8, 16])
+def test_remote_shifts_are_rolled_back_by_what_they_moved_or_as_published(misregistered: bool, frames: int) -> None:
+    net, x = Ordered().double(), draw(1, 3, frames, 6, 6).double()
     labels = right(net, x)
     attack = ATTACKS.create({"name": "tt", "shifts": 2, "move": "remote", "misregistered": misregistered})
     found = climb(attack, transfer(net, 1), x, labels, [0]).gradient
-    moves = {m: (abs(m) + 15 if m else 0) for m in range(-2, 3)}
+    further = frames // 2 - 1
+    moves = {0: 0, 1: 1 + further, 2: 2 + further, -1: -1 - further, -2: -2 - further}
     back = {m: m for m in range(-2, 3)} if misregistered else moves
     torch.testing.assert_close(found, translated(net, x, labels, 2, "gaussian", moves, back), rtol=0, atol=1e-12)
     other = translated(net, x, labels, 2, "gaussian", moves, moves if misregistered else {m: m for m in moves})
     assert (found - other).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("shifted", ["clip", "purified"])
+def test_of_a_clip_without_a_slope_every_copy_counts_by_its_weight(shifted: str) -> None:
+    """In a mean of cross-entropies the copies that are wrong would have all of the gradient. Log-odds by hand."""
+    net, x = Ordered().double(), draw(1, 3, 6, 6, 6).double()
+    everything = range(-2, 3)
+    with torch.no_grad():
+        middle = torch.stack([net(torch.roll(x, m, dims=2)) for m in everything]).mean(0)
+    sure = Scaled(net, 1e4, middle)
+    labels = right(sure, x)
+    attack = ATTACKS.create({"name": "tt", "shifts": 2, "shifted": shifted})
+    found = climb(attack, transfer(sure, 1), x, labels, [0]).gradient
+    published = ATTACKS.create({"name": "tt", "shifts": 2, "shifted": shifted, "published": True})
+    as_published = climb(published, transfer(sure, 1), x, labels, [0]).gradient
+    leaf = x.clone().requires_grad_(True)
+    level, losses, wrong = torch.zeros(()), torch.zeros(()), 0
+    for weight, m in zip(attack.weights.tolist(), everything, strict=True):
+        logits = sure(torch.roll(leaf, m, dims=2))
+        others = logits.masked_fill(torch.nn.functional.one_hot(labels, 5).bool(), float("-inf"))
+        odds = others.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]
+        wrong += (odds > 0).long()
+        level = level + weight * odds.sum()
+        losses = losses + weight * odds.clamp_min(0).sum()  # cross-entropy, of such logits
+    assert bool((wrong > 0).all())
+    for mine, total in ((found, level), (as_published, losses)):
+        (expected,) = torch.autograd.grad(total, leaf, retain_graph=True)
+        unit = [g / g.abs().amax((1, 2, 3, 4), keepdim=True) for g in (mine, expected)]
+        torch.testing.assert_close(*unit, rtol=0, atol=1e-5)
+
+
 def test_random_shifts_are_drawn_per_clip_and_step() -> None:
     net, x = Ordered(), draw(2, 3, 16, 6, 6)
     attack = ATTACKS.create("tt(shifts=2, move='random')")
     rng = ClipRandom([5, 6])
-    (_, one), (_, two) = attack._moves(2, rng), attack._moves(2, rng)
+    (_, one), (_, two) = attack._moves(2, 16, rng), attack._moves(2, 16, rng)
     assert one.shape == (5, 2)
     assert one[2].tolist() == [0, 0]
     assert not torch.equal(one, two)

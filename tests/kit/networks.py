@@ -70,6 +70,18 @@ class Ordered(nn.Module):
         return 8 * self.head(nn.functional.interpolate(hidden, size=5, mode="linear").flatten(1))
 
 
+class Scaled(nn.Module):
+    """Another classifier, its logits less some offset times a number: as sure of itself as you like."""
+
+    def __init__(self, net: nn.Module, scale: float, offset: Tensor | float = 0.0) -> None:
+        super().__init__()
+        self.net, self.scale, self.offset = net, scale, offset
+
+    def forward(self, clips: Tensor) -> Tensor:
+        logits: Tensor = self.scale * (self.net(clips) - self.offset)
+        return logits
+
+
 class Corner(nn.Module):
     """Class 1 where the upper left corner is bright: only a border can say so."""
 
