@@ -162,9 +162,11 @@ class Pair:
 class MotionLoss(nn.Module):
     """The loss that the motion-consistency defence lowers.
 
-    ``sum over constraints of weight * mean over pairs of photometric + smooth * mean over forward pairs of
-    smoothness``. Everything is a mean, over pixels, channels and the pairs of a constraint, on clips in ``[0, 1]``; the
-    paper writes a sum over pairs, and leaves the reduction over channels and the weight of the smoothness open.
+    ``(sum over constraints of weight * sum over pairs of photometric + smooth * sum over forward pairs of smoothness) /
+    number of forward pairs``. As in equations 1 and 10 of the paper, a pair weighs the same whichever constraint it
+    belongs to (63, 63 and 32 of them in 64 frames); unlike there, the sum is divided by the one number, so that a
+    single constraint is a mean over its pairs. Photometric error and smoothness are means over pixels and channels of
+    clips in ``[0, 1]``; the paper leaves the reduction over channels and the weight of the smoothness open.
 
     Constraints:
 
@@ -174,7 +176,7 @@ class MotionLoss(nn.Module):
       odd length has no partner.
 
     Smoothness is asked of the forward flow only, so that several constraints contain the single one; without
-    ``forward``, of the first constraint's flow.
+    ``forward``, the first constraint's flow is smoothed and its pairs are counted.
 
     Clips are looked at one by one, so that a clip's gradient is the same, to the last bit, in any batch: the defence
     takes its sign.
@@ -233,11 +235,11 @@ class MotionLoss(nn.Module):
         if frames < 2:
             raise BenchError(f"Motion consistency compares frames of a clip: it needs at least two, not {frames}.")
         bent = "forward" if "forward" in self.constraints else self.constraints[0]
+        count = len(self._places(bent, frames))
         pairs = []
         for name, weight in zip(self.constraints, self.weights, strict=True):
-            places = self._places(name, frames)
-            bend = 1 / len(places) if name == bent else 0.0
-            pairs += [Pair(first, second, weight / len(places), bend) for first, second in places]
+            bend = 1 / count if name == bent else 0.0
+            pairs += [Pair(i, j, weight / count, bend) for i, j in self._places(name, frames)]
         return pairs
 
     def _places(self, constraint: str, frames: int) -> list[tuple[int, int]]:

@@ -205,7 +205,10 @@ def test_constraints_add_up_as_defined(frames: int, similarity: str) -> None:
     photo, smooth = loss.terms(clips)
     for b, clip in enumerate(clips):
         backward = plain(flow, clip.flip(1), forward, similarity)
-        expected = 3 * plain(flow, clip, long, similarity) + plain(flow, clip, forward, similarity) + 0.5 * backward
+        # equation 10 sums over pairs: the long ones are fewer, and each weighs as much as any other
+        fewer = len(long) / len(forward)
+        expected = 3 * fewer * plain(flow, clip, long, similarity) + plain(flow, clip, forward, similarity)
+        expected = expected + 0.5 * backward
         assert float(photo[b]) == pytest.approx(float(expected), rel=1e-10)
         bends = [smoothness(flow(clip[None, :, i], clip[None, :, j]), clip[None, :, i], 20.0) for i, j in forward]
         assert float(smooth[b]) == pytest.approx(float(torch.cat(bends).mean()), rel=1e-10)
@@ -215,6 +218,32 @@ def test_constraints_add_up_as_defined(frames: int, similarity: str) -> None:
     reversed_loss = MotionLoss(flow, ("backward",), similarity=similarity, smooth=0.0)
     forward_loss = MotionLoss(flow, similarity=similarity, smooth=0.0)
     torch.testing.assert_close(reversed_loss(clips), forward_loss(clips.flip(2)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [64, 6])
+def test_every_pair_weighs_the_same_as_equations_1_and_10_have_it(frames: int) -> None:
+    """Frames of one grey each, a step brighter every time: neighbours differ by a step whatever the flow says, and
+    those half a clip apart by half a clip of steps. Of 64 frames, 63 steps, 63 steps and 32 times 32 steps, over 63."""
+    step, half = 0.9 / frames, frames // 2
+    clip = (step * torch.arange(frames, dtype=torch.float64)).view(1, 1, -1, 1, 1).expand(1, 3, -1, 8, 8).contiguous()
+    flow, pairs = miniature(), frames - 1
+
+    def value(*constraints: str) -> float:
+        return float(MotionLoss(flow, constraints, smooth=0.0)(clip))
+
+    assert value("forward") == pytest.approx(step)
+    assert value("long") == pytest.approx(half * step)
+    assert value("forward", "backward", "long") == pytest.approx((pairs + pairs + half**2) * step / pairs)
+    loss = MotionLoss(flow, ("forward", "backward", "long"), smooth=0.0)
+    with torch.enable_grad():
+        slope_of_frames = loss.gradient(clip).sum((0, 1, 3, 4))
+    # A frame is raised by the pairs in which it is the brighter one and lowered by the others; inner pairs cancel.
+    pull = torch.zeros(frames, dtype=torch.float64)
+    for i, j, times in [*((i, i + 1, 2) for i in range(pairs)), *((i, i + half, 1) for i in range(half))]:
+        pull[j] += times / pairs
+        pull[i] -= times / pairs
+    torch.testing.assert_close(slope_of_frames, pull)
 
 
 @torch.no_grad()
