@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from bench.attack.moves import moves_of as moves_of
     from bench.attack.penalised import PenalisedAttack as PenalisedAttack
     from bench.attack.penalised import Slope as Slope
+    from bench.attack.sampled import SampledAttack as SampledAttack
+    from bench.attack.sampled import Subspace as Subspace
     from bench.attack.survivors import Survivors as Survivors
     from bench.attack.target import Answer as Answer
     from bench.attack.target import Climb as Climb
@@ -99,8 +101,10 @@ _HOME = {
     "Purifier": "bench.defense.base",
     "RobustModel": "bench.defense.base",
     "Run": "bench.attack.gradient",
+    "SampledAttack": "bench.attack.sampled",
     "Slope": "bench.attack.penalised",
     "Spec": "bench.registry",
+    "Subspace": "bench.attack.sampled",
     "Survivors": "bench.attack.survivors",
     "Target": "bench.attack.target",
     "TrainedDefense": "bench.defense.trained",
