@@ -77,6 +77,7 @@ FOLLOWED = (
     "bench.diffusion",
     "bench.flow",
     "bench.models",
+    "bench.plan.select",
     "bench.ranges",
     "bench.threat",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -59,6 +59,39 @@ def prepare_device(name: str) -> torch.device:
     if device.type == "cpu":
         keep_freed_memory()
     return device
+
+
+@contextmanager
+def loading() -> Iterator[Callable[[int, int], None]]:
+    """Shows on standard error that something is loaded.
+
+    Gives what shows a bar in its place, once the clips of a grid are looked at: it is told how many of how many classes
+    of clips are done.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    status = err.status("Loading ...")
+    bar = Progress(
+        TextColumn("Selecting clips"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+        console=err,
+    )
+
+    def watch(done: int, total: int) -> None:
+        if not bar.tasks:
+            status.stop()
+            bar.start()
+            bar.add_task("select", total=total)
+        bar.update(bar.tasks[0].id, completed=done)
+
+    status.start()
+    try:
+        yield watch
+    finally:
+        bar.stop()
+        status.stop()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from bench.cli.app import Checkpoint, DataRoot, Device, Results, err, out, warn_broken
+from bench.cli.app import Checkpoint, DataRoot, Device, Results, err, loading, out, warn_broken
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -45,22 +45,25 @@ def audit(
     folder = results / chosen.name
     if not folder.is_dir():
         raise BenchError(f"There are no results of {chosen.name!r} in {results}: run 'bench run --grid {grid}' first.")
-    with err.status("Loading ...") as status:
+    with loading() as watch:
         from bench.audit.rows import audit as audit_rows
         from bench.plan.expand import make_plan
+        from bench.plan.select import Asking
         from bench.records.audits import write_audit
         from bench.records.results import read_results
         from bench.run.engine import pick_device
 
         cells = read_results(folder)
-        plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint)
+        asking = Asking(pick_device(device), results / ".store", watch)
+        plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint, asking=asking)
+    with err.status("Auditing ...") as status:
         warn_broken()
         rows = audit_rows(
             plan,
             cells,
             clips=clips,
             gradient=cast("AskedGradient", gradient),  # an unknown one is refused there
-            device=pick_device(device),
+            device=asking.device,
             working_on=lambda row: status.update(f"Auditing {row.model}, {row.defense} ..."),
         )
     path = write_audit(folder, rows)

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.app import Checkpoint, DataRoot, Device, Results, err, out, prepare_device, stoppable, warn_broken
+from bench.cli.app import (
+    Checkpoint,
+    DataRoot,
+    Device,
+    Results,
+    err,
+    loading,
+    out,
+    prepare_device,
+    stoppable,
+    warn_broken,
+)
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -76,14 +87,20 @@ def run(
         steps=steps,
         seed=seed,
     )
-    with err.status("Loading ..."):
+    store_folder = results / ".store"
+    with stoppable(_STOPPED), loading() as watch:
         from bench.api import run_plan
         from bench.plan.expand import make_plan
+        from bench.plan.select import Asking
 
         torch_device = prepare_device(device)
-        plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint)
+        # Looking leaves nothing behind.
+        folder = None if dry_run and not store_folder.is_dir() else store_folder
+        asking = Asking(torch_device, folder, watch)
+        plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint, asking=asking)
     warn_broken()
-    store_folder = results / ".store"
+    if plan.note:
+        err.print(plan.note, markup=False, soft_wrap=True)
     if dry_run:
         _print_plan(plan, store_folder)
         return

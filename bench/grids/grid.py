@@ -14,6 +14,9 @@ An attack is written as a label, ``ATTACK`` (gray-box) or ``ATTACK+GRADIENT`` (a
 clips are made on that classifier instead (black-box transfer). ``adaptive`` stands alone: it runs the strongest attacks
 known for the kind of each defence. ``{worst: [PGD+BPDA, PGD+exact], label: Worst}`` is the
 column of the clips that survive both.
+
+With ``dataset: {name: motion12, select: {correct-by: [nl_tiny, slowfast_tiny]}}`` the grid is run on the clips that
+both classifiers get right.
 """
 
 from __future__ import annotations
@@ -38,18 +41,37 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
+class SelectSection(_Section):
+    """Which clips of a data set are taken: those that some classifiers, undefended, all get right.
+
+    Attributes:
+        correct_by: the classifiers, written ``correct-by``.
+        per_class: so many clips of each class, drawn by the grid's seed from those that are right, written
+            ``per-class``; all of them if not given.
+    """
+
+    correct_by: list[Any] = Field(alias="correct-by", min_length=1)
+    per_class: int | None = Field(default=None, alias="per-class", ge=1)
+
+    @property
+    def specs(self) -> list[Spec]:
+        return [Spec.parse(entry) for entry in self.correct_by]
+
+
 class DatasetSection(BaseModel):
     """The data set, how many of its clips, and its parameters (any further key).
 
     Attributes:
         name: registered name.
-        clips: the first so many clips, or all of them.
+        clips: the first so many clips, or all of them; of those that are selected.
+        select: takes only some of the clips; all if not given.
     """
 
     model_config = ConfigDict(extra="allow")
 
     name: str
     clips: int | None = Field(default=None, ge=1)
+    select: SelectSection | None = None
 
     @property
     def spec(self) -> Spec:
@@ -216,11 +238,11 @@ class Grid(_Section):
         """
         for what, specs in (("model", self.model_specs), ("defence", self.defense_specs)):
             labels = [str(s) for s in specs]
-            twice = [label for label in labels if labels.count(label) > 1]
-            if twice:
-                raise BenchError(f"Grid {self.name!r} lists {what} {twice[0]} twice: remove one.")
+            self._check_twice(what, labels)
             _check_slugs(what, labels)
         _check_slugs("attack", [s.label for s in self.attack_sections])
+        if self.dataset.select is not None:
+            self._check_twice("classifier to select by", [str(s) for s in self.dataset.select.specs])
         attacks = [s.label for s in self.attack_sections]
         defenses = [str(s) for s in self.defense_specs]
         for label, parts in self.oracles.items():
@@ -233,6 +255,11 @@ class Grid(_Section):
                             f"Oracle {label!r} of grid {self.name!r} needs the {what} {name!r}, which it does not "
                             f"have{nearest(name, known)}; it has: {', '.join(known)}."
                         )
+
+    def _check_twice(self, what: str, labels: Sequence[str]) -> None:
+        twice = [label for label in labels if labels.count(label) > 1]
+        if twice:
+            raise BenchError(f"Grid {self.name!r} lists {what} {twice[0]} twice: remove one.")
 
     @property
     def model_specs(self) -> list[Spec]:
@@ -294,8 +321,9 @@ def _explain(subject: str, error: ValidationError) -> BenchError:
     for problem in error.errors():
         where = ".".join(str(p) for p in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            parent = ReportedSection if problem["loc"][0] == "reported" else Grid
-            keys = list(parent.model_fields)
+            parents: dict[Any, type[BaseModel]] = {"reported": ReportedSection, "dataset": SelectSection}
+            parent = parents.get(problem["loc"][0], Grid)
+            keys = [field.alias or name for name, field in parent.model_fields.items()]
             key = str(problem["loc"][-1])
             sentences.append(f"unknown key {where!r}{nearest(key, keys)}")
         elif problem["type"] == "missing":

@@ -203,6 +203,7 @@ class Plan:
         dataset: made, with ``refs``, the clips that are run.
         cells: clean ones first, model by model.
         skipped: combinations of the grid that do not exist.
+        note: how its clips were selected; empty if they were not.
     """
 
     grid: Grid
@@ -210,6 +211,7 @@ class Plan:
     refs: list[ClipRef]
     cells: list[Cell]
     skipped: list[Skipped] = field(default_factory=list)
+    note: str = ""
 
     @property
     def units(self) -> list[ClipsUnit]:

@@ -36,6 +36,7 @@ class Parts:
         defenses: the undefended baseline among them.
         attacks: by the label of their column.
         sources: classifiers to transfer from, by label.
+        judges: classifiers that select the clips, by label.
     """
 
     dataset: Component[Dataset]
@@ -43,6 +44,7 @@ class Parts:
     defenses: list[Component[Defense]]
     attacks: Mapping[str, Component[Attack]]
     sources: Mapping[str, Component[nn.Module]] = field(default_factory=dict)
+    judges: Mapping[str, Component[nn.Module]] = field(default_factory=dict)
 
     @property
     def undefended(self) -> Component[Defense]:
@@ -57,15 +59,47 @@ def make_parts(grid: Grid, data_root: Path | None, checkpoint: Path | None) -> P
             take a budget.
     """
     attacks = {s.label: make_component(s.attack, ATTACKS) for s in grid.attack_sections if s.attack}
-    defenses = with_baseline([make_component(spec, DEFENSES) for spec in grid.defense_specs])
+    for spec in grid.defense_specs:
+        DEFENSES.get(spec.name).check(spec.params)
     dataset = _dataset(grid, data_root)
     check_attacks(grid, attacks)
     wanted = {str(s.source): s.source for s in grid.attack_sections if s.source is not None}
-    models = _models(grid, grid.model_specs, dataset.instance, checkpoint, data_root)
-    # Only if there are any: the data set's files would be looked for a second time.
-    sources = _models(grid, list(wanted.values()), dataset.instance, None, data_root) if wanted else []
+    # Files before purifiers, which may load networks of a billion weights.
+    _check_files(grid, dataset.instance, list(wanted.values()), checkpoint, data_root)
+    defenses = with_baseline([make_component(spec, DEFENSES) for spec in grid.defense_specs])
+    models = _models(grid, grid.model_specs, checkpoint, data_root)
+    sources = _models(grid, list(wanted.values()), None, data_root)
     by_label = {m.label: m for m in sources}
-    return Parts(dataset=dataset, models=models, defenses=defenses, attacks=attacks, sources=by_label)
+    judges = _judges(grid, models, data_root)
+    return Parts(dataset=dataset, models=models, defenses=defenses, attacks=attacks, sources=by_label, judges=judges)
+
+
+def _check_files(
+    grid: Grid, dataset: Dataset, sources: list[Spec], checkpoint: Path | None, data_root: Path | None
+) -> None:
+    """Says in one message everything that is missing on this machine, whichever classifier asks for it."""
+    own = grid.model_specs
+    others = [*sources, *(grid.dataset.select.specs if grid.dataset.select else ())]
+    for spec in (*own, *others):
+        MODELS.get(spec.name).check({k: v for k, v in spec.params.items() if k != "checkpoint"})
+    given = [find_weights(spec, grid.dataset.name, checkpoint, data_root) for spec in own]
+    taken = {str(spec) for spec in own}
+    further = [find_weights(s, grid.dataset.name, None, data_root) for s in others if str(s) not in taken]
+    missing = [*dataset.missing(), *(w for w in (*given, *further) if isinstance(w, Missing))]
+    if missing:
+        raise BenchError(f"Grid {grid.name!r} needs files that are not here:\n{listing(list(dict.fromkeys(missing)))}")
+
+
+def _judges(grid: Grid, models: list[Component[nn.Module]], data_root: Path | None) -> dict[str, Component[nn.Module]]:
+    """The classifiers that select the clips: the grid's own where it has them, whatever weights were given to it."""
+    select = grid.dataset.select
+    if select is None:
+        return {}
+    own = dict(zip(map(str, grid.model_specs), models, strict=True))
+    others = [spec for spec in select.specs if str(spec) not in own]
+    made = _models(grid, others, None, data_root)
+    known = own | {str(spec): judge for spec, judge in zip(others, made, strict=True)}
+    return {known[str(spec)].label: known[str(spec)] for spec in select.specs}
 
 
 def with_baseline(defenses: list[Component[Defense]]) -> list[Component[Defense]]:
@@ -196,17 +230,12 @@ def _dataset(grid: Grid, data_root: Path | None) -> Component[Dataset]:
 
 
 def _models(
-    grid: Grid, specs: list[Spec], dataset: Dataset, checkpoint: Path | None, data_root: Path | None
+    grid: Grid, specs: list[Spec], checkpoint: Path | None, data_root: Path | None
 ) -> list[Component[nn.Module]]:
-    """Builds the classifiers, or says in one message everything that is missing on this machine."""
-    for spec in specs:
-        MODELS.get(spec.name).check({k: v for k, v in spec.params.items() if k != "checkpoint"})
-    sought = [(spec, find_weights(spec, grid.dataset.name, checkpoint, data_root)) for spec in specs]
-    missing = [*dataset.missing(), *(w for _, w in sought if isinstance(w, Missing))]
-    if missing:
-        raise BenchError(f"Grid {grid.name!r} needs files that are not here:\n{listing(missing)}")
+    """Builds the classifiers, whose files are here."""
     models = []
-    for spec, weights in sought:
+    for spec in specs:
+        weights = find_weights(spec, grid.dataset.name, checkpoint, data_root)
         assert not isinstance(weights, Missing)
         model: nn.Module = build_classifier(spec, weights)
         know_origin(model, spec.name, grid.dataset.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
@@ -15,6 +15,7 @@ from bench.grids.grid import AttackSection, Grid
 from bench.plan.cells import Cell, ClipsUnit, Component, Plan
 from bench.plan.components import Parts, budgets_of, defend, make_parts
 from bench.plan.moves import arm
+from bench.plan.select import Asking, choose_clips
 from bench.records.description import Skipped
 from bench.records.identity import Gradient, Knowledge
 from bench.records.results import file_name
@@ -22,7 +23,12 @@ from bench.threat.budgets import Budget
 
 
 def make_plan(
-    grid: Grid, parts: Parts | None = None, *, data_root: Path | None = None, checkpoint: Path | None = None
+    grid: Grid,
+    parts: Parts | None = None,
+    *,
+    data_root: Path | None = None,
+    checkpoint: Path | None = None,
+    asking: Asking | None = None,
 ) -> Plan:
     """Expands a grid.
 
@@ -35,18 +41,18 @@ def make_plan(
         parts: what the grid crosses, where it is made already; made from the grid's names if not given.
         data_root: folder of the data set's files.
         checkpoint: weights for the classifier, in place of the shipped or published ones.
+        asking: where the clips of a grid with ``select`` are looked at; on the CPU, and forgotten, if not given.
 
     Raises:
         BenchError: a name or parameter is unknown, files are missing (all are listed), an attack cannot take a
-            budget, or two cells would be written to one file.
+            budget, no clip is left, or two cells would be written to one file.
     """
     if checkpoint is not None and len(grid.models) > 1:
         raise BenchError("--checkpoint fits one classifier, but the grid has several: choose one with --model.")
     parts = parts or make_parts(grid, data_root, checkpoint)
-    refs = parts.dataset.instance.refs()[: grid.dataset.clips]
-    if not refs:
-        raise BenchError(f"Data set {grid.dataset.name!r} holds no clip for this grid.")
-    plan = Plan(grid=grid, dataset=parts.dataset.instance, refs=refs, cells=[])
+    chosen = choose_clips(grid, parts.dataset, parts.judges, asking or Asking())
+    parts = replace(parts, dataset=chosen.dataset)
+    plan = Plan(grid=grid, dataset=chosen.dataset.instance, refs=chosen.refs, cells=[], note=chosen.note)
     strangers = {label: _Row(m, *defend(m, parts.undefended)) for label, m in parts.sources.items()}
     for model in parts.models:
         rows = [_Row(model, *defend(model, d)) for d in parts.defenses]
