@@ -28,6 +28,7 @@ from bench.plan.expand import make_plan
 from bench.records.identity import ComponentIdentity, Gradient
 from bench.records.results import CellResult, pass_seconds, to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
+from bench.report.across import means_across
 from bench.report.render import heading, render
 from bench.report.reported import Reported, shipped_folder
 from bench.report.tables import Table, TableOptions, make_tables
@@ -114,7 +115,13 @@ def run_plan(
             results, removed = export(plan, store, results_folder, str(device), ran=counted.clips > 0)
     finally:
         store.close()
-    options = TableOptions.of(grid, reported=reported, skipped=plan.skipped, seconds=lambda: pass_seconds(results))
+    options = TableOptions.of(
+        grid,
+        reported=reported,
+        skipped=plan.skipped,
+        seconds=lambda: pass_seconds(results),
+        across=means_across(grid.across, results_folder),
+    )
     return GridRun(results=results, tables=make_tables(results, options), computed=counted.clips, removed=removed)
 
 

@@ -32,9 +32,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bench.errors import BenchError, nearest
 from bench.files import slug
-from bench.records.description import ReportedSection
+from bench.records.description import AcrossSection, ReportedSection
 from bench.records.identity import Gradient
 from bench.registry import Spec
+
+TOGETHER = ("Union", "Mean", "Seconds")
+"""Headings that every table may have beside its attacks."""
 
 
 class _Section(BaseModel):
@@ -194,6 +197,10 @@ class Grid(_Section):
         counts_clean: whether Union and Mean count the clean clips as one of the attacks, as Lo and Patel (IEEE TIP
             2022) do.
         timed: whether the tables show what one pass of a clip through each defence takes.
+        averages: columns that are the mean of some attacks' accuracies, ``{label: [attack labels]}``, as papers print
+            them. An attack that does not exist for a defence is left out of its mean.
+        across: columns that are the mean of one column over several grids, ``{label: {column: C, grids: [G, H]}}``, by
+            the labels of the defences; they show once all of those grids have been run.
         reported: published figures shown beside the measured ones.
     """
 
@@ -210,6 +217,8 @@ class Grid(_Section):
     oracles: dict[str, dict[str, str]] = {}
     counts_clean: bool = False
     timed: bool = False
+    averages: dict[str, list[str]] = {}
+    across: dict[str, AcrossSection] = {}
     reported: ReportedSection | None = None
 
     @field_validator("name")
@@ -245,6 +254,7 @@ class Grid(_Section):
             self._check_twice("classifier to select by", [str(s) for s in self.dataset.select.specs])
         attacks = [s.label for s in self.attack_sections]
         defenses = [str(s) for s in self.defense_specs]
+        self._check_averages(attacks)
         for label, parts in self.oracles.items():
             if label in defenses:
                 raise BenchError(f"Grid {self.name!r} has a defence and an oracle called {label!r}: rename one.")
@@ -255,6 +265,21 @@ class Grid(_Section):
                             f"Oracle {label!r} of grid {self.name!r} needs the {what} {name!r}, which it does not "
                             f"have{nearest(name, known)}; it has: {', '.join(known)}."
                         )
+
+    def _check_averages(self, attacks: Sequence[str]) -> None:
+        for label in (*self.averages, *self.across):
+            if label in (*attacks, *self.worst, *TOGETHER) or (label in self.averages and label in self.across):
+                raise BenchError(f"Grid {self.name!r} has another column called {label!r}: rename the average.")
+        for label, parts in self.averages.items():
+            if not parts:
+                raise BenchError(f"Average {label!r} of grid {self.name!r} is of no attack: name some.")
+            self._check_twice(f"in the average {label!r} the attack", parts)
+            for part in parts:
+                if part not in attacks:
+                    raise BenchError(
+                        f"Average {label!r} of grid {self.name!r} needs the attack {part!r}, which it does not "
+                        f"have{nearest(part, attacks)}; it has: {', '.join(attacks)}."
+                    )
 
     def _check_twice(self, what: str, labels: Sequence[str]) -> None:
         twice = [label for label in labels if labels.count(label) > 1]
@@ -411,6 +436,9 @@ def override(
         changes["defenses"] = list(dict.fromkeys(["none", *defenses]))
     if attacks:
         changes["attacks"] = list(attacks)
+        labels = [AttackSection.read(a).label for a in attacks]
+        # A paper's average is of all its attacks, or is none.
+        changes["averages"] = {k: parts for k, parts in grid.averages.items() if set(parts) <= set(labels)}
     if clips is not None:
         if clips < 1:
             raise BenchError(f"--clips must be at least 1, not {clips}.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class ReportedSection(BaseModel):
@@ -20,7 +20,8 @@ class ReportedSection(BaseModel):
         model: this grid's label of the classifier they were measured on; its only one if not given.
         where: column values that all rows have, e.g. ``{dataset: UCF-101, model: NL}``.
         defenses, attacks: this grid's labels, and those of its oracles, to the file's rows; among the attacks,
-            ``Union`` and ``Mean`` are what all of them say together, ``Seconds`` the time of a pass.
+            ``Union`` and ``Mean`` are what all of them say together, ``Seconds`` the time of a pass; labels
+            of averages, within the grid or across several, stand for themselves.
         budgets: this grid's budgets, as tables print them, to the file's rows; all rows if empty.
     """
 
@@ -32,6 +33,20 @@ class ReportedSection(BaseModel):
     defenses: dict[str, str | dict[str, str]] = {}
     attacks: dict[str, str | dict[str, str]] = {}
     budgets: dict[str, dict[str, str]] = {}
+
+
+class AcrossSection(BaseModel):
+    """A column that is the mean of one column over several grids, read from their results.
+
+    Attributes:
+        column: its label in those grids: an attack, a worst of several or an average.
+        grids: their names.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    column: str
+    grids: list[str] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,12 @@ class Described(Protocol):
     @property
     def timed(self) -> bool: ...
 
+    @property
+    def averages(self) -> Mapping[str, Sequence[str]]: ...
+
+    @property
+    def across(self) -> Mapping[str, AcrossSection]: ...
+
 
 class GridFile(BaseModel):
     """What a results folder says about its grid.
@@ -69,7 +90,7 @@ class GridFile(BaseModel):
         order: file names in the order of the rows.
         skipped: combinations that do not exist.
         worst: columns that are the worst of others.
-        oracles, counts_clean, timed: of the grid's tables, see :class:`~bench.grids.grid.Grid`.
+        oracles, counts_clean, timed, averages, across: of the grid's tables, see :class:`~bench.grids.grid.Grid`.
         reported: which published figures stand beside the measured ones.
     """
 
@@ -84,4 +105,6 @@ class GridFile(BaseModel):
     oracles: dict[str, dict[str, str]] = {}
     counts_clean: bool = False
     timed: bool = False
+    averages: dict[str, list[str]] = {}
+    across: dict[str, AcrossSection] = {}
     reported: ReportedSection | None = None

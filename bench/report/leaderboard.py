@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.records.audits import read_audit
 from bench.records.results import CellResult, Score, read_grid_file, read_results, read_seconds
+from bench.report.across import means_across
 from bench.report.reported import Reported, read_table
 from bench.report.tables import (
     Row,
@@ -76,7 +78,7 @@ def _measured(table: Table, audits: Mapping[tuple[str, str, str], str]) -> list[
         header.append(
             heading if label in ("clean", "noise", heading) else f"{heading.replace('*', chr(92) + '*')} {label}"
         )
-    header += [*table.together, *(["Seconds"] if table.timed else []), *(["Audit"] if audits else [])]
+    header += [*table.together, *table.averages, *(["Seconds"] if table.timed else []), *(["Audit"] if audits else [])]
     rows = [line for row in sorted(table.rows, key=_order) for line in _lines(table, row, len(header), audits)]
     lines = [f"**{table.title}**, {table.clips} clips, *measured here*", "", *markdown_table(header, rows)]
     lines += [line for row in table.rows for line in _void(row)]
@@ -91,12 +93,13 @@ def _lines(table: Table, row: Row, width: int, audits: Mapping[tuple[str, str, s
     union = "void" if row.void else _cell(row.union, bound="≤ " if row.not_run else "")
     time = [duration(row.seconds)] if table.timed else []
     grade = [audits.get((table.model, row.defense, table.budget), "-")] if audits else []
-    lines = [[row.defense, *cells, union, percent(row.mean), *time, *grade]]
+    averages = [percent(row.averages.get(label, math.nan)) for label in table.averages]
+    lines = [[row.defense, *cells, union, percent(row.mean), *averages, *time, *grade]]
     if row.detected:
         areas = [area(row, label) for label in table.columns]
         lines.append([f"{row.defense}, ROC", *areas, *[""] * (width - 1 - len(areas))])
     if row.reported:
-        labels = (*table.columns, "Union", "Mean", *(["Seconds"] if table.timed else []))
+        labels = (*table.columns, "Union", "Mean", *table.averages, *(["Seconds"] if table.timed else []))
         figures = [f"*{figure}*" if (figure := printed(row, label)) else "" for label in labels]
         lines.append([f"{row.defense}, *reported*", *figures, *([""] if audits else [])])
     return lines
@@ -165,7 +168,11 @@ def _grid(folder: Path, reported_folder: Path) -> list[str]:
     if described.summary:
         lines += [described.summary, ""]
     options = TableOptions.of(
-        described, reported=reported, skipped=described.skipped, seconds=lambda: read_seconds(folder)
+        described,
+        reported=reported,
+        skipped=described.skipped,
+        seconds=lambda: read_seconds(folder),
+        across=means_across(described.across, folder.parent),
     )
     for table in make_tables(cells, options):
         lines += _measured(table, audits)

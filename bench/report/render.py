@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -64,6 +66,9 @@ def _tall(table: Table) -> RichTable:
         union, average = table.together
         out.add_row(union, *(_with_reported(c, row, "Union") for c, row in zip(unions, table.rows, strict=True)))
         out.add_row(average, *(_with_reported(Text(percent(row.mean)), row, "Mean") for row in table.rows))
+    for label in table.averages:
+        means = (percent(row.averages.get(label, math.nan)) for row in table.rows)
+        out.add_row(label, *(_with_reported(Text(m), row, label) for m, row in zip(means, table.rows, strict=True)))
     if table.timed:
         out.add_row("Seconds", *(_with_reported(Text(duration(row.seconds)), row, "Seconds") for row in table.rows))
     return out
@@ -88,12 +93,15 @@ def _broad(table: Table) -> RichTable:
     if attacked:
         for title in table.together:
             out.add_column(title, justify="right")
+    for title in table.averages:
+        out.add_column(title, justify="right")
     if table.timed:
         out.add_column("Seconds", justify="right")
     for row in table.rows:
         cells = [_cell(row.scores.get(label), row.blank(label)) for label in table.columns]
         if attacked:
             cells += [_cell(row.union, bound="<= " if row.not_run else ""), Text(percent(row.mean))]
+        cells += [Text(percent(row.averages.get(label, math.nan))) for label in table.averages]
         if table.timed:
             cells.append(Text(duration(row.seconds)))
         out.add_row(row.defense, *cells)
@@ -102,6 +110,7 @@ def _broad(table: Table) -> RichTable:
         if row.reported:
             figures = [Text(printed(row, label), style="dim italic") for label in table.columns]
             together = [printed(row, label) for label in ("Union", "Mean")] if attacked else []
+            together += [printed(row, label) for label in table.averages]
             time = [printed(row, "Seconds")] if table.timed else []
             out.add_row(Text("  reported", style="dim italic"), *figures, *together, *time)
     return out

@@ -31,7 +31,8 @@ class TableOptions:
         reported: published figures; they stand beside the classifier they belong to and no other.
         skipped: cells that do not exist.
         worst: columns that are the worst of others, per clip. A part that does not exist for a defence is left out.
-        oracles, counts_clean: see :class:`~bench.grids.grid.Grid`.
+        across: means over several grids, by label and defence, :func:`~bench.report.across.means_across`.
+        oracles, counts_clean, averages: see :class:`~bench.grids.grid.Grid`.
         seconds: of a pass, :func:`~bench.records.results.pass_seconds`, where the tables are to show them.
     """
 
@@ -41,6 +42,8 @@ class TableOptions:
     oracles: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     counts_clean: bool = False
     seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    averages: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    across: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -50,11 +53,13 @@ class TableOptions:
         reported: Reported | None,
         skipped: Sequence[Skipped],
         seconds: Callable[[], Mapping[tuple[str, str], float]],
+        across: Mapping[str, Mapping[str, float]] | None = None,
     ) -> TableOptions:
         """All that a grid says, or what its results folder says about it.
 
         Args:
             seconds: is asked only if the grid shows times.
+            across: means over several grids; none if not given.
         """
         return cls(
             reported=reported,
@@ -63,6 +68,8 @@ class TableOptions:
             oracles=grid.oracles,
             counts_clean=grid.counts_clean,
             seconds=seconds() if grid.timed else {},
+            averages=grid.averages,
+            across=across or {},
         )
 
     def absent(self, model: str, defense: str) -> frozenset[str]:
@@ -89,6 +96,7 @@ class Row:
         seconds: wall time of one clean clip through the defence and its classifier, if the table shows it.
         detected: of a defence that measures clips, the area under the ROC curve by which it tells the attacked clips of
             a column from the clean ones.
+        averages: by label, the mean accuracy over some attacks or grids, in percent; not-a-number if one was not run.
     """
 
     defense: str
@@ -101,6 +109,7 @@ class Row:
     void: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
     detected: dict[str, float] = field(default_factory=dict)
+    averages: dict[str, float] = field(default_factory=dict)
 
     def blank(self, column: str) -> str:
         """What stands in a column without a score."""
@@ -117,6 +126,7 @@ class Table:
         columns: attack label to heading (Standard, Noise, Robust*, Robust), in order.
         clips: clips in every cell.
         counts_clean: whether union and mean count the clean clips as an attack.
+        averages: labels of further averages, in order.
     """
 
     dataset: str
@@ -127,6 +137,7 @@ class Table:
     clips: int
     reported_from: str = ""
     counts_clean: bool = False
+    averages: tuple[str, ...] = ()
 
     @property
     def together(self) -> tuple[str, str]:
@@ -172,7 +183,21 @@ def _row(defense: str, cells: Mapping[str, CellResult], columns: Collection[str]
         seconds=seconds,
         # An oracle mixes defences.
         detected={} if defense in options.oracles else _detected(cells.values()),
+        averages=_averages(cells, options.averages, absent - cells.keys())
+        | {label: figures.get(defense, math.nan) for label, figures in options.across.items()},
     )
+
+
+def _averages(
+    cells: Mapping[str, CellResult], averages: Mapping[str, Sequence[str]], absent: Collection[str]
+) -> dict[str, float]:
+    """Means over the attacks that a paper averages, without those that do not exist for this defence."""
+    found = {}
+    for label, parts in averages.items():
+        there = [part for part in parts if part not in absent]
+        complete = bool(there) and all(part in cells for part in there)
+        found[label] = mean([cells[part].score.accuracy for part in there]) if complete else math.nan
+    return found
 
 
 def _survivors(
@@ -252,12 +277,13 @@ def _table(cells: Sequence[CellResult], budget: str, options: TableOptions) -> T
         rows=rows,
         clips=max(len(c.outcomes) for c in cells),
         counts_clean=options.counts_clean,
+        averages=(*options.averages, *options.across),
     )
     reported = options.reported
     if reported is not None and reported.section.model == table.model:
         table.reported_from = reported.source
         for row in rows:
-            row.reported = reported.row(row.defense, [*columns, "Union", "Mean", "Seconds"], budget)
+            row.reported = reported.row(row.defense, [*columns, "Union", "Mean", *table.averages, "Seconds"], budget)
     return table
 
 

@@ -135,6 +135,8 @@ def _describe(plan: Plan, folder: Path, order: list[str]) -> None:
         oracles=plan.grid.oracles,
         counts_clean=plan.grid.counts_clean,
         timed=plan.grid.timed,
+        averages=plan.grid.averages,
+        across=plan.grid.across,
         reported=plan.grid.reported,
     )
     (folder / GRID_FILE).write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -123,7 +123,8 @@ def test_a_missing_data_set_and_checkpoint_are_named_together(
     monkeypatch.chdir(tmp_path)
     answer = bench("run", "--grid", "ucf101_nl", "--data-root", tmp_path / "ucf")
     assert answer.code == 2
-    for part in ("UCF101.php", "testlist01.txt", "NL_res50.pth", "zhipeng-wei/TT", "licence:", "put it:"):
+    named = ("UCF101.php", "testlist01.txt", "NL_res50.pth", "slowfast_resnet50.pth", "zhipeng-wei/TT")
+    for part in (*named, "licence:", "put it:"):
         assert part in answer.err, part
     assert str(tmp_path / "ucf") in answer.err
 

@@ -39,6 +39,10 @@ Write = Callable[..., Path]
         ),
         (("budgets: [{norm: linf, size: 0.15, steps: 4}]", "budgets: []"), "budgets"),
         (('[none, "kit.gray:Identity"]', "[none, jpeg, jpeg]"), "defence jpeg twice"),
+        (("title: Gray clips", "averages: {Average: []}"), "'Average' of grid 'gray' is of no attack"),
+        (("title: Gray clips", "averages: {Average: [PDG]}"), "did you mean 'PGD'?"),
+        (("title: Gray clips", "averages: {Mean: [PGD]}"), "another column called 'Mean'"),
+        (("title: Gray clips", "averages: {Average: [PGD, PGD]}"), "attack PGD twice"),
         (("title: Gray clips", "name: ../escape"), "cannot name a folder"),
         (("title: Gray clips", "name: reported"), "cannot name a folder"),
         (("title: Gray clips", "name: demo"), "as a shipped grid is"),
@@ -98,7 +102,7 @@ def test_shipped_grids_are_valid_and_their_reported_figures_exist(name: str) -> 
     assert grid.attack_sections[0].attack is None  # Standard comes first
     if grid.reported is not None:
         reported = Reported(grid.reported, shipped_folder())
-        labels = [*(s.label for s in grid.attack_sections), *grid.worst, "Union", "Mean", "Seconds"]
+        labels = [*(s.label for s in grid.attack_sections), *grid.worst, "Union", "Mean", "Seconds", *grid.averages, *grid.across]
         rows = [*(str(s) for s in grid.defense_specs), *grid.oracles]
         for budget in map(str, map(Budget.parse, grid.budgets)):
             for defense in grid.reported.defenses:

@@ -18,7 +18,7 @@ def test_reported_figures_are_those_of_the_paper() -> None:
     """VideoPure, Table I, NL on UCF-101: JPEG 99 clean, 8.9 gray-box PGD."""
     grid = find_grid("ucf101_nl")
     assert grid.reported is not None
-    row = Reported(grid.reported, shipped_folder()).row("jpeg", ["clean", "PGD", "noise"])
+    row = Reported(grid.reported, shipped_folder()).row("JPEG", ["clean", "PGD", "noise"])
     assert row == {"clean": 99.0, "PGD": 8.9}
 
 

@@ -10,6 +10,7 @@ from kit.cells import cell
 from kit.gray import LEVELS
 from kit.running import exported
 
+from bench.records.description import Skipped
 from bench.records.outcome import Control
 from bench.records.results import read_results
 from bench.report.leaderboard import make_leaderboard
@@ -34,6 +35,31 @@ def test_union_and_mean_have_known_values() -> None:
     assert row.scores["PGD+BPDA"].correct == 1
     assert row.scores["PGD+BPDA"].invalid == 1
     assert row.mean == pytest.approx((75 + 75 + 25) / 3)
+
+
+def test_averages_are_of_the_attacks_that_they_name() -> None:
+    """A paper's average: without its clean clips, our further attacks, and what does not exist for a defence."""
+    cells = [
+        cell("a", "clean", "clean", "1111"),
+        cell("a", "PGD", "gray-box", "1101"),
+        cell("a", "PGD+BPDA", "adaptive", "1001"),
+        cell("a", "PGD+exact", "adaptive", "0000"),
+        cell("b", "clean", "clean", "1111"),
+        cell("b", "PGD", "gray-box", "1000"),
+        cell("b", "PGD+exact", "adaptive", "0000"),
+        cell("c", "clean", "clean", "1111"),
+        cell("c", "PGD", "gray-box", "1000"),
+    ]
+    skipped = [Skipped(model=cells[0].model, defense="b", attack="PGD+BPDA", reason="none")]
+    options = TableOptions(skipped=skipped, averages={"Average": ["PGD", "PGD+BPDA"]})
+    (table,) = make_tables(cells, options)
+    a, b, c = table.rows
+    assert table.averages == ("Average",)
+    assert a.averages == {"Average": pytest.approx((75 + 50) / 2)}
+    assert a.mean == pytest.approx((75 + 50 + 0) / 3)
+    assert b.averages == {"Average": 25.0}
+    assert c.averages["Average"] != c.averages["Average"]  # not run: no figure
+    assert make_tables(cells)[0].rows[0].averages == {}
 
 
 def test_clean_clips_count_where_the_grid_says_so() -> None:
