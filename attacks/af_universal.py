@@ -35,7 +35,8 @@ class UniversalFramingAttack(Attack):
 
     def __init__(self, framing: str = "resnet3d_tiny", dataset: str = "actions12") -> None:
         self.framing, self.dataset = framing, dataset
-        widths = () if framing in ("black", "random") else range(1, _WIDEST + 1)
+        self.learned = framing not in ("black", "random")
+        widths = range(1, _WIDEST + 1) if self.learned else ()
         self.files = tuple(file for width in widths if (file := self._file(width)) is not None)
 
     def passes(self, budget: Budget) -> tuple[int, int]:

@@ -95,7 +95,9 @@ def test_restamping_renews_what_was_current_and_marks_the_rest(
     restamp.note(results, tmp_path / "before.json")
     files = result_files(results / "gray")
     other = next(path for path in files if "Lighten--PGD+BPDA" in path.name)
-    other.write_text(other.read_text().replace(read_result(other).cell, "0" * 16))
+    result = read_result(other)
+    settings = result.settings.model_copy(update={"engine": "long gone"})
+    other.write_text(result.model_copy(update={"settings": settings, "cell": settings.id}).to_text())
     before = {path: read_result(path) for path in files}
 
     monkeypatch.setattr(code, "engine", lambda: "edited")

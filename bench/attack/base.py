@@ -30,7 +30,7 @@ class AttackResult:
     Attributes:
         clips: ``float32 (B, 3, T, H, W)``, the adversarial clips.
         trace: ``float32 (S, B)``, the attack's loss at each step (``nan`` once a clip has left the batch),
-            or ``None`` for attacks without a loss.
+            or ``None`` for attacks without a loss. Each loss has taken a forward pass at least.
     """
 
     clips: Tensor
@@ -43,6 +43,8 @@ class Attack(ABC):
     Attributes:
         norms: budgets the attack can take.
         uses_model: whether it looks at the classifier at all.
+        learned: of one that does not, whether it brings what was learned on other clips (a universal perturbation); if
+            not, it is a control as random noise is.
         decisive_only: whether it, or part of it, needs a target whose answer is final. It then gets clips of its own
             where a plan would otherwise share those that are made for transfer.
         parts: other attacks that it runs, as grids name them; their code belongs to what identifies its results.
@@ -52,6 +54,7 @@ class Attack(ABC):
     kind: ClassVar[str] = "attack"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     uses_model: ClassVar[bool] = True
+    learned: bool = False
     decisive_only: bool = False
     parts: Sequence[str | Mapping[str, Any]] = ()
     files: Sequence[Path] = ()

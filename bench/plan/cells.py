@@ -157,6 +157,7 @@ class Cell:
             gradient=self.gradient,
             seed=self.seed,
             queries=self.queries if self.defended.stochastic else None,
+            vote=self.defended.purifier.vote if self.defended.purifier is not None else "plurality",
         )
 
     @property

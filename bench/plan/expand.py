@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -117,9 +118,11 @@ def _cell(
     )
 
 
-def _skip(plan: Plan, row: _Row, column: _Column, reason: str) -> None:
+def _skip(
+    plan: Plan, row: _Row, column: _Column, reason: str, kind: Literal["gradient", "refused"] = "refused"
+) -> None:
     labels = {"model": row.model.label, "defense": row.defense.label, "attack": column.section.label}
-    plan.skipped.append(Skipped(**labels, reason=reason))
+    plan.skipped.append(Skipped(**labels, reason=reason, kind=kind))
 
 
 def _add_transfer(plan: Plan, parts: Parts, row: _Row, column: _Column, source: _Row) -> None:
@@ -157,7 +160,7 @@ def _add_cell(plan: Plan, parts: Parts, row: _Row, column: _Column, bare: _Row) 
     adaptive = gradient != "none" and attack.uses_model
     reason = why_not(defense, gradient) if adaptive else None
     if reason:
-        _skip(plan, row, column, reason)
+        _skip(plan, row, column, reason, "gradient")
         return
     gradient = settled(defense, gradient)
     # Nothing stands in the way of the bare classifier's own clips, unless the attack wants its answers to be final.
@@ -177,7 +180,8 @@ def _add_cell(plan: Plan, parts: Parts, row: _Row, column: _Column, bare: _Row) 
     if refused:
         _skip(plan, row, column, refused)
         return
-    knowledge: Knowledge = "adaptive" if adaptive else "gray-box" if attack.uses_model else "noise"
+    unasked: Knowledge = "universal" if attack.learned else "noise"
+    knowledge: Knowledge = "adaptive" if adaptive else "gray-box" if attack.uses_model else unasked
     taken = gradient if adaptive else "none"
     plan.cells.append(
         _cell(plan, parts, row, column.section.label, knowledge, gradient=taken, unit=unit, threat=column.threat)

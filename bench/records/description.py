@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -51,7 +51,11 @@ class AcrossSection(BaseModel):
 
 @dataclass(frozen=True)
 class Skipped:
-    """A combination that does not exist, and why: what a table prints as ``n/a``."""
+    """A combination that does not exist, and why: what a table prints as ``n/a`` or ``refused``.
+
+    Attributes:
+        kind: ``gradient``: the defence has no such gradient. ``refused``: the attack cannot attack such a target.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # result folders store it
 
@@ -59,6 +63,7 @@ class Skipped:
     defense: str
     attack: str
     reason: str
+    kind: Literal["gradient", "refused"] = "refused"
 
 
 class Described(Protocol):

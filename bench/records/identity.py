@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-Knowledge = Literal["clean", "noise", "black-box", "gray-box", "adaptive"]
-"""What the attacker knows: nothing is attacked, nothing is known, another classifier, this classifier, everything."""
+Knowledge = Literal["clean", "noise", "universal", "black-box", "gray-box", "adaptive"]
+"""What the attacker knows: nothing, and attacks nothing; nothing; what was learned once on other clips; another
+classifier; this classifier; everything."""
 
 Gradient = Literal[
     "exact", "bpda", "bpda-identity", "bpda-negated", "surrogate", "diffattack", "query", "none", "strongest"
@@ -79,6 +80,7 @@ class CellIdentity(_Frozen):
         attack, budget: ``None`` of clean cells.
         source: of black-box cells, the classifier on which the clips are made.
         queries: how often a randomised defence is asked about each clip; ``None`` of a deterministic one.
+        vote: how candidates decide, see :attr:`bench.defense.base.Purifier.vote`.
     """
 
     engine: str
@@ -92,6 +94,7 @@ class CellIdentity(_Frozen):
     gradient: Gradient
     seed: int
     queries: int | None = None
+    vote: Literal["plurality", "mean"] = "plurality"
 
     @property
     def id(self) -> str:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import BenchError
 from bench.files import slug
+from bench.records.checks import contradiction, disagreement, unlike
 from bench.records.description import GridFile
 from bench.records.identity import CellIdentity, Gradient, Knowledge
 from bench.records.metrics import wilson
@@ -292,12 +293,19 @@ def read_result(path: Path) -> CellResult:
     """One result file.
 
     Raises:
-        BenchError: it is not valid, or its score does not follow from its outcomes.
+        BenchError: it is not valid, its score does not follow from its outcomes, or its fields contradict one another.
     """
     result = _read(path, CellResult)
-    if Score.of(result.outcomes) != result.score:
-        raise BenchError(f"{path}: the score does not follow from the outcomes; run the grid again.")
+    what = contradiction(result)
+    if what is None and Score.of(result.outcomes) != result.score:
+        what = "its score does not follow from the outcomes"
+    if what is not None:
+        raise _changed(path, what)
     return result
+
+
+def _changed(path: Path, what: str) -> BenchError:
+    return BenchError(f"{path}: {what}: the file was changed by hand; run the grid again.")
 
 
 def read_results(folder: Path) -> list[CellResult]:
@@ -305,7 +313,7 @@ def read_results(folder: Path) -> list[CellResult]:
 
     Raises:
         BenchError: a file is not a valid result, or files of different measurements lie together; nothing is
-            skipped silently.
+            skipped silently. Neither are files that contradict themselves or one another.
     """
     described = read_grid_file(folder)
     order = described.order if described else []
@@ -315,6 +323,8 @@ def read_results(folder: Path) -> list[CellResult]:
     known: dict[tuple[str, ...], Any] = {}
     for path in paths:
         result = read_result(path)
+        if path.name != result.file_name:
+            raise _changed(path, f"its labels are those of {result.file_name}")
         mine = {} if result.stale else meanings(result)  # a stale row may stand beside others: it says what it is
         what = difference(known, mine)
         if what:
@@ -324,7 +334,21 @@ def read_results(folder: Path) -> list[CellResult]:
             )
         known |= mine
         results.append(result)
+    _compare(folder, results)
     return results
+
+
+def _compare(folder: Path, results: Iterable[CellResult]) -> None:
+    """Refuses files that say different things of one clip. Stale ones may: they are of other weights or clips."""
+    fresh = [r for r in results if not r.stale]
+    clean = {(r.model, r.defense): r for r in fresh if r.knowledge == "clean"}
+    labels: dict[str, int] = {}
+    for result in fresh:
+        own = clean.get((result.model, result.defense))
+        what = unlike(labels, result.outcomes) or (None if own is None else disagreement(result, own))
+        if what is not None:
+            raise _changed(folder / result.file_name, what)
+        labels |= {o.clip: o.label for o in result.outcomes}
 
 
 def to_frame(results: Iterable[CellResult]) -> pd.DataFrame:

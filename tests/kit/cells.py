@@ -6,6 +6,8 @@ from bench.records.identity import BudgetIdentity, CellIdentity, ComponentIdenti
 from bench.records.outcome import Outcome
 from bench.records.results import CellResult, Score
 
+BUDGET = BudgetIdentity(norm="linf", size=4 / 255, steps=10, restarts=1)
+
 
 def identified(
     defense: str = "d",
@@ -35,26 +37,40 @@ def cell(defense: str, attack: str, knowledge: Knowledge, right: str, statuses: 
         right: a ``1`` for each clip that is right, a ``0`` for each that is not.
         statuses: an ``x`` for each clip whose outcome is invalid; anything else, or nothing, for the others.
     """
-    outcomes = [
-        Outcome(
-            clip=str(i),
-            label=0,
-            correct=r == "1",
-            prediction=0 if r == "1" else 1,
-            status="invalid" if statuses[i : i + 1] == "x" else "ok",
-        )
-        for i, r in enumerate(right)
-    ]
+    outcomes = [_outcome(str(i), r == "1", knowledge) for i, r in enumerate(right)]
+    for outcome in (o for o, status in zip(outcomes, statuses, strict=False) if status == "x"):
+        outcome.status, outcome.error, outcome.correct = "invalid", "too far", False
+        outcome.prediction, outcome.clean_prediction, outcome.votes = None, outcome.clean_prediction, []
+    gradient: Gradient = "exact" if knowledge == "adaptive" else "none"
+    attacked = knowledge != "clean"
+    settings = identified(
+        defense,
+        knowledge,
+        gradient,
+        ComponentIdentity(name="noise" if knowledge == "noise" else "pgd") if attacked else None,
+        BUDGET if attacked else None,
+    )
+    if knowledge == "black-box":
+        settings = settings.model_copy(update={"source": ComponentIdentity(name="other")})
     return CellResult(
-        cell=f"{defense}{attack}",
+        cell=settings.id,
         dataset="d",
         model="m",
         defense=defense,
         attack=attack,
         knowledge=knowledge,
-        gradient="none",
-        budget="" if knowledge == "clean" else "linf 4/255",
-        settings=identified(defense, knowledge),
+        gradient=gradient,
+        budget="linf 4/255" if attacked else "",
+        settings=settings,
         score=Score.of(outcomes),
         outcomes=outcomes,
     )
+
+
+def _outcome(clip: str, right: bool, knowledge: Knowledge) -> Outcome:
+    """Of a clip that is right without an attack, or of a clean one."""
+    prediction = 0 if right else 1
+    outcome = Outcome(clip=clip, label=0, correct=right, prediction=prediction, votes=[prediction])
+    outcome.clean_prediction = prediction if knowledge == "clean" else 0
+    outcome.attacked = knowledge != "clean"
+    return outcome

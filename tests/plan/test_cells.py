@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kit.gray import Identity
 
 from bench import BenchError
 from bench.grids.grid import read_grid
@@ -32,6 +33,31 @@ def test_the_number_of_queries_identifies_only_cells_of_randomised_defences(gray
     few, many = make_plan(read_grid(path)), make_plan(read_grid(path).model_copy(update={"queries": 30}))
     same = {c.defense.label for c, d in zip(few.cells, many.cells, strict=True) if c.id == d.id}
     assert same == {"none"}
+
+
+def test_how_candidates_vote_is_part_of_what_identifies_a_cell(
+    gray_grid: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads a result without the defence's code can tell whether its predictions follow from the votes."""
+    path = gray_grid()
+    plain = {c.defense.label: c.identity for c in make_plan(read_grid(path)).cells if c.knowledge == "clean"}
+    monkeypatch.setattr(Identity, "vote", "mean")
+    mean = {c.defense.label: c.identity for c in make_plan(read_grid(path)).cells if c.knowledge == "clean"}
+    assert mean["none"] == plain["none"]
+    assert (plain["kit.gray:Identity"].vote, mean["kit.gray:Identity"].vote) == ("plurality", "mean")
+    assert mean["kit.gray:Identity"].id != plain["kit.gray:Identity"].id
+
+
+def test_what_was_learned_on_other_clips_is_no_noise(gray_grid: Write) -> None:
+    borders = ", ".join(
+        f"{{attack: {{name: af_universal, framing: {f}}}, label: {f}}}" for f in ("random", "resnet3d_tiny")
+    )
+    path = gray_grid(
+        ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", f"[{borders}]"),
+        ("norm: linf, size: 0.15", "norm: framing, size: 1"),
+    )
+    known = {c.attack_label: c.knowledge for c in make_plan(read_grid(path)).cells}
+    assert known == {"clean": "clean", "random": "noise", "resnet3d_tiny": "universal"}
 
 
 def test_clips_of_the_evaluated_classifier_itself_are_no_transfer(gray_grid: Write) -> None:
@@ -69,6 +95,7 @@ def test_what_an_attack_cannot_face_is_left_out_with_the_reason(gray_grid: Write
     assert "randomised defence" in reasons["kit.gray:Coin", "FAB+BPDA"]
     # Gray-box clips are meant for other pipelines.
     assert "barely fool" in reasons["none", "EOT"]
+    assert {s.kind for s in plan.skipped} == {"refused"}
 
 
 def test_parts_of_an_attack_belong_to_its_identity(gray_grid: Write, monkeypatch: pytest.MonkeyPatch) -> None:

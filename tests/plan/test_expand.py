@@ -20,6 +20,7 @@ def test_an_impossible_gradient_is_left_out_with_its_reason(gray_grid: Write) ->
     plan = make_plan(read_grid(gray_grid(('"kit.gray:Identity"', "jpeg, kit.gray:Doubled"))))
     assert {(s.defense, s.attack) for s in plan.skipped} == {("jpeg", "PGD+exact")}
     assert all("exact" in s.reason for s in plan.skipped)
+    assert {s.kind for s in plan.skipped} == {"gradient"}
 
 
 def test_bpda_of_a_network_is_its_exact_gradient_and_made_once(gray_grid: Write) -> None:

@@ -136,22 +136,23 @@ def as_version_1(result: CellResult) -> dict[str, Any]:
     """A result as files of version 1 hold it, written down from such a file."""
     content: dict[str, Any] = json.loads(result.to_text())
     settings = content["settings"]
-    settings |= {"engine": 2, "attack": None, "budget": None}
+    settings |= {"engine": 2}
     settings["dataset"] = {"name": "d", "params": {}, "code": "0123456789ab", "files": "content"}
     settings["model"] |= {"weights": "89abcdef01234567"}
-    content |= {"version": 1, "control": {"clips": 4, "passed": True, "said": "0 of 4 clips"}}
-    content["outcomes"][0] |= {"trace": [0.00654629, 12.3456, None], "l2": 5.454586, "changed": 0.989278}
+    content |= {"version": 1, "control": {"clips": 2, "passed": True, "said": "0 of 2 clips are answered differently"}}
+    content["outcomes"][0] |= {"trace": [0.00654629, 12.3456, None], "forwards": 2}
+    content["outcomes"][0] |= {"linf": 0.0156, "l2": 5.454586, "changed": 0.989278}
     return content
 
 
 def test_files_of_version_1_are_read_and_say_that_nobody_knows_their_code(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
-    path.write_text(json.dumps(as_version_1(cell("a", "clean", "clean", "10"))))
+    path.write_text(json.dumps(as_version_1(cell("a", "PGD", "adaptive", "10"))))
     result = read_result(path)
     assert result.version == 2
     assert "before identities followed" in result.stale
     assert result.control is not None
-    assert result.control.message == "0 of 4 clips"
+    assert result.control.message == "0 of 2 clips are answered differently"
     assert (result.settings.engine, result.settings.dataset.files) == ("version 2", {"content": "content"})
     first = result.outcomes[0]
     assert (first.trace, first.l2, first.changed) == ([0.00655, 12.3, None], 5.455, 0.9893)

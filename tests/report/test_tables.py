@@ -105,7 +105,7 @@ def test_clips_that_were_not_attacked_are_not_to_be_detected() -> None:
     for result, scores in zip(cells, ((1.0, 2.0), (1.0, 3.0)), strict=True):
         for outcome, score in zip(result.outcomes, scores, strict=True):
             outcome.measured = [score, 0.0]
-    cells[1].outcomes[1].attacked = True
+    cells[1].outcomes[0].attacked = False
     (table,) = make_tables(cells)
     assert table.rows[0].detected == {"PGD": 1.0}
 
