@@ -9,6 +9,7 @@ first use, never before: every module of its folder (``attacks/``, ``defenses/``
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.metadata
 import inspect
@@ -284,6 +285,18 @@ class Registry:
                 self._import(point.value, partial(self._load_point, point))
             finally:
                 self._distribution = None
+
+    def only(self, name: str, module: str) -> None:
+        """Imports one module in place of :meth:`discover`, where that is enough: a process that needs one component
+        need not read all.
+
+        Args:
+            name: of the component. If the module does not register it, everything is looked through as usual.
+            module: in which its factory is defined.
+        """
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+        self._discovered = self._discovered or name in self._entries or ":" in name
 
     def _load_point(self, point: importlib.metadata.EntryPoint, _: str) -> None:
         loaded = point.load()

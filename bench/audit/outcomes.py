@@ -213,7 +213,7 @@ def derivatives_guide(row: Evidence) -> Finding | None:
         if (cell.settings.attack, cell.settings.budget) != (twin.settings.attack, twin.settings.budget):
             continue
         (fell, _), (gained, _) = _left([twin], [cell]), _left([cell], [twin])
-        if _more_than_chance(len(fell), len(gained)):
+        if more_than_chance(len(fell), len(gained)):
             lost[cell.attack] = fell
     if not lost:
         return None
@@ -225,7 +225,7 @@ def derivatives_guide(row: Evidence) -> Finding | None:
     return Finding(check="derivative", severity="note", message=message, cells=list(lost), clips=clips)
 
 
-def _more_than_chance(wins: int, losses: int) -> bool:
+def more_than_chance(wins: int, losses: int) -> bool:
     """Sign test, one-sided, 5 %: whether so many wins among all decided pairs are no luck."""
     n = wins + losses
     return sum(math.comb(n, k) for k in range(wins, n + 1)) <= 0.05 * 2**n

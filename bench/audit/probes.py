@@ -22,6 +22,7 @@ from bench.errors import BenchError
 from bench.records.audits import Finding, Severity
 from bench.records.identity import Gradient
 from bench.registry import ATTACKS
+from bench.run.alone import slopes
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
 
@@ -42,6 +43,7 @@ class ProbedRow:
             attack.
         gradient: how the attacker differentiates the defence.
         budget: of the row.
+        salt: seeds all random numbers: a defence that knew the streams could behave when they come.
     """
 
     make: Callable[[], DefendedClassifier]
@@ -50,6 +52,7 @@ class ProbedRow:
     labels: Tensor
     gradient: Gradient
     budget: Budget
+    salt: str = ""
 
     def named(self, which: Tensor) -> list[str]:
         """Ids of the clips where ``which (n,)`` is true."""
@@ -59,7 +62,8 @@ class ProbedRow:
         """Share of fresh draws in which each clip is right, ``(n,)``."""
         draws = _DRAWS if defended.stochastic else 1
         right = [
-            defended.decide(clips, ClipRandom.for_clips(self.ids, "audit", key, draw)).prediction == self.labels.cpu()
+            defended.decide(clips, ClipRandom.for_clips(self.ids, "audit", self.salt, key, draw)).prediction
+            == self.labels.cpu()
             for draw in range(draws)
         ]
         return torch.stack(right).double().mean(0)
@@ -67,8 +71,8 @@ class ProbedRow:
     def attacked(self, attack: str, budget: Budget, gradient: Gradient | None = None, key: str = "") -> Tensor:
         """Adversarial clips of an attack through the defence."""
         defended = self.make().with_gradient(gradient or self.gradient)
-        target = defended.target(ClipRandom.for_clips(self.ids, "audit", attack, key, "defence"))
-        rng = ClipRandom.for_clips(self.ids, "audit", attack, key)
+        target = defended.target(ClipRandom.for_clips(self.ids, "audit", self.salt, attack, key, "defence"))
+        rng = ClipRandom.for_clips(self.ids, "audit", self.salt, attack, key)
         return ATTACKS.create(attack)(target, self.clips, self.labels, budget, rng).clips
 
     def broken_by(self, attack: str, budget: Budget, gradient: Gradient | None = None) -> Tensor:
@@ -79,16 +83,26 @@ class ProbedRow:
     def logits(self, defended: DefendedClassifier, clips: Tensor, key: object) -> Tensor:
         """What the defended classifier answers to one draw, on the CPU."""
         with torch.no_grad():
-            return defended(clips, ClipRandom.for_clips(self.ids, "audit", key)).double().cpu()
+            return defended(clips, ClipRandom.for_clips(self.ids, "audit", self.salt, key)).double().cpu()
 
     def noisy(self) -> Tensor:
         """The clips with random noise of the budget's size."""
-        rng = ClipRandom.for_clips(self.ids, "audit", "noise")
+        rng = ClipRandom.for_clips(self.ids, "audit", self.salt, "noise")
         return self.budget.geometry.random_start(self.clips, self.budget.size, rng)
 
 
 def _unit(logits: Tensor) -> Tensor:
     return logits / logits.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def slopes_as_probed(probed: ProbedRow, clips: Tensor, tokens: Sequence[str]) -> Tensor:
+    """What :func:`bench.run.alone.slopes` finds where the probes ask, to be compared with what it finds elsewhere."""
+    return torch.cat(
+        [
+            slopes(probed.make(), probed.gradient, clip[None].to(probed.clips.device), [token], probed.salt)
+            for clip, token in zip(clips, tokens, strict=True)
+        ]
+    )
 
 
 def _differ(one: Tensor, other: Tensor) -> Tensor:
@@ -140,7 +154,9 @@ def clips_are_independent(probed: ProbedRow) -> Finding | None:
         defended = probed.make()
         alone = torch.cat(
             [
-                defended(probed.clips[i : i + 1], ClipRandom.for_clips([probed.ids[i]], "audit", 0)).double().cpu()
+                defended(probed.clips[i : i + 1], ClipRandom.for_clips([probed.ids[i]], "audit", probed.salt, 0))
+                .double()
+                .cpu()
                 for i in range(len(probed.ids))
             ]
         )
@@ -155,7 +171,7 @@ def outputs_are_logits(probed: ProbedRow) -> Finding | None:
     """Probabilities in place of logits: the loss saturates, and its gradient vanishes, at confident answers."""
     defended = probed.make()
     with torch.no_grad():
-        raw = defended.vote_logits(probed.clips, ClipRandom.for_clips(probed.ids, "audit", 0)).double()
+        raw = defended.vote_logits(probed.clips, ClipRandom.for_clips(probed.ids, "audit", probed.salt, 0)).double()
     sums = (raw.sum(-1) - 1).abs().amax() < 1e-5
     if not bool(sums & (raw >= 0).all() & (raw <= 1).all()):
         return None
@@ -189,7 +205,7 @@ def nothing_is_optimised(probed: ProbedRow) -> Finding | None:
     seen: list[str] = []
     defended = probed.make()
     with _watch_autograd(seen), torch.enable_grad():
-        defended.vote_logits(probed.clips[:1], ClipRandom.for_clips(probed.ids[:1], "audit", 0))
+        defended.vote_logits(probed.clips[:1], ClipRandom.for_clips(probed.ids[:1], "audit", probed.salt, 0))
     if not seen:
         return None
     message = (
@@ -213,7 +229,7 @@ def gradients_lead_uphill(probed: ProbedRow) -> list[Finding]:
     gained = torch.zeros_like(promised)
     unusable = torch.zeros(len(probed.ids), dtype=torch.bool)
     for draw in range(draws):
-        rng = ClipRandom.for_clips(probed.ids, "audit", "slope", draw)
+        rng = ClipRandom.for_clips(probed.ids, "audit", probed.salt, "slope", draw)
         target = defended.target(rng.clone())
         value, gradient, _ = target.gradient(noisy, None, probed.labels, cross_entropy)
         size = gradient.flatten(1).double().abs()
@@ -248,7 +264,7 @@ def everything_falls_to_a_large_budget(probed: ProbedRow) -> Finding | None:
     reason."""
     defended = probed.make()
     with torch.no_grad():
-        classes = defended(probed.clips[:1], ClipRandom.for_clips(probed.ids[:1], "audit", 0)).shape[1]
+        classes = defended(probed.clips[:1], ClipRandom.for_clips(probed.ids[:1], "audit", probed.salt, 0)).shape[1]
     clips = probed.attacked("pgd", Budget("linf", LARGE, steps=probed.budget.steps), key="large")
     accuracies = probed.accuracies(probed.make(), clips, "large")
     chance = 1 / classes
@@ -280,8 +296,10 @@ def an_empty_defence_changes_nothing(probed: ProbedRow) -> Finding | None:
     classifier = probed.make().classifier
     attacked = []
     for defense in (_Nothing(), _Nothing(), _Wrapper()):
-        target = DefendedClassifier(classifier, defense).target(ClipRandom.for_clips(probed.ids, "audit", "empty"))
-        rng = ClipRandom.for_clips(probed.ids, "audit", "empty attack")
+        target = DefendedClassifier(classifier, defense).target(
+            ClipRandom.for_clips(probed.ids, "audit", probed.salt, "empty")
+        )
+        rng = ClipRandom.for_clips(probed.ids, "audit", probed.salt, "empty attack")
         attacked.append(ATTACKS.create("pgd")(target, probed.clips, probed.labels, probed.budget, rng).clips)
     bare, again, behind = attacked
     # On a GPU some sums have no fixed order: where the bare classifier does not repeat itself, nothing can be told.
@@ -345,6 +363,17 @@ def the_attack_has_converged(probed: ProbedRow) -> list[Finding]:
                 Finding(check="black box", severity="fault", message=message, clips=probed.named(more_broken))
             )
     return findings
+
+
+def passes(probed: ProbedRow) -> int:
+    """About how many forward passes the probes spend on each clip, a backward pass counting twice."""
+    b = probed.budget
+    label = "eot(draws=10)" if probed.make().stochastic else "pgd"
+    asked = [(label, b)] * 4 + [(label, replace(b, steps=2 * b.steps, restarts=2)), ("fgsm", b)]
+    asked += [("pgd", Budget("linf", LARGE, steps=b.steps))] + [("pgd", b)] * 2
+    asked += [("square(queries=200)", b)] if b.norm in ("linf", "l2") else []
+    costs = [ATTACKS.create(attack).passes(budget) for attack, budget in asked]
+    return sum(forwards + 2 * backwards for forwards, backwards in costs)
 
 
 def probe(probed: ProbedRow) -> list[Finding]:

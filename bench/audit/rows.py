@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
+from bench.audit.asked import Asked, Setting, ask, seconds_of_a_pass
 from bench.audit.outcomes import Evidence, examine, rows_of
-from bench.audit.probes import ProbedRow, probe
+from bench.audit.probes import ProbedRow, passes, probe
 from bench.defense.base import changes_nothing
 from bench.defense.defended import DefendedClassifier, why_not
 from bench.errors import BenchError
@@ -16,7 +20,11 @@ from bench.plan.cells import Cell, Plan
 from bench.records.audits import AuditedRow, Finding
 from bench.records.identity import AskedGradient
 from bench.records.results import CellResult
+from bench.run.guard import Guard
 from bench.threat.budgets import Budget
+
+# What asking one row may take.
+MINUTES = 20.0
 
 
 def _maker(defended: DefendedClassifier, device: torch.device) -> Callable[[], DefendedClassifier]:
@@ -36,7 +44,7 @@ def _cell_of(plan: Plan, row: Evidence) -> Cell | None:
 
 
 def _probed_row(
-    plan: Plan, row: Evidence, clips: int, gradient: AskedGradient, device: torch.device
+    plan: Plan, row: Evidence, clips: int, gradient: AskedGradient, device: torch.device, salt: str
 ) -> ProbedRow | None:
     """What of a row is asked again: its first clips that are right without an attack."""
     cell = _cell_of(plan, row)
@@ -57,6 +65,7 @@ def _probed_row(
         labels=torch.tensor([r.label for r in refs], device=device),
         gradient=gradient,
         budget=_askable(budgets[row.budget]),
+        salt=salt,
     )
 
 
@@ -100,6 +109,13 @@ def audit(
     clips: int = 8,
     gradient: AskedGradient = "auto",
     device: torch.device | str = "cpu",
+    alone: bool = True,
+    minutes: float = MINUTES,
+    salt: str | None = None,
+    defenses: Collection[str] | None = None,
+    store: Path | None = None,
+    data_root: Path | None = None,
+    checkpoint: Path | None = None,
     working_on: Callable[[Evidence], None] = lambda row: None,
 ) -> list[AuditedRow]:
     """Audits every row of some results.
@@ -109,6 +125,12 @@ def audit(
         results: of the grid.
         clips: how many of each row are asked again; 0 looks at the stored outcomes alone.
         gradient: how the probes differentiate the defence: a gradient, or ``auto``: exact where it exists, else bpda.
+        alone: whether attacked and fresh clips are also asked in a process of its own, see :mod:`bench.run.alone`.
+        minutes: what asking one row may take, as far as can be told before; the row says what was left out.
+        salt: seeds all random numbers of the audit; drawn if not given, and kept in the rows.
+        defenses: labels of the rows that are audited; all of them if not given.
+        store: folder of the run's store; shared clips that are in it are not made again.
+        data_root, checkpoint: those that the plan was made with.
         working_on: told of each row before it is audited.
 
     Raises:
@@ -116,14 +138,55 @@ def audit(
     """
     if gradient in ("query", "none"):
         raise BenchError(f"The probes follow a gradient, and {gradient!r} has none: choose exact, bpda or auto.")
+    setting = Setting(
+        plan=plan,
+        clips=clips,
+        salt=salt if salt is not None else secrets.token_hex(8),
+        device=torch.device(device),
+        seconds=60 * minutes,
+        store=store,
+        data_root=data_root,
+        checkpoint=checkpoint,
+    )
+    guard = Guard({c.model.label: c.model.instance for c in plan.cells})
     audited = []
     for row in rows_of(results):
-        if _cell_of(plan, row) is None:
+        cell = _cell_of(plan, row)
+        if cell is None or (defenses is not None and row.defense not in defenses):
             continue
         working_on(row)
-        probed = _probed_row(plan, row, clips, gradient, torch.device(device)) if clips else None
+        guard.begin([cell.defended])
+        probed, dear = _within(_probed_row(plan, row, clips, gradient, setting.device, setting.salt), setting.seconds)
         findings = probe(probed) if probed is not None else []
+        asked = ask(setting, row, _cells_of(plan, row), probed) if probed is not None and alone else Asked(dear=dear)
+        findings += asked.findings
+        what = guard.complaint([cell.defended])
+        if what is not None:
+            message = f"While it was asked, the defence changed {what}, which it must leave alone."
+            findings.append(Finding(check="meddling", severity="fault", message=message))
         of_plan = (exact_gradient_was_taken(plan, row), outcomes_are_of_this_code(plan, row))
         stored = [f for f in of_plan if f is not None]
-        audited.append(examine(row, stored, findings, probed.ids if probed is not None else ()))
+        found = examine(row, stored, findings, probed.ids if probed is not None else ())
+        said = {"alone": asked.clips, "fresh": asked.fresh, "dear": asked.dear, "salt": setting.salt if probed else ""}
+        audited.append(found.model_copy(update=said))
     return audited
+
+
+def _cells_of(plan: Plan, row: Evidence) -> dict[str, Cell]:
+    """The plan's cells of a row, by the label of their attack."""
+    return {
+        c.attack_label: c
+        for c in plan.cells
+        if (c.model.label, c.defense.label) == (row.model, row.defense) and c.threat in ("", row.budget)
+    }
+
+
+def _within(probed: ProbedRow | None, seconds: float) -> tuple[ProbedRow | None, str]:
+    """So many of the clips as the probes can ask in time, two at least; or none, and why."""
+    if probed is None:
+        return None, ""
+    each = seconds_of_a_pass(probed) * passes(probed)
+    count = min(len(probed.ids), int(seconds / each)) if each > 0 else len(probed.ids)
+    if count < min(2, len(probed.ids)):
+        return None, f"probing a clip takes about {each / 60:.3g} min, and {seconds / 60:g} min are allowed for a row"
+    return replace(probed, clips=probed.clips[:count], ids=probed.ids[:count], labels=probed.labels[:count]), ""

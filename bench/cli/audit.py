@@ -29,6 +29,12 @@ def audit(
     gradient: Annotated[
         str, typer.Option(help="How the defence is differentiated when asked again; auto is exact where it exists.")
     ] = "auto",
+    minutes: Annotated[
+        float, typer.Option(help="Time that asking one row may take; what takes longer is left out, and said.", min=0)
+    ] = 20,
+    salt: Annotated[
+        str | None, typer.Option(help="Seed of the audit's random numbers, to repeat one; drawn if not given.")
+    ] = None,
     checkpoint: Checkpoint = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -64,6 +70,11 @@ def audit(
             clips=clips,
             gradient=cast("AskedGradient", gradient),  # an unknown one is refused there
             device=asking.device,
+            minutes=minutes,
+            salt=salt,
+            store=results / ".store",
+            data_root=data_root,
+            checkpoint=checkpoint,
             working_on=lambda row: status.update(f"Auditing {row.model}, {row.defense} ..."),
         )
     path = write_audit(folder, rows)
@@ -76,7 +87,9 @@ def audit(
 
 
 def _print_row(row: AuditedRow) -> None:
-    out.print(f"[bold]{row.grade}[/bold]  {row.model} · {row.defense} · {row.budget}", highlight=False)
+    out.print(f"[bold]{row.grade}[/bold]  {row.model} · {row.defense} · {row.budget}: {row.asked}", highlight=False)
+    if row.dear:
+        out.print(f"   not asked: {row.dear}", highlight=False, markup=False, soft_wrap=True)
     for finding in row.findings:
         cells = f" [{', '.join(finding.cells)}]" if finding.cells else ""
         cut = ", ..." if len(finding.clips) > _NAMED_CLIPS else ""

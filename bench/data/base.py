@@ -80,6 +80,12 @@ class Dataset(ABC):
         """
         return ""
 
+    def fresh(self, count: int, salt: str) -> list[ClipRef]:
+        """Clips of the same kind that belong to no split, drawn by ``salt``: an audit asks about them, so that nobody
+        can know them by heart. :meth:`load` takes them. Empty where there are none, as of videos that were filmed.
+        """
+        return []
+
     def missing(self) -> list[Missing]:
         """Files without which no clip can be loaded; empty when the data set is ready."""
         return []

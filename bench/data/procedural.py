@@ -28,6 +28,7 @@ from torch import Tensor
 
 from bench.data.base import ClipRef, Dataset
 from bench.errors import BenchError, at_least, nearest
+from bench.seeds import seed_of
 
 MOTIONS: tuple[str, ...] = (
     "left",
@@ -56,6 +57,9 @@ TYPICAL = 0.9
 """Share of the clips of an ``actions12`` class that look typical; each of the others looks like another class."""
 
 LEAST_FRAMES, LEAST_SIZE = 2, 16
+
+# Fresh clips lie in so many blocks of 12 behind as many that splits may use.
+_FRESH_BLOCKS = 1 << 48
 
 _REFERENCE_SIZE = 64.0
 _REFERENCE_FRAMES = 16.0
@@ -374,6 +378,13 @@ class ProceduralDataset(Dataset):
 
     def refs(self) -> list[ClipRef]:
         return [ClipRef(f"{self.split}-{i:05d}", i % len(MOTIONS)) for i in range(self.length)]
+
+    def fresh(self, count: int, salt: str) -> list[ClipRef]:
+        """Clips with indices beyond any split, among so many that nobody renders them all; labels cycle."""
+        classes = len(MOTIONS)
+        blocks = [seed_of("fresh", salt, i) % _FRESH_BLOCKS for i in range(count)]
+        indices = [classes * (_FRESH_BLOCKS + block) + i % classes for i, block in enumerate(blocks)]
+        return [ClipRef(f"{self.split}-{index:05d}", index % classes) for index in indices]
 
     def render(self, ref: ClipRef) -> RenderedClip:
         """One clip with its ground truth."""

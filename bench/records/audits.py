@@ -53,6 +53,10 @@ class AuditedRow(BaseModel):
         grade: see :data:`Grade`.
         measured: ids of the cells that were looked at; with other cells the audit says nothing.
         probed: clips that were asked again; 0 if only stored outcomes were looked at.
+        alone: clips of each attack that were asked again in a process of its own, which knows nothing but them.
+        fresh: clips, drawn for the audit, that were asked there too.
+        dear: what was not asked because it takes too long, in words; empty if nothing was left out.
+        salt: by which the audit's random numbers are seeded; with the same, it asks the same.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -64,6 +68,29 @@ class AuditedRow(BaseModel):
     findings: list[Finding]
     measured: list[str]
     probed: int = 0
+    alone: int = 0
+    fresh: int = 0
+    dear: str = ""
+    salt: str = ""
+
+    @property
+    def asked(self) -> str:
+        """What was asked, in words."""
+        if not self.probed:
+            return "stored outcomes only"
+        there = f"asked {self.probed} clips again" + (
+            f", {self.alone} of them in a process of its own" if self.alone else ""
+        )
+        return there + (f", and {self.fresh} fresh ones" if self.fresh else "")
+
+    @property
+    def shown(self) -> str:
+        """The grade as tables show it: what it stands on is said where nothing, or not all, was asked."""
+        if not self.probed:
+            return f"{self.grade} (outcomes{'; the rest is too dear' if self.dear else ''})"
+        if not self.alone:
+            return f"{self.grade} (probes{'; the rest is too dear' if self.dear else ''})"
+        return f"{self.grade} (in part; the rest is too dear)" if self.dear else self.grade
 
 
 def grade(findings: Sequence[Finding]) -> Grade:

@@ -38,7 +38,8 @@ it stands below the complete rows. `void`: attacked with a budget of zero, the d
 Against a randomised defence every figure is the average over several fresh passes per clip, and the union takes the
 attack that hurts most by half of the passes and counts the other half. **Audit**: the grade that `bench audit` gave,
 from A (nothing found) over B (warnings) and C (a figure is too high) to F (void, or no adaptive attack); "(outcomes)"
-where it looked at stored outcomes alone and asked no clip again. **ROC**: of a defence that measures clips, the area
+where it looked at stored outcomes alone and asked no clip again, "(probes)" where no other process was asked, and "too
+dear" where asking takes longer than was allowed. **ROC**: of a defence that measures clips, the area
 under the curve by which the measure tells attacked clips from clean ones. **Seconds**: wall time of one clean clip
 through the defence and its classifier, when the row was last run.
 
@@ -194,7 +195,7 @@ def _audits(folder: Path, cells: Iterable[CellResult]) -> dict[tuple[str, str, s
     """Grades by classifier, defence and budget. An audit of other cells than these says nothing about them."""
     measured = {(c.model, c.defense, c.cell) for c in cells}
     return {
-        (r.model, r.defense, r.budget): r.grade if r.probed else f"{r.grade} (outcomes)"
+        (r.model, r.defense, r.budget): r.shown
         for r in read_audit(folder)
         if all((r.model, r.defense, cell) in measured for cell in r.measured)
     }

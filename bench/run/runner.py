@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.data.base import ClipRef, MissingClip
 from bench.defense.defended import DefendedClassifier
@@ -19,7 +19,9 @@ from bench.records.identity import digest
 from bench.records.outcome import Outcome, Status
 from bench.run.control import compare
 from bench.run.engine import LocalEngine
+from bench.run.guard import Guard
 from bench.run.store import Adversarial, Store
+from bench.weights.files import fingerprint
 
 # Clips of each adaptive cell that the zero-budget control attacks, and the steps it takes: enough to notice a pipeline
 # that changes while it is asked.
@@ -40,6 +42,14 @@ class Progress(Protocol):
 
     def advance(self, work: float, clips: int, cells: int) -> None:
         """So much was done and stored."""
+
+
+@dataclass(frozen=True)
+class _Suspect:
+    """Who is at work on a batch: in words, and the network that is asked, if one is."""
+
+    name: str
+    network: nn.Module | None
 
 
 class Silent:
@@ -82,6 +92,7 @@ class Runner:
         self._retry, self._control_clips = retry, control
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
         self._cached_bytes = 0
+        self._guard: Guard | None = None
         self._clean_cells = {(c.model.label, c.defense.label): c for c in plan.cells if c.knowledge == "clean"}
 
     def run(self) -> None:
@@ -89,13 +100,15 @@ class Runner:
         the plan's ``skipped``, with the reason.
 
         Raises:
-            BenchError: a setting turns out to be impossible; everything computed so far is stored.
+            BenchError: a setting turns out to be impossible, or a classifier's weights are not those that were loaded;
+                everything computed so far is stored.
         """
         if self._retry:
             self._forget_flawed()
         pending = {c.id: self._pending(self.store.done(c.id)) for c in self.plan.cells}
         open_cells = [c for c in self.plan.cells if pending[c.id]]
         self._check_classifiers(open_cells)
+        self._guard = Guard(self._loaded_classifiers())
         units = {c.unit.id: c.unit for c in open_cells if c.unit and c.unit.shared}
         unmade = {u: self._pending(self.store.clips_done(u)) for u in units}
         work = sum(_weight(units[u]) * len(refs) for u, refs in unmade.items())
@@ -150,16 +163,18 @@ class Runner:
         """Makes and stores the shared adversarial clips of a unit."""
         self.progress.working_on(f"{cell.model.label}: making {cell.attack_label} clips")
 
-        def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
+        def work(batch: Sequence[ClipRef], clips: Tensor) -> Callable[[], None]:
             # Shared clips meet other defences, which may be right where the bare classifier is wrong: none is left out.
             adversarial = self._attack(unit, batch, clips, [False] * len(batch))
-            self.store.add_clips(unit.id, [r.id for r in batch], adversarial)
+            return lambda: self.store.add_clips(unit.id, [r.id for r in batch], adversarial)
 
         def give_up(ref: ClipRef, status: Status, error: str) -> None:
             self.store.add_clip_error(unit.id, ref.id, status, error)
 
+        self._watch(unit.defended)
+        who = f"attack {cell.attack_label} on {cell.model.label}"
         for batch in self._batches(cell, refs):
-            self._attempt(batch, work, give_up)
+            self._attempt(batch, work, give_up, _Suspect(who, unit.defended))
             self.progress.advance(_weight(unit) * len(batch), 0, 0)
 
     def _run_cell(self, cell: Cell, refs: list[ClipRef]) -> None:
@@ -169,27 +184,25 @@ class Runner:
         mistaken = self._mistaken(cell) if cell.unit and not shared else set()
         settings = cell.identity.model_dump_json(exclude_defaults=True)
 
-        def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
+        def work(batch: Sequence[ClipRef], clips: Tensor) -> Callable[[], None]:
             adversarial: Adversarial | None = None
             if shared:
                 adversarial = self.store.load_clips(shared.id, [r.id for r in batch])
             elif cell.unit:
                 adversarial = self._attack(cell.unit, batch, clips, [r.id in mistaken for r in batch])
-            self.store.add(
-                cell.id,
-                cell.identity.model_dump_json(exclude_defaults=True),
-                self.engine.judge(cell, batch, clips, adversarial),
-            )
+            outcomes = self.engine.judge(cell, batch, clips, adversarial)
+            return lambda: self.store.add(cell.id, settings, outcomes)
 
         def give_up(ref: ClipRef, status: Status, error: str) -> None:
             outcome = Outcome(clip=ref.id, label=ref.label, status=status, error=error)
             self.store.add(cell.id, settings, [outcome])
 
+        suspect = self._suspect(cell)
         for batch in self._batches(cell, refs):
             for ref in batch:
                 if ref.id in errors:
                     give_up(ref, *errors[ref.id])
-            self._attempt([r for r in batch if r.id not in errors], work, give_up)
+            self._attempt([r for r in batch if r.id not in errors], work, give_up, suspect)
             self.progress.advance(_cell_weight(cell) * len(batch), len(batch), 0)
         self.progress.advance(0, 0, 1)
 
@@ -207,17 +220,46 @@ class Runner:
         unit = replace(cell.unit, budget=nothing, attack=attack)
         attacked: list[Outcome] = []
 
-        def work(batch: Sequence[ClipRef], clips: Tensor) -> None:
+        def work(batch: Sequence[ClipRef], clips: Tensor) -> Callable[[], None]:
             adversarial = self.engine.attack(unit, batch, clips, [False] * len(batch))
-            attacked.extend(self.engine.judge(replace(cell, unit=unit), batch, clips, adversarial))
+            outcomes = self.engine.judge(replace(cell, unit=unit), batch, clips, adversarial)
+            return lambda: attacked.extend(outcomes)
 
         def give_up(ref: ClipRef, status: Status, error: str) -> None:
             attacked.append(Outcome(clip=ref.id, label=ref.label, status=status, error=error))
 
-        size = self._batch_size(cell)
+        size, suspect = self._batch_size(cell), self._suspect(cell)
         for first in range(0, len(refs), size):
-            self._attempt(refs[first : first + size], work, give_up)
+            self._attempt(refs[first : first + size], work, give_up, suspect)
         self.store.add_control(cell.id, compare(attacked, [clean[o.clip] for o in attacked]))
+
+    def _loaded_classifiers(self) -> dict[str, nn.Module]:
+        """The bare classifiers, those to transfer from among them, with the weights that the plan found in them."""
+        units = [c.unit.model for c in self.plan.cells if c.unit and c.unit.model]
+        models = {m.label: m for m in (*(c.model for c in self.plan.cells), *units)}
+        for model in models.values():
+            if model.identity.weights and fingerprint(model.instance) != model.identity.weights:
+                raise BenchError(
+                    f"The weights of classifier {model.label} are not those that were loaded: one of the defences "
+                    f"({', '.join({c.defense.label: None for c in self.plan.cells})}) changed them when it was made."
+                )
+        return {label: model.instance for label, model in models.items()}
+
+    def _suspect(self, cell: Cell) -> _Suspect:
+        """Whom a batch of a cell is charged to: its defence."""
+        self._watch(cell.defended)
+        who = f"defence {cell.defense.label} on {cell.model.label}, {cell.attack_label}"
+        return _Suspect(who, cell.defended)
+
+    def _watch(self, network: nn.Module | None) -> None:
+        if self._guard is not None and network is not None:
+            self._guard.begin([network])
+
+    def _spoiled(self, suspect: _Suspect) -> str | None:
+        """One sentence if the batch that was worked on changed what is not its own; all is put back then."""
+        networks = [suspect.network] if suspect.network is not None else []
+        what = self._guard.complaint(networks) if self._guard is not None else None
+        return f"while {suspect.name} was at work, it changed {what}, which it must leave alone" if what else None
 
     def _mistaken(self, cell: Cell) -> set[str]:
         """Clips of an adaptive cell that need no attack: a mistake on the clean clip is final for the deterministic
@@ -290,10 +332,19 @@ class Runner:
     def _attempt(
         self,
         batch: Sequence[ClipRef],
-        work: Callable[[Sequence[ClipRef], Tensor], None],
+        work: Callable[[Sequence[ClipRef], Tensor], Callable[[], None]],
         give_up: Callable[[ClipRef, Status, str], None],
+        suspect: _Suspect,
     ) -> None:
-        """Works on a batch; if that raises, on each clip alone, so that only the guilty ones are charged."""
+        """Works on a batch; if that raises, on each clip alone, so that only the guilty ones are charged.
+
+        Nothing of it is kept where weights or modes are other ones afterwards than before: see :class:`Guard`.
+
+        Args:
+            work: returns what keeps its result.
+            give_up: keeps a status and its reason in place of one.
+            suspect: who is at work.
+        """
         loaded: list[ClipRef] = []
         clips: list[Tensor] = []
         for ref in batch:
@@ -305,22 +356,29 @@ class Runner:
                 give_up(ref, *clip)
         if not loaded:
             return
+        keep: Callable[[], None] | None = None
+        message = ""
         try:
-            work(loaded, torch.stack(clips))
-            return
+            keep = work(loaded, torch.stack(clips))
         except BenchError:
+            self._spoiled(suspect)
             raise
         except Exception as error:  # noqa: BLE001 - recorded with the clip, shown in every table, never robust
             reason = str(error).strip().splitlines()
             message = f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
         # Out of the except block: its traceback would keep the tensors of the failed batch alive.
-        if len(loaded) == 1:
-            give_up(loaded[0], "failed", message)
+        spoiled = self._spoiled(suspect)
+        if spoiled is not None or (keep is None and len(loaded) == 1):
+            for ref in loaded:
+                give_up(ref, "failed", spoiled or message)
+            return
+        if keep is not None:
+            keep()
             return
         if self.engine.device.type == "cuda":
             torch.cuda.empty_cache()
         for ref in loaded:
-            self._attempt([ref], work, give_up)
+            self._attempt([ref], work, give_up, suspect)
 
 
 def _weight(unit: ClipsUnit) -> float:
