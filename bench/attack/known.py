@@ -82,7 +82,12 @@ SMOOTH = Kind(
 )
 ROUGH = Kind(
     "a purifier that is not differentiable",
-    (*_climbs("bpda"), _TRANSFERRED, Move("square(queries=200)", "query")),
+    (
+        *_climbs("bpda"),
+        Move("pgd(loss='margin')", "bpda-identity", steps=2),  # whatever the stand-in of its author is worth
+        _TRANSFERRED,
+        Move("square(queries=200)", "query", restarts=1),
+    ),
 )
 RANDOM = Kind(
     "a randomised, differentiable purifier",
@@ -90,7 +95,7 @@ RANDOM = Kind(
 )
 RANDOM_ROUGH = Kind(
     "a randomised purifier that is not differentiable",
-    (_TRANSFERRED, *_expectations("bpda")),
+    (_TRANSFERRED, *_expectations("bpda"), Move(_averaged("pgd"), "bpda-identity")),
 )
 DENOISER = Kind(
     "a deterministic diffusion purifier",

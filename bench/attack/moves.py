@@ -15,7 +15,7 @@ from bench.attack.best import Best
 from bench.attack.survivors import Survivors
 from bench.attack.target import Target
 from bench.attack.turns import Looks, Part, Turn, in_turn
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, Impossible, nearest
 from bench.records.identity import Gradient
 from bench.registry import ATTACKS, Spec
 from bench.seeds import ClipRandom
@@ -142,7 +142,10 @@ class Moves(Attack):
 
         def turn(left: Survivors) -> AttackResult:
             rows = left.rows
-            result = attack(Part(way, rows), left.clips, left.labels, move.effort(left.budget), left.rng)
+            try:
+                result = attack(Part(way, rows), left.clips, left.labels, move.effort(left.budget), left.rng)
+            except Impossible:  # the identity cannot stand for what changes the shape of clips: other moves can
+                return AttackResult(left.clips)
             if result.trace is not None:
                 flat[rows] &= _spread(result.trace) == 0
             return result

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.attack.target import Answer, Target, Transform
 from bench.defense.base import Defense, Purifier, RobustModel
-from bench.errors import BenchError
+from bench.errors import BenchError, Impossible
 from bench.records.identity import Gradient
 from bench.seeds import ClipRandom
 
@@ -304,7 +304,7 @@ def _stand_in(purifier: Purifier, gradient: Gradient, clips: Tensor, rng: ClipRa
     stand_in: Tensor = clips if gradient == "bpda-identity" else getattr(purifier, hook)(clips, rng)
     if stand_in.shape not in (purified.shape, purified.shape[-5:]):
         if gradient == "bpda-identity":
-            raise BenchError(
+            raise Impossible(
                 f"{type(purifier).__name__} turns clips of shape {tuple(clips.shape)} into {tuple(purified.shape)}, "
                 "through which the identity cannot pass a gradient back: use bpda or exact."
             )
@@ -316,9 +316,13 @@ def _stand_in(purifier: Purifier, gradient: Gradient, clips: Tensor, rng: ClipRa
     return stand_in
 
 
+# Backward, the identity in place of what is not there.
+_OF_NETWORKS = ("bpda", "bpda-identity")
+
+
 def settled(defense: Defense, gradient: Gradient) -> Gradient:
     """The gradient that is really taken: nothing of a network needs a stand-in, and its ``bpda`` is its exact one."""
-    return "exact" if gradient == "bpda" and isinstance(defense, RobustModel) else gradient
+    return "exact" if gradient in _OF_NETWORKS and isinstance(defense, RobustModel) else gradient
 
 
 def why_not(defense: Defense, gradient: Gradient) -> str | None:
@@ -328,7 +332,7 @@ def why_not(defense: Defense, gradient: Gradient) -> str | None:
         return f"Unknown gradient {gradient!r}; known: {', '.join(GRADIENTS)}."
     if gradient in ("exact", "diffattack") and isinstance(defense, Purifier) and not defense.differentiable:
         return f"{name} has no {gradient} gradient because part of it is not differentiable; use bpda."
-    if gradient not in ("exact", "bpda", "query", "none") and isinstance(defense, RobustModel):
+    if gradient not in ("exact", "query", "none", "strongest", *_OF_NETWORKS) and isinstance(defense, RobustModel):
         return f"{name} is a network, differentiable as it is: there is nothing for {gradient} to replace; use exact."
     if gradient == "surrogate" and getattr(type(defense), "surrogate", None) is Purifier.surrogate:
         return f"{name} has no cheaper process for surrogate to differentiate; use exact or bpda."

@@ -21,7 +21,9 @@ from bench.weights.zoo import build_classifier, zoo_file
 SHAPE = (3, 2, 4, 6)
 
 
-def attack(model: nn.Module | Target, clips: Tensor, size: float, labels: Tensor | None = None, **how: Any) -> AttackResult:
+def attack(
+    model: nn.Module | Target, clips: Tensor, size: float, labels: Tensor | None = None, **how: Any
+) -> AttackResult:
     labels = zeros(len(clips)) if labels is None else labels
     return VBAD(**how)(model, clips, labels, Budget("linf", size), ClipRandom(range(len(clips))))
 

@@ -102,7 +102,15 @@ def test_shipped_grids_are_valid_and_their_reported_figures_exist(name: str) -> 
     assert grid.attack_sections[0].attack is None  # Standard comes first
     if grid.reported is not None:
         reported = Reported(grid.reported, shipped_folder())
-        labels = [*(s.label for s in grid.attack_sections), *grid.worst, "Union", "Mean", "Seconds", *grid.averages, *grid.across]
+        labels = [
+            *(s.label for s in grid.attack_sections),
+            *grid.worst,
+            "Union",
+            "Mean",
+            "Seconds",
+            *grid.averages,
+            *grid.across,
+        ]
         rows = [*(str(s) for s in grid.defense_specs), *grid.oracles]
         for budget in map(str, map(Budget.parse, grid.budgets)):
             for defense in grid.reported.defenses:

@@ -11,8 +11,9 @@ import torch
 from kit.gray import Doubled, Identity, level_classifier
 from kit.running import run
 from kit.selection import Selecting
+from torch import Tensor
 
-from bench import BenchError, Budget, Purifier, RobustModel, evaluate
+from bench import BenchError, Budget, ClipRandom, Purifier, RobustModel, evaluate
 from bench.attack.known import BRANCHING, DENOISER, NETWORK, RANDOM, RANDOM_DENOISER, ROUGH, SMOOTH, moves_against
 from bench.attack.moves import Moves
 from bench.grids.grid import AttackSection, read_grid
@@ -105,6 +106,27 @@ def test_adaptive_is_a_column_of_its_own_that_no_other_attack_of_the_row_beats(
         assert (headline.knowledge, headline.gradient) == ("adaptive", "strongest")
         assert all(headline.score.correct <= c.score.correct for (d, _), c in cells.items() if d == defense)
         assert headline.score.correct == 0
+
+
+class Halved(Purifier):
+    """Drops every other frame: the identity cannot stand for it, and its stand-in can."""
+
+    differentiable = False
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return clips[:, :, ::2].detach()
+
+    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return clips[:, :, ::2]
+
+
+def test_rows_of_every_kind_have_the_column(gray_grid: Write, tmp_path: Path) -> None:
+    """A robust model, and a purifier for which one of the moves does not exist."""
+    path = gray_grid((ALL, "[clean, adaptive]"), ('"kit.gray:Identity"', f'"kit.gray:Doubled", "{__name__}:Halved"'))
+    cells = run(path, tmp_path / "s")
+    for defense in ("kit.gray:Doubled", f"{__name__}:Halved"):
+        assert cells[defense, "clean"].score.correct == 6
+        assert cells[defense, "adaptive"].score.correct == 0
 
 
 def test_adaptive_brings_its_own_gradients(gray_grid: Write) -> None:
