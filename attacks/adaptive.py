@@ -35,6 +35,7 @@ class Adaptive(Moves):
 
     Args:
         extra: further moves, written as columns of grids are: ``"tt+exact"``.
+        draws: of a randomised defence, over which each step against it averages.
         looks: how often a randomised defence is asked about each move's clip.
     """
 
@@ -42,15 +43,16 @@ class Adaptive(Moves):
         norm for norm in Moves.norms if norm != "framing"
     )  # nothing adaptive is known against a learned border
 
-    def __init__(self, extra: Sequence[str] = (), looks: int = 5) -> None:
+    def __init__(self, extra: Sequence[str] = (), draws: int = 5, looks: int = 5) -> None:
+        at_least("draws", draws, 1)
         at_least("looks", looks, 1)
         if not isinstance(extra, list | tuple):
             raise ValueError(f"extra must be a list of moves such as ['tt+exact'], not {extra!r}")
-        self.extra = moves_of(extra)
+        self.extra, self.draws = moves_of(extra), draws
         super().__init__(looks=looks)
 
     def _ready(self, budget: Budget) -> Moves:
-        return self if self.moves else self.armed([*moves_against(NETWORK, budget), *self.extra])
+        return self if self.moves else self.armed([*moves_against(NETWORK, budget, self.draws), *self.extra])
 
     def passes(self, budget: Budget) -> tuple[int, int]:
         return Moves.passes(self._ready(budget), budget)

@@ -78,8 +78,14 @@ class Moves(Attack):
     Args:
         moves: what to run.
         looks: how often a randomised defence is asked about each move's clip.
+
+    Attributes:
+        draws: of a randomised defence, that the moves of a list average over.
+        extra: moves that are added to a list.
     """
 
+    draws: int = 5
+    extra: Sequence[Move] = ()
     norms = (
         *("linf", "l2", "rectangle", "border", "pixels"),
         *("flicker", "one-frame", "mult-linf", "mult-l2", "framing"),
