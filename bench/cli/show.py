@@ -25,16 +25,19 @@ class What(StrEnum):
     defenses = "defenses"
     datasets = "datasets"
     models = "models"
+    gradients = "gradients"
     grids = "grids"
     weights = "weights"
 
 
 def list_(
-    what: Annotated[What, typer.Argument(help="attacks, defenses, datasets, models, grids or weights")],
+    what: Annotated[What, typer.Argument(help="attacks, defenses, datasets, models, gradients, grids or weights")],
     as_json: AsJson = False,
 ) -> None:
-    """List what is registered, or the shipped weights."""
-    if what is What.grids:
+    """List what is registered, the ways to differentiate a defence, or the shipped weights."""
+    if what is What.gradients:
+        items = [_gradient(name) for name in _gradients()]
+    elif what is What.grids:
         from bench.grids.grid import read_grid, shipped_grids
 
         items = [{"name": n, "summary": read_grid(p).title} for n, p in shipped_grids().items()]
@@ -57,7 +60,7 @@ def list_(
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="Name of an attack, defence, data set, classifier or grid.")],
+    name: Annotated[str, typer.Argument(help="Name of an attack, defence, data set, classifier, gradient or grid.")],
     as_json: AsJson = False,
     sheet: Annotated[Path | None, typer.Option(help="Of a data set: write a contact sheet (.png).")] = None,
     animate: Annotated[Path | None, typer.Option(help="Of a data set: write an animated sheet (.gif).")] = None,
@@ -73,8 +76,9 @@ def show(
 
     entries = [e for r in REGISTRIES.values() for e in r if e.name == name]
     grids = shipped_grids()
-    if not entries and name not in grids:
-        names = [e.name for r in REGISTRIES.values() for e in r] + list(grids)
+    gradient = name.lower() if name.lower() in _gradients() else None
+    if not entries and gradient is None and name not in grids:
+        names = [e.name for r in REGISTRIES.values() for e in r] + list(_gradients()) + list(grids)
         raise BenchError(f"Nothing is called {name!r}{nearest(name, names)}; see 'bench list attacks' and the like.")
     if clips and animate is None:
         animate = Path(f"{name}.gif")
@@ -85,6 +89,8 @@ def show(
         _draw(dataset, count, sheet, animate, data_root)
         return
     described = [_describe(e) for e in entries]
+    if gradient is not None:
+        described.append(_gradient(gradient))
     if name in grids:
         grid = read_grid(grids[name])
         described.append({"kind": "grid", "origin": str(grids[name]), **json.loads(grid.model_dump_json())})
@@ -95,8 +101,57 @@ def show(
         if item["kind"] == "grid":  # as it is written, to copy and change
             text = grids[name].read_text(encoding="utf-8").rstrip()
             out.print(f"# {item['origin']}\n{text}", markup=False, highlight=False, soft_wrap=True)
+        elif item["kind"] == "gradient":
+            _print_gradient(item)
         else:
             _print_description(item)
+
+
+# Where a gradient comes from, and the method by which a purifier has one of its own.
+_SOURCES = {
+    "bpda": "Athalye, Carlini and Wagner, Obfuscated Gradients Give a False Sense of Security, ICML 2018",
+    "surrogate": "Lee and Kim, Robust Evaluation of Diffusion-Based Adversarial Purification, ICCV 2023",
+    "diffattack": "Kang, Song and Li, DiffAttack: Evasion Attacks Against Diffusion-Based Adversarial Purification, "
+    "NeurIPS 2023",
+}
+_HOOKS = {"bpda": "bpda", "bpda-lowpass": "lowpass", "surrogate": "surrogate", "diffattack": "deviation"}
+
+
+def _gradients() -> tuple[str, ...]:
+    from bench.defense.defended import GRADIENTS
+
+    return tuple(g for g in GRADIENTS if g != "none")
+
+
+def _gradient(name: str) -> dict[str, Any]:
+    """A gradient as it is shown: not an attack by itself, but how any attack differentiates the defence before it."""
+    from bench.defense.base import Purifier
+    from bench.defense.defended import GRADIENTS
+    from bench.registry import DEFENSES
+
+    hook = _HOOKS.get(name)
+    own = [e.name for e in DEFENSES if hook and getattr(e.factory, hook, None) not in (None, getattr(Purifier, hook))]
+    summary = next(words for gradient, words in GRADIENTS.items() if gradient == name)
+    return {
+        "name": name,
+        "kind": "gradient",
+        "summary": summary,
+        "source": _SOURCES.get(name, ""),
+        "usage": f"rays+{name}" if name == "query" else f"pgd+{name}",
+        "defenses": own,
+    }
+
+
+def _print_gradient(item: dict[str, Any]) -> None:
+    out.print(f"[bold]{item['name']}[/bold]  (gradient)", highlight=False)
+    lines = [f"How an attack differentiates the defence: {item['summary']}."]
+    if item["source"]:
+        lines += ["", f"Source: {item['source']}"]
+    lines += ["", f"Any attack takes it: --attack {item['usage']}, or 'gradient: {item['name']}' in a grid."]
+    if item["defenses"]:
+        of = "With a stand-in of their own" if item["name"] == "bpda" else "Defences that have it"
+        lines.append(f"{of}: {', '.join(item['defenses'])}")
+    out.print("\n".join(lines), markup=False, highlight=False)
 
 
 def _draw(dataset: Entry, count: int, sheet: Path | None, animate: Path | None, data_root: Path | None) -> None:

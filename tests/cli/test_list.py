@@ -10,10 +10,12 @@ import pytest
 from kit.commands import Answer
 from PIL import Image
 
+from bench.defense.defended import GRADIENTS
+
 Bench = Callable[..., Answer]
 
 
-@pytest.mark.parametrize("what", ["attacks", "defenses", "datasets", "models", "grids", "weights"])
+@pytest.mark.parametrize("what", ["attacks", "defenses", "datasets", "models", "gradients", "grids", "weights"])
 def test_lists_are_also_json(bench: Bench, what: str) -> None:
     plain, listed = bench("list", what), json.loads(bench("list", what, "--json").out)
     assert isinstance(listed, list)
@@ -32,6 +34,42 @@ def test_show_explains_a_component(bench: Bench, name: str) -> None:
     for parameter in item.get("parameters", []):
         assert parameter["name"] in plain
         assert parameter["help"], f"{parameter['name']} is not documented"
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_show_explains_a_gradient(bench: Bench, name: str) -> None:
+    """It is no attack by itself, but what users call one."""
+    if name == "none":  # nobody asks for it
+        assert "Nothing is called 'none'" not in bench("show", name).err  # the undefended classifier
+        return
+    (item,) = json.loads(bench("show", name, "--json").out)
+    assert (item["name"], item["kind"]) == (name, "gradient")
+    plain = bench("show", name).out
+    assert GRADIENTS[name] in " ".join(plain.split())
+    assert f"+{name}" in plain
+    assert bench("show", name.upper()).out == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "has", "has_not"),
+    [
+        ("bpda", "temporal_shuffle", "mean"),
+        ("bpda-lowpass", "diffpure_ddim", "jpeg"),
+        ("surrogate", "videopure", "mean"),
+        ("diffattack", "diffpure_ddpm", "temporal_shuffle"),
+    ],
+)
+def test_a_gradient_says_which_defences_have_one_of_their_own(bench: Bench, name: str, has: str, has_not: str) -> None:
+    (item,) = json.loads(bench("show", name, "--json").out)
+    assert has in item["defenses"]
+    assert has_not not in item["defenses"]
+    assert item["source"] or name == "bpda-lowpass"
+
+
+def test_a_gradient_that_is_misspelt_is_suggested(bench: Bench) -> None:
+    answer = bench("show", "diffatack")
+    assert answer.code == 2
+    assert "did you mean 'diffattack'?" in answer.err
 
 
 def test_every_registered_component_documents_its_parameters() -> None:
