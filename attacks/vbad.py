@@ -36,8 +36,9 @@ class VBAD(SampledAttack):
     signs of those weights, and the clip takes a step along it. There are as many unknowns as patches, not as values.
 
     As published: the uniform start, 8 by 8 patches in every frame, 48 queries for an estimate at ``sigma`` 1e-3, ranks
-    as weights, the cross-entropy of the true class, and first steps of a fifth of the budget, which are halved down to
-    a fiftieth. The image networks that the paper transfers from are not shipped: here it is another classifier's
+    as weights, and first steps of a fifth of the budget, which are halved down to a fiftieth. The paper's loss is the
+    probability of the true class (``ce``), which a confident classifier rounds to 1 wherever it is asked; the default
+    is the margin. The image networks that the paper transfers from are not shipped: here it is another classifier's
     cross-entropy, or no network at all. The released code halves the step whenever the loss *has* risen over 20 looks,
     ours when it has not. The paper's targeted attack starts from a clip of the class to reach and draws nearer to the
     clean one, which ends in no given budget; here it starts like the untargeted one, in the budget, and stays there.
@@ -70,7 +71,7 @@ class VBAD(SampledAttack):
         split: int = 8,
         samples: int = 48,
         sigma: float = 1e-3,
-        loss: str = "ce",
+        loss: str = "margin",
         target: Literal["runner_up", "least_likely"] | None = None,
         ranked: bool = True,
     ) -> None:

