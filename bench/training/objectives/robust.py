@@ -26,9 +26,13 @@ from bench.weights.files import load_checkpoint, load_strictly
 
 # Lo and Patel (IEEE TIP 2022): side of the rectangle, width of the border and number of pixels in frames of 112 x 112.
 _SIDE, _WIDTH, _PIXELS, _FRAME = 30, 10, 100, 112
-# The way of their five steps, which fewer steps share: 1/255 each for PGD, 70/255 for the others.
+# The way of their five steps, which fewer steps share: 1/255 each for PGD, 70/255 for the others; for PGD in l2 and
+# MultAV, which only the networks compared with OUDefend see, 1 and a hundredth.
 _LP_WAY, _REGION_WAY = 5 / 255, 350 / 255
+_L2_WAY, _MULT_WAY = 5.0, 0.05
 _EPS = 4 / 255
+# Attacks that are not registered by their own name: PGD-L2 starts from the clean clip (docs/decisions.md).
+_MADE_BY: dict[str, tuple[str, dict[str, Any]]] = {"pgd_l2": ("pgd", {"start": "clean"})}
 ATTACKED = ("pgd", "roa", "af", "spa")
 # Whose branch of MultiBN they belong to.
 _BRANCH = {"clean": "clean", "pgd": "lp", "spa": "lp", "roa": "physical", "af": "physical"}
@@ -36,18 +40,21 @@ _CHUNK = 25
 
 
 def budget_of(attack: str, side: int, steps: int, sizes: Mapping[str, float] | None = None) -> Budget:
-    """The threat model of MultiBN for one of its four attacks, on frames whose shorter side is ``side`` pixels.
+    """The threat model of MultiBN for one of its four attacks, or of OUDefend for the two that it adds, on frames whose
+    shorter side is ``side`` pixels.
 
     Args:
-        sizes: of some attacks; for the others, 4/255, and rectangles, borders and pixels that take the same part of the
-            frame as in the paper.
+        sizes: of some attacks; for the others, 4/255, a ball of 160 and ratios of 1.04, and rectangles, borders and
+            pixels that take the same part of the frame as in the paper.
 
     Raises:
-        BenchError: it is none of ``pgd``, ``roa``, ``af`` and ``spa``.
+        BenchError: it is none of ``pgd``, ``pgd_l2``, ``multav``, ``roa``, ``af`` and ``spa``.
     """
     part = side / _FRAME
     known = {
         "pgd": ("linf", _EPS, _LP_WAY),
+        "pgd_l2": ("l2", 160, _L2_WAY),
+        "multav": ("mult-linf", 0.04, _MULT_WAY),
         "roa": ("rectangle", round(_SIDE * part), _REGION_WAY),
         "af": ("border", round(_WIDTH * part), _REGION_WAY),
         "spa": ("pixels", round(_PIXELS * part**2), _REGION_WAY),
@@ -63,7 +70,8 @@ def crafted(
     network: nn.Module, attack: str, clips: Tensor, labels: Tensor, budget: Budget, generator: torch.Generator
 ) -> Tensor:
     """Attacked clips of one training step: the last iterate, against a network in evaluation mode."""
-    last_iterate: Attack = ATTACKS.create(Spec(attack, {"keep": "last"}))
+    name, options = _MADE_BY.get(attack, (attack, {}))
+    last_iterate: Attack = ATTACKS.create(Spec(name, {"keep": "last", **options}))
     return last_iterate(network, clips, labels, budget, _streams(clips, generator)).clips
 
 
@@ -93,7 +101,8 @@ class RobustClassification(Classification):
     """What the training family shares: the network, its attacks, and its figures.
 
     Args:
-        attacks: those of the training, of ``pgd``, ``roa``, ``af``, ``spa``; their budgets are :func:`budget_of`.
+        attacks: those of the training, of ``pgd``, ``pgd_l2``, ``multav``, ``roa``, ``af``, ``spa``; their budgets are
+            :func:`budget_of`.
         steps: of each attack; five in the paper.
         sizes: of some attacks' budgets, see :func:`budget_of`.
         architecture: what the classifier is turned into, of
@@ -236,11 +245,13 @@ class AdversarialTraining(RobustClassification):
     Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018.
 
     Of several attacks, the mean over all (``avg``) or, clip by clip, the largest (``max``): Tramer and Boneh,
-    Adversarial Training and Robustness for Multiple Perturbations, NeurIPS 2019. The published code of MultiBN picks
-    the largest for a whole batch; per clip is what the method says (``docs/decisions.md``).
+    Adversarial Training and Robustness for Multiple Perturbations, NeurIPS 2019. The largest is chosen by the network
+    in evaluation mode, and what was not chosen takes no part in the training. The published code of MultiBN picks the
+    largest for a whole batch; per clip is what the method says (``docs/decisions.md``).
 
     Args:
-        clean: whether clean clips are a term of their own, as the comparison of MultiBN adds to both.
+        clean: whether clean clips take part, too, as the comparison of MultiBN has it for both; without attacks, they
+            alone.
         combine: ``avg`` or ``max``.
         attacks, steps, sizes, architecture, architecture_options: see :class:`RobustClassification`.
     """
@@ -254,6 +265,8 @@ class AdversarialTraining(RobustClassification):
         super().__init__(**shared)
         if combine not in ("avg", "max"):
             raise ValueError(f"combine must be avg or max, not {combine!r}")
+        if not self.attacks and (combine == "max" or not clean):
+            raise ValueError("there is nothing to train on: name attacks, or ask for clean clips alone")
         self.clean, self.combine = clean, combine
 
     def loss(
@@ -261,21 +274,27 @@ class AdversarialTraining(RobustClassification):
     ) -> tuple[Tensor, Mapping[str, float]]:
         clips, labels = batch
         attacked = self.attacked(network, clips, labels, generator)
+        if self.combine == "max":
+            attacked = {"max": self._worst(network, list(attacked.values()), labels)}
         named = {**({"clean": clips} if self.clean else {}), **attacked}
-        # One pass over everything, so that batch normalisation learns the statistics of the mixture.
+        # One pass over everything, as published: batch normalisation learns the statistics of the mixture.
         logits = network(torch.cat(list(named.values())))
-        each = F.cross_entropy(logits, labels.repeat(len(named)), reduction="none").unflatten(0, (len(named), -1))
         figures = {k: accuracy(part, labels) for k, part in zip(named, logits.chunk(len(named)), strict=True)}
-        if self.combine == "avg":
-            return each.mean(), figures
-        worst = each[1:].amax(0) if self.clean else each.amax(0)
-        return worst.mean() + (each[0].mean() if self.clean else 0), figures
+        return F.cross_entropy(logits, labels.repeat(len(named))), figures
+
+    @staticmethod
+    @torch.no_grad()
+    def _worst(network: nn.Module, attacked: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """Of each clip the version of the largest loss, by the network in evaluation mode."""
+        with evaluating(network):
+            losses = torch.stack([F.cross_entropy(network(x), labels, reduction="none") for x in attacked])
+        return torch.stack(list(attacked))[losses.argmax(0), torch.arange(len(labels), device=labels.device)]
 
 
 class Trades(RobustClassification):
     """``CE(f(x), y) + beta * KL(p(x) || p(x'))``, with ``x'`` the clip in the linf ball that maximises the divergence
-    (Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019). ``p(x)`` is not
-    detached, as in the published code.
+    (Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019). As in the published
+    code, ``p(x)`` is not detached, and clean and attacked clips go through the network apart.
 
     Args:
         beta: weight of the divergence; 6 in the published script.
@@ -297,9 +316,10 @@ class Trades(RobustClassification):
         clips, labels = batch
         with evaluating(network):
             moved = self._diverging(network, clips, generator)
-        logits = network(torch.cat([clips, moved]))
-        clean, attacked = logits.chunk(2)
-        divergence = F.kl_div(attacked.log_softmax(1), clean.log_softmax(1), reduction="batchmean", log_target=True)
+        # Passes of their own, in the published order: in one batch, normalisation would mix clean and attacked clips,
+        # and by the second clean pass its running statistics are of clean clips twice.
+        clean, attacked, again = network(clips), network(moved), network(clips)
+        divergence = F.kl_div(attacked.log_softmax(1), again.log_softmax(1), reduction="batchmean", log_target=True)
         figures = {"clean": accuracy(clean, labels), "pgd": accuracy(attacked, labels)}
         return F.cross_entropy(clean, labels) + self.beta * divergence, figures
 
