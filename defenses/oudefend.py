@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from bench import TrainedDefense, register
@@ -13,18 +15,21 @@ from bench.models.robust import oudefend
     source="Lo, Valanarasu and Patel, Overcomplete Representations Against Adversarial Videos, ICIP 2021",
 )
 class OUDefendDefense(TrainedDefense):
-    """A restoration block behind one stage of a 3D ResNet, trained with it on attacked clips.
+    """Restoration blocks behind stages of a 3D ResNet, trained with it on attacked clips.
 
     Args:
-        after: the stage; the third in the paper.
+        stages: numbers of the stages, from 1; all of them if empty, as on the slides. The paper and its code have one
+            block, behind the third stage (conv4): ``[3]``, as the shipped weights do.
         base_width: channels inside the block; 8 in the published code, while the paper's size would need 15.
         recipe: by which it was trained.
         weights: a file, in place of the shipped weights.
     """
 
-    def __init__(self, after: str = "layer3", base_width: int = 8, recipe: str = "oudefend", weights: str = "") -> None:
+    def __init__(
+        self, stages: Sequence[int] = (), base_width: int = 8, recipe: str = "oudefend", weights: str = ""
+    ) -> None:
         super().__init__(recipe, weights)
-        self.after, self.base_width = after, base_width
+        self.stages, self.base_width = tuple(stages), base_width
 
     def network(self, classifier: nn.Module) -> nn.Module:
-        return oudefend(classifier, 0, self.after, self.base_width)
+        return oudefend(classifier, 0, self.stages, self.base_width)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from bench.data.base import Missing, listing
 from bench.defense.base import RobustModel
 from bench.errors import BenchError
 from bench.models.robust import entry_name
@@ -14,17 +15,17 @@ from bench.weights.files import load_checkpoint, load_strictly
 from bench.weights.zoo import zoo_file
 
 
-def know_origin(classifier: nn.Module, model: str, dataset: str) -> None:
-    """Notes on a classifier by which registered names it goes: shipped robust weights are found by them."""
-    classifier.__dict__["origin"] = (model, dataset)
+def know_origin(classifier: nn.Module, model: str, dataset: str, data_root: Path | None = None) -> None:
+    """Notes on a classifier its registered names and where files lie: robust weights are found by them."""
+    classifier.__dict__["origin"] = (model, dataset, data_root)
 
 
 class TrainedDefense(RobustModel):
-    """A robust network whose weights are shipped for some classifiers, or given as a file.
+    """A robust network whose weights are shipped for some classifiers, or are a file on this machine.
 
     Args:
-        recipe: by which it was trained; names the shipped weights.
-        weights: a file of ``bench train``, or of another training with the same parameters; shipped ones if not given.
+        recipe: by which it was trained; names the weights, see :meth:`find`.
+        weights: a file of ``bench train``, or of another training with the same parameters, in place of those.
     """
 
     def __init__(self, recipe: str, weights: str = "") -> None:
@@ -40,7 +41,7 @@ class TrainedDefense(RobustModel):
         Raises:
             BenchError: no weights are known, or they do not fit.
         """
-        file = Path(self.weights) if self.weights else self._shipped(classifier)
+        file = self._file(classifier)
         network = self.network(classifier)
         load_strictly(network, self.translated(load_checkpoint(file)), file)
         return network
@@ -49,19 +50,39 @@ class TrainedDefense(RobustModel):
         """A state dict of another layout in that of :meth:`network`; as it is by default."""
         return state
 
-    def _shipped(self, classifier: nn.Module) -> Path:
-        origin = classifier.__dict__.get("origin")
-        if origin is None:
+    def find(self, model: str, dataset: str, data_root: Path | None = None) -> Path | Missing:
+        """Where the weights are: the file given, the shipped ones, or what ``bench train`` wrote below ``data_root``.
+
+        A relative file that is not in the present folder is looked for under ``data_root``.
+        """
+        root = data_root or Path("DATA_ROOT")
+        name = entry_name(model, self.recipe)
+        shipped = None if self.weights else zoo_file(name, dataset)
+        if shipped is not None:
+            return shipped
+        given = Path(self.weights or f"checkpoints/{name}-{dataset}.safetensors")
+        place = given if given.is_file() else root / given  # as it is where it is absolute
+        if place.is_file():
+            return place
+        licence = "of whoever trained it; derived from weights of the classifier"
+        if self.weights:
+            return Missing(f"weights {self.weights!r}", "where the name in weights= comes from", licence, place)
+        train = f"bench train --model {model} --dataset {dataset} --recipe {self.recipe}"
+        return Missing(
+            f"weights of {model} on {dataset} by recipe {self.recipe!r}, which are not shipped",
+            f"nowhere: train them with {train} --out {place.parent} (docs/training.md)",
+            licence,
+            f"{place}, or anywhere and give it with weights=",
+        )
+
+    def _file(self, classifier: nn.Module) -> Path:
+        model, dataset, data_root = classifier.__dict__.get("origin", ("", "", None))
+        if not model and not self.weights:
             raise BenchError(
-                f"Weights of recipe {self.recipe!r} are shipped for registered classifiers, and this "
+                f"Weights of recipe {self.recipe!r} are found for registered classifiers, and this "
                 f"{type(classifier).__name__} is none: give a file with weights=."
             )
-        model, dataset = origin
-        file = zoo_file(entry_name(model, self.recipe), dataset)
-        if file is None:
-            raise BenchError(
-                f"No weights of {model} on {dataset} by recipe {self.recipe!r} are shipped: train them with "
-                f"bench train --model {model} --dataset {dataset} --recipe {self.recipe}, "
-                "and give the file with weights=."
-            )
+        file = self.find(model, dataset, data_root)
+        if isinstance(file, Missing):
+            raise BenchError(f"A file is not here:\n{listing([file])}")
         return file

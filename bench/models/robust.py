@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,17 +40,19 @@ def multibn(
     return MultiBN(classifier, chooser, shortcuts, select)
 
 
-def oudefend(classifier: nn.Module, seed: int = 0, after: str = "layer3", base_width: int = 8) -> nn.Module:
-    """An OUDefend block behind one stage of a 3D ResNet; its depth follows from the stage.
+def oudefend(classifier: nn.Module, seed: int = 0, stages: Sequence[int] = (), base_width: int = 8) -> nn.Module:
+    """An OUDefend block behind stages of a 3D ResNet; the depth of each follows from its stage, 4 less its number.
 
     Args:
-        after: the stage; the third, called conv4, in the paper.
+        stages: numbers of the stages, from 1; all of them if empty, as on the slides. The paper and its code have one
+            block, behind the third stage (conv4).
         base_width: see :class:`~bench.models.blocks.OUDefend`.
     """
-    depth = max(0, 4 - int(after.removeprefix("layer"))) if after in stages_of(classifier) else 0
+    names = [f"layer{number}" for number in stages] or stages_of(classifier)
 
     def build() -> nn.Module:
-        return insert(classifier, [after], lambda c, t: OUDefend(c, base_width, depth), _sample())
+        depths = iter(max(0, 4 - int(name.removeprefix("layer"))) for name in names)
+        return insert(classifier, names, lambda c, t: OUDefend(c, base_width, next(depths)), _sample())
 
     return build_seeded(build, seed)
 

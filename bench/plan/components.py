@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,13 +15,14 @@ from bench.attack.base import Attack
 from bench.data.base import Dataset, Missing, listing
 from bench.defense.base import Defense, RobustModel, changes_nothing
 from bench.defense.defended import GRADIENTS, DefendedClassifier
-from bench.defense.trained import know_origin
+from bench.defense.trained import TrainedDefense, know_origin
 from bench.errors import BenchError
 from bench.grids.grid import AttackSection, Grid
 from bench.plan.cells import Component
 from bench.records.identity import ComponentIdentity, digest
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Registry, Spec
 from bench.threat.budgets import Budget
+from bench.training.recipes import recipe_of
 from bench.weights.files import fingerprint, sha256_of
 from bench.weights.zoo import build_classifier, find_weights
 
@@ -85,9 +86,28 @@ def _check_files(
     given = [find_weights(spec, grid.dataset.name, checkpoint, data_root) for spec in own]
     taken = {str(spec) for spec in own}
     further = [find_weights(s, grid.dataset.name, None, data_root) for s in others if str(s) not in taken]
-    missing = [*dataset.missing(), *(w for w in (*given, *further) if isinstance(w, Missing))]
+    robust = _robust_weights(grid, data_root)
+    missing = [*dataset.missing(), *(w for w in (*given, *further) if isinstance(w, Missing)), *robust]
     if missing:
         raise BenchError(f"Grid {grid.name!r} needs files that are not here:\n{listing(list(dict.fromkeys(missing)))}")
+
+
+def _robust_weights(grid: Grid, data_root: Path | None) -> Iterator[Missing]:
+    """Weights of trained defences that are missing, for each classifier.
+
+    Raises:
+        BenchError: a defence names a recipe that does not exist, so that nobody can have trained it.
+    """
+    kinds = [(spec, DEFENSES.get(spec.name).factory) for spec in grid.defense_specs]
+    trained = [spec for spec, kind in kinds if isinstance(kind, type) and issubclass(kind, TrainedDefense)]
+    for model in grid.model_specs:
+        for spec in trained:
+            defense: TrainedDefense = DEFENSES.create(spec)
+            found = defense.find(model.name, grid.dataset.name, data_root)
+            if isinstance(found, Missing):
+                if not defense.weights:
+                    recipe_of(defense.recipe)
+                yield found
 
 
 def _judges(grid: Grid, models: list[Component[nn.Module]], data_root: Path | None) -> dict[str, Component[nn.Module]]:
@@ -238,7 +258,7 @@ def _models(
         weights = find_weights(spec, grid.dataset.name, checkpoint, data_root)
         assert not isinstance(weights, Missing)
         model: nn.Module = build_classifier(spec, weights)
-        know_origin(model, spec.name, grid.dataset.name)
+        know_origin(model, spec.name, grid.dataset.name, data_root)
         entry = MODELS.get(spec.name)
         params, files = _placeless({k: v for k, v in entry.settings(spec.params).items() if k != "checkpoint"})
         own = ComponentIdentity(name=spec.name, params=params, files=files | _fixed(entry))

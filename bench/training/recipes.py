@@ -154,7 +154,9 @@ ROBUST: tuple[Recipe, ...] = (
     _robust("msd", "msd"),
     _robust("multibn_branches", "multibn branches"),
     replace(_robust("multibn", "multibn selection"), start_recipe="multibn_branches"),
-    _robust("oudefend", **_BOTH, architecture="oudefend", architecture_options={"base_width": 4}),
+    # One block, as in the paper: those that the slides have behind the earlier stages, too, enlarge their features
+    # eightfold, which would make a pass of this small network fifteen times as long.
+    _robust("oudefend", **_BOTH, architecture="oudefend", architecture_options={"stages": [3], "base_width": 4}),
     *(
         _robust(f"denoise_{v}", **_BOTH, architecture="feature_denoising", architecture_options={"variant": v})
         for v in ("a", "b")
@@ -206,6 +208,30 @@ ROBUST += (
         for recipe in ROBUST
         if recipe.name in ("multibn_branches", "multibn")
     ),
+)
+
+# What the paper on OUDefend compares: each network is trained on the one attack of its column, or on clean clips.
+COLUMNS = ("clean", "pgd", "pgd_l2", "multav", "roa", "af", "spa")
+_COMPARED: dict[str, tuple[str, dict[str, Any]]] = {
+    "at": ("plain", {}),
+    "denoise_a": ("feature_denoising", {"variant": "a"}),
+    "denoise_b": ("feature_denoising", _FULL_SIZE["denoise_b"]),
+    "oudefend": ("oudefend", _FULL_SIZE["oudefend"]),
+}
+
+
+def _of_column(network: str, column: str) -> Recipe:
+    architecture, options = _COMPARED[network]
+    seen: dict[str, Any] = {"attacks": [], "clean": True} if column == "clean" else {"attacks": [column]}
+    recipe = _robust(f"{network}_{column}", **seen, architecture=architecture)
+    return _published(recipe, **options)
+
+
+ROBUST += tuple(
+    _of_column(network, column)
+    for network in _COMPARED
+    for column in COLUMNS
+    if f"{network}_{column}-published" not in {r.name for r in ROBUST}
 )
 
 # A border of each width that the paper has. Zajac et al. train for 60 epochs of UCF-101 at a rate of 0.03; these are

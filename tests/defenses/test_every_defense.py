@@ -36,7 +36,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "feature_denoising": [{}, {"variant": "b", "frames": 8}, {"variant": "spacetime"}],
     "motion_consistency": [{"steps": 2}, {"steps": 2, "step": "tanh", "unroll": 2}],
     "multibn": [{}, {"select": "physical"}],
-    "oudefend": [{"base_width": 4}],  # the shipped size
+    "oudefend": [{"stages": [3], "base_width": 4}],  # as shipped
     "temporal_shuffle": [{}, {"variant": "chunks"}],
     "videopure": [{"steps": 2}, {"steps": 2, "mode": "as_described", "carry": True}],
 }

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
+from torch import nn
 
-from bench import BenchError, Budget
+from bench import BenchError, Budget, TrainedDefense
+from bench.data.base import Missing
 from bench.grids.grid import Grid, find_grid, read_grid, shipped_grids
-from bench.models.robust import ARCHITECTURES
+from bench.models.resnet3d import ResNet3D
+from bench.models.robust import ARCHITECTURES, rebuilt
 from bench.plan.expand import make_plan
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Spec
 from bench.report.reported import Reported, shipped_folder
-from bench.training.recipes import RECIPES
+from bench.training.objectives.robust import RobustClassification
+from bench.training.recipes import RECIPES, objective_of
 from bench.weights.zoo import build_classifier
 
 FILES = {
@@ -106,24 +110,87 @@ def test_the_papers_settings() -> None:
         assert all(s.attack is None or s.attack.params["keep"] == "last" for s in grid.attack_sections)
 
 
-@pytest.mark.parametrize("name", [n for n in FILES if n.startswith("multibn")])
-def test_networks_of_the_grids_are_those_that_the_recipes_train(name: str) -> None:
-    for spec in find_grid(name).defense_specs:
-        if not spec.params.get("weights"):
+def trained(grid: Grid) -> list[tuple[Spec, TrainedDefense]]:
+    """Nothing else is made: some defences need files, too."""
+    found = []
+    for spec in grid.defense_specs:
+        factory = DEFENSES.get(spec.name).factory
+        if isinstance(factory, type) and issubclass(factory, TrainedDefense):
+            found.append((spec, factory(**spec.params)))
+    return found
+
+
+WITH_TRAINED = [name for name in shipped_grids() if trained(find_grid(name))]
+
+
+@pytest.mark.parametrize("name", WITH_TRAINED)
+def test_every_checkpoint_that_a_grid_asks_for_is_written_by_a_recipe(name: str, tmp_path: Path) -> None:
+    """Under its very name, in the folder in which the grid looks for it."""
+    grid, folder = find_grid(name), tmp_path / "checkpoints"
+    folder.mkdir()
+    for model in grid.model_specs:
+        for _, defense in trained(grid):
+            objective = objective_of(RECIPES[defense.recipe])
+            file = f"{objective.entry(model.name, defense.recipe)['model']}-{grid.dataset.name}.safetensors"
+            found = defense.find(model.name, grid.dataset.name, tmp_path)
+            if isinstance(found, Missing):
+                assert f"--recipe {defense.recipe} --out {folder} " in found.get
+                assert str(found.put).startswith(str(folder / file))
+                (folder / file).touch()
+                found = defense.find(model.name, grid.dataset.name, tmp_path)
+                assert found == folder / file
+            assert isinstance(found, Path)
+            assert found.name == file
+
+
+def small() -> nn.Module:
+    """Of four stages, as published ones have."""
+    return ResNet3D(5, width=2, blocks=(1, 1, 1, 1), stem_kernel=(1, 3, 3), stem_stride=(1, 4, 4))
+
+
+def test_networks_of_the_grids_are_those_that_the_recipes_train() -> None:
+    """Seen on a small classifier: the weights of the one fit the other."""
+    known: set[str] = set()
+    for spec, defense in (pair for name in WITH_TRAINED for pair in trained(find_grid(name))):
+        objective = objective_of(RECIPES[defense.recipe])
+        assert isinstance(objective, RobustClassification)
+        params = {k: v for k, v in spec.params.items() if k not in ("recipe", "select")}
+        key = f"{spec.name} {params} {objective.architecture} {objective.architecture_options}"
+        if key in known:
             continue
-        stem = Path(spec.params["weights"]).stem
-        recipe = RECIPES[stem.removeprefix(f"{find_grid(name).model_specs[0].name}_").rpartition("-")[0]]
-        options = dict(recipe.options.get("architecture_options", {}))
-        if spec.name == "multibn":
-            assert recipe.options.get("architecture") is None  # the objective's own
-            assert options == {"selector": spec.params["selector"]}
-        else:
-            assert spec.name == "adversarial_training"
-            assert options == {}
+        known.add(key)
+        expected = rebuilt(objective.architecture, small(), 0, objective.architecture_options).state_dict()
+        found = defense.network(small()).state_dict()
+        assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in expected.items()}, key
+    assert len(known) > 6
+
+
+def test_missing_robust_weights_are_listed_with_the_rest(tmp_path: Path) -> None:
+    """The classifier and one file for each network of the table, in one message."""
+    with pytest.raises(BenchError) as caught:
+        make_plan(find_grid("oudefend_ucf101"), data_root=tmp_path)
+    said, folder = str(caught.value), tmp_path / "checkpoints"
+    assert str(folder / "r3d18_hara_ucf101.pth") in said
+    columns = ("clean", "pgd", "pgd_l2", "multav", "roa", "af", "spa")
+    compared = ("at", "denoise_a", "denoise_b", "oudefend")
+    names = [f"r3d18_hara_{n}_{c}-published-ucf101.safetensors" for n in compared for c in columns]
+    assert [said.count(str(folder / name)) for name in names] == [1] * 28
+
+
+def test_a_relative_file_is_looked_for_under_the_data_root(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    defense = DEFENSES.create("adversarial_training(weights='mine/net.safetensors')")
+    assert isinstance(defense, TrainedDefense)
+    missing = defense.find("resnet3d_tiny", "actions12", tmp_path)
+    assert isinstance(missing, Missing)
+    assert missing.put == tmp_path / "mine/net.safetensors"
+    (tmp_path / "mine/net.safetensors").touch()
+    assert defense.find("resnet3d_tiny", "actions12", tmp_path) == tmp_path / "mine/net.safetensors"
 
 
 def test_published_sizes() -> None:
     assert RECIPES["oudefend-published"].options["architecture_options"] == {"base_width": 8}
+    assert RECIPES["oudefend_pgd-published"].options["architecture_options"] == {"base_width": 8}
     assert RECIPES["denoise_b-published"].options["architecture_options"] == {"variant": "b", "frames": 40}
     assert RECIPES["multibn-cifar10"].start_recipe == "multibn_branches-cifar10"
 
@@ -145,8 +212,13 @@ def test_weights_that_are_not_there_are_one_sentence(tmp_path: Path) -> None:
     text = shipped_grids()["embedded_multibn"].read_text(encoding="utf-8")
     path = tmp_path / "changed.yaml"
     path.write_text(text.replace("recipe: at_pgd", "recipe: at_nothing"), encoding="utf-8")
+    with pytest.raises(BenchError, match=r"Unknown recipe 'at_nothing'"):
+        make_plan(read_grid(path))
+    path.write_text(text.replace("recipe: at_pgd", "recipe: avg_all4"), encoding="utf-8")
     with pytest.raises(
-        BenchError, match=r"No weights of resnet3d_tiny on actions12 by recipe 'at_nothing'.*bench train"
+        BenchError,
+        match=r"(?s)needs files that are not here:.*weights of resnet3d_tiny on actions12 by recipe 'avg_all4'"
+        r".*bench train --model resnet3d_tiny --dataset actions12 --recipe avg_all4",
     ):
         make_plan(read_grid(path))
 
@@ -163,5 +235,5 @@ def test_a_file_of_another_width_is_one_sentence(architecture: str, tmp_path: Pa
 
 
 def test_a_classifier_of_ones_own_needs_a_file() -> None:
-    with pytest.raises(BenchError, match=r"are shipped for registered classifiers.*weights="):
+    with pytest.raises(BenchError, match=r"are found for registered classifiers.*weights="):
         DEFENSES.create("multibn").wrap(build_classifier(Spec("resnet3d_tiny"), None))

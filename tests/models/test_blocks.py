@@ -117,15 +117,28 @@ def test_blocks_stand_behind_the_stages_they_are_for() -> None:
         "layer2.defence",
         "layer3.defence",
     ]
-    blocks = {n: m for n, m in oudefend(network(), after="layer2").named_modules() if isinstance(m, OUDefend)}
-    assert list(blocks) == ["layer2.defence"]
-    assert len(blocks["layer2.defence"].under_encode) == 2
-    with torch.no_grad():
-        assert oudefend(network())(torch.rand(1, 3, 4, 16, 16)).shape == (1, 5)
+    for stages, depths in (((), {"layer1": 3, "layer2": 2, "layer3": 1}), ((3,), {"layer3": 1}), ((2,), {"layer2": 2})):
+        net = oudefend(network(), 0, stages, 2)
+        blocks = {n: m for n, m in net.named_modules() if isinstance(m, OUDefend)}
+        assert {n.removesuffix(".defence"): len(m.under_encode) for n, m in blocks.items()} == depths
+        with torch.no_grad():
+            assert net(torch.rand(1, 3, 4, 16, 16)).shape == (1, 5)
+
+
+def test_oudefend_behind_every_stage_has_the_size_of_the_published_draft() -> None:
+    """At width 8, 1.14 M parameters more behind all four stages of a 3D ResNet-18, whose channels double."""
+    channels = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
+    net = oudefend(ResNet3D(5, width=64, blocks=(1, 1, 1, 1), stem_stride=(1, 8, 8)))
+    blocks = {n.removesuffix(".defence"): m for n, m in net.named_modules() if isinstance(m, OUDefend)}
+    assert {n: m.reduce.in_channels for n, m in blocks.items()} == channels
+    assert [len(m.under_encode) for m in blocks.values()] == [3, 2, 1, 0]
+    assert round(sum(p.numel() for m in blocks.values() for p in m.parameters()) / 1e6, 2) == 1.14
 
 
 def test_what_is_added_depends_on_the_seed_alone() -> None:
-    one, two, other = (oudefend(network(), seed).state_dict()["layer3.defence.reduce.weight"] for seed in (0, 0, 1))
+    one, two, other = (
+        oudefend(network(), seed, [3]).state_dict()["layer3.defence.reduce.weight"] for seed in (0, 0, 1)
+    )
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
 
@@ -137,5 +150,7 @@ def test_bad_input() -> None:
         insert(network(), ["layer9"], lambda c, t: nn.Identity(), torch.rand(1, 3, 4, 16, 16))
     with pytest.raises(BenchError, match="Conv3d has no stages named layer1"):
         oudefend(nn.Conv3d(3, 3, 1))
+    with pytest.raises(BenchError, match="has no stage 'layer4': it has layer1, layer2, layer3"):
+        oudefend(network(), stages=[4])
     with pytest.raises(ValueError, match="variant must be a, b or spacetime"):
         FeatureDenoising(4, "c")  # type: ignore[arg-type]
