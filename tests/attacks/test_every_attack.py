@@ -22,6 +22,7 @@ few = settings(max_examples=4, deadline=None, derandomize=True, database=None)
 SETTINGS = {
     "autoattack": {"queries": 12, "targets": 2, "confirm": 2, "draws": 2},
     "eot": {"draws": 2},
+    "smoothed": {"copies": 2},
     "square": {"queries": 12},
     "rays": {"queries": 12},
     "vbad": {"queries": 12, "samples": 4},
