@@ -12,8 +12,9 @@
 An attack is written as a label, ``ATTACK`` (gray-box) or ``ATTACK+GRADIENT`` (adaptive), or as a mapping
 ``{attack: {name: pgd, loss: margin}, gradient: bpda, label: PGD-margin+BPDA}``. With ``source: slowfast_tiny`` its
 clips are made on that classifier instead (black-box transfer). ``adaptive`` stands alone: it runs the strongest attacks
-known for the kind of each defence. ``{worst: [PGD+BPDA, PGD+exact], label: Worst}`` is the
-column of the clips that survive both.
+known for the kind of each defence. ``{worst: [PGD+BPDA, PGD+exact], label: Worst}`` is the column of the clips that
+survive both. ``{attack: pgd, gradient: bpda, against: Mine, label: ...}`` shows the undefended classifier the clips that
+were made against the grid's defence ``Mine``: whether knowing a defence costs the attacker.
 
 With ``dataset: {name: motion12, select: {correct-by: [nl_tiny, slowfast_tiny]}}`` the grid is run on the clips that
 both classifiers get right.
@@ -90,6 +91,7 @@ class AttackSection(_Section):
         gradient: ``None`` for gray-box, else how the defence is differentiated.
         budget: overrides of single keys of the grid's budgets, e.g. ``{steps: 50}``.
         source: another classifier, on which the clips are made; ``None`` for the one that is evaluated.
+        against: label of a defence of the grid; the clips are made against it and shown to the undefended classifier.
         worst: instead of an attack, labels of others: a column computed from their outcomes.
     """
 
@@ -98,6 +100,7 @@ class AttackSection(_Section):
     gradient: Gradient | None = None
     budget: dict[str, Any] = {}
     source: Spec | None = None
+    against: str | None = None
     worst: list[str] = []
 
     @classmethod
@@ -119,7 +122,7 @@ class AttackSection(_Section):
             return cls(label=entry, attack=spec, gradient=_of_its_own(spec, _gradient(tail.lower() or None, entry)))
         if "worst" in entry:
             return cls._read_worst(entry)
-        known = ("attack", "gradient", "label", "budget", "source")
+        known = ("attack", "gradient", "label", "budget", "source", "against")
         for key in entry:
             if key not in known:
                 raise BenchError(f"An attack has no key {key!r}{nearest(str(key), known)}; keys: {', '.join(known)}.")
@@ -133,8 +136,14 @@ class AttackSection(_Section):
                 f"Attack {spec} has a source, {source}, and a gradient, {gradient}: who differentiates the defence "
                 "knows the classifier. Remove one."
             )
+        against = entry.get("against")
+        if against is not None and gradient is None:
+            raise BenchError(
+                f"Attack {spec} is made against {against}: say with 'gradient' how that defence is differentiated."
+            )
         shown = gradient if gradient != "strongest" else None
         default = str(spec) + (f"@{source}" if source else "") + (f"+{shown}" if shown else "")
+        default += f" against {against}" if against is not None else ""
         try:
             return cls(
                 label=entry.get("label", default),
@@ -142,6 +151,7 @@ class AttackSection(_Section):
                 gradient=gradient,
                 budget=entry.get("budget", {}),
                 source=source,
+                against=against,
             )
         except ValidationError as error:
             raise _explain(f"attack {spec} is", error) from error
@@ -255,6 +265,12 @@ class Grid(_Section):
         attacks = [s.label for s in self.attack_sections]
         defenses = [str(s) for s in self.defense_specs]
         self._check_averages(attacks)
+        for section in self.attack_sections:
+            if section.against is not None and section.against not in defenses:
+                raise BenchError(
+                    f"Attack {section.label!r} of grid {self.name!r} is made against {section.against!r}, which it "
+                    f"does not have{nearest(section.against, defenses)}; its defences: {', '.join(defenses)}."
+                )
         for label, parts in self.oracles.items():
             if label in defenses:
                 raise BenchError(f"Grid {self.name!r} has a defence and an oracle called {label!r}: rename one.")
@@ -434,6 +450,9 @@ def override(
         changes["models"] = list(models)
     if defenses:
         changes["defenses"] = list(dict.fromkeys(["none", *defenses]))
+        known = [str(Spec.parse(d)) for d in changes["defenses"]]
+        # Columns of clips that are made against a defence go with it.
+        changes["attacks"] = [a for a in grid.attacks if AttackSection.read(a).against in (None, *known)]
     if attacks:
         changes["attacks"] = list(attacks)
         labels = [AttackSection.read(a).label for a in attacks]

@@ -153,6 +153,7 @@ class Cell:
             attack=self.unit.attack.identity if self.unit else None,
             budget=budget_identity(self.unit.budget) if self.unit else None,
             source=self._source.identity if self._source else None,
+            against=self._against.identity if self._against else None,
             knowledge=self.knowledge,
             gradient=self.gradient,
             seed=self.seed,
@@ -184,6 +185,11 @@ class Cell:
     @property
     def _source(self) -> Component[nn.Module] | None:
         return self.unit.model if self.unit and self.knowledge == "black-box" else None
+
+    @property
+    def _against(self) -> Component[Defense] | None:
+        made = self.unit.defense if self.unit else None
+        return None if made is None or made.identity == self.defense.identity else made
 
     @property
     def budget(self) -> Budget | None:

@@ -67,6 +67,10 @@ def make_plan(
                 for row in rows:
                     if section.source is not None:
                         _add_transfer(plan, parts, row, column, strangers[str(section.source)])
+                    elif section.against is not None:
+                        _add_against(
+                            plan, parts, row, column, next(r for r in rows if r.defense.label == section.against)
+                        )
                     else:
                         _add_cell(plan, parts, row, column, bare)
     _check_files(plan)
@@ -145,6 +149,31 @@ def _add_transfer(plan: Plan, parts: Parts, row: _Row, column: _Column, source: 
         defended=source.defended.with_gradient("exact"),
     )
     plan.cells.append(_cell(plan, parts, row, column.section.label, "black-box", unit=unit, threat=column.threat))
+
+
+def _add_against(plan: Plan, parts: Parts, row: _Row, column: _Column, against: _Row) -> None:
+    """Adds the undefended classifier's cell of clips that are made against a defence which is not there."""
+    label, gradient = against.defense.label, column.section.gradient or "none"
+    defended = against.defended.with_gradient(gradient)
+    reason: str | None = f"Clips that are made against {label} are shown to the undefended classifier alone."
+    if changes_nothing(row.defense.instance):
+        reason = why_not(against.defense.instance, gradient)
+        reason = reason or column.attack.instance.refuses(stochastic=defended.stochastic, transfer=False)
+    if reason:
+        _skip(plan, row, column, reason)
+        return
+    unit = ClipsUnit(
+        dataset=parts.dataset,
+        model=row.model,
+        attack=column.attack,
+        budget=column.budget,
+        seed=plan.grid.seed,
+        defense=against.defense,
+        gradient=gradient,
+        defended=defended,
+    )
+    cell = _cell(plan, parts, row, column.section.label, "gray-box", gradient=gradient, unit=unit, threat=column.threat)
+    plan.cells.append(cell)
 
 
 def _add_cell(plan: Plan, parts: Parts, row: _Row, column: _Column, bare: _Row) -> None:

@@ -23,6 +23,7 @@ class ReportedSection(BaseModel):
             ``Union`` and ``Mean`` are what all of them say together, ``Seconds`` the time of a pass; labels
             of averages, within the grid or across several, stand for themselves.
         budgets: this grid's budgets, as tables print them, to the file's rows; all rows if empty.
+        without: by defence, columns beside which no figure of the file belongs.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -33,6 +34,7 @@ class ReportedSection(BaseModel):
     defenses: dict[str, str | dict[str, str]] = {}
     attacks: dict[str, str | dict[str, str]] = {}
     budgets: dict[str, dict[str, str]] = {}
+    without: dict[str, list[str]] = {}
 
 
 class AcrossSection(BaseModel):

@@ -79,6 +79,7 @@ class CellIdentity(_Frozen):
         engine: digest of what runs and judges every cell.
         attack, budget: ``None`` of clean cells.
         source: of black-box cells, the classifier on which the clips are made.
+        against: the defence against which the clips are made, if it is another than the one that meets them.
         queries: how often a randomised defence is asked about each clip; ``None`` of a deterministic one.
         vote: how candidates decide, see :attr:`bench.defense.base.Purifier.vote`.
     """
@@ -90,6 +91,7 @@ class CellIdentity(_Frozen):
     attack: ComponentIdentity | None = None
     budget: BudgetIdentity | None = None
     source: ComponentIdentity | None = None
+    against: ComponentIdentity | None = None
     knowledge: Knowledge
     gradient: Gradient
     seed: int

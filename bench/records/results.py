@@ -149,7 +149,12 @@ def meanings(result: CellResult) -> dict[tuple[str, ...], Any]:
         ("list of clips",): [o.clip for o in result.outcomes],
         ("classifier", result.model): settings.model,
         ("defence", result.defense, result.model): settings.defense,
-        ("attack", result.attack, result.budget): (settings.attack, settings.budget, settings.source),
+        ("attack", result.attack, result.budget): (
+            settings.attack,
+            settings.budget,
+            settings.source,
+            settings.against,
+        ),
     }
 
 

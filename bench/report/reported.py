@@ -73,7 +73,7 @@ class Reported:
             return {}
         figures: dict[str, float] = {}
         for label in columns:
-            if label not in self._attacks:
+            if label not in self._attacks or label in self.section.without.get(defense, ()):
                 continue
             chosen = {**self.section.budgets.get(budget, {}), **self._attacks[label], **self._defenses[defense]}
             values = [v for v in _select(self._table, chosen)[self._figures].tolist() if v]

@@ -266,6 +266,8 @@ class Runner:
         pipeline that made it. One draw of a stochastic defence may err by chance."""
         if cell.unit is None or cell.unit.defended is None or cell.unit.defended.stochastic:
             return set()
+        if cell.knowledge != "adaptive":  # made against a defence that is right or wrong elsewhere
+            return set()
         clean = self.store.outcomes(self._clean_cells[cell.model.label, cell.defense.label].id)
         return {clip for clip, outcome in clean.items() if outcome.status == "ok" and not outcome.correct}
 

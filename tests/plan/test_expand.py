@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from kit.running import run_plan
 
-from bench.grids.grid import read_grid
+from bench import BenchError
+from bench.grids.grid import override, read_grid
 from bench.plan.expand import make_plan
 from bench.records.identity import CellIdentity
 
@@ -100,3 +101,49 @@ def test_cell_ids_see_the_files_of_an_attack(gray_grid: Write, tmp_path: Path, m
     (tmp_path / "margin").write_bytes(b"one")
     assert identity("margin") == before
     assert identity("x" * 5000 + ".bin")
+
+
+def test_clips_made_against_a_defence_can_be_shown_to_the_undefended_classifier(
+    gray_grid: Write, tmp_path: Path
+) -> None:
+    """Levels 0.2 apart, a defence that lightens by 0.05, a bound of 0.12: dark and medium clips are behind it after a
+    first step of 0.06, which the bare classifier withstands; bright ones go down by all of 0.12, which it does not."""
+    mine = "{name: 'kit.gray:Lighten', by: 0.05, label: Mine}"
+    attacks = "[PGD, PGD+BPDA, {attack: pgd, gradient: bpda, against: Mine, label: against Mine}]"
+    path = gray_grid(('"kit.gray:Identity"', f"jpeg, {mine}"), (ALL, attacks), ("size: 0.15", "size: 0.12"))
+    plan = make_plan(read_grid(path))
+    cells = {(c.defense.label, c.attack_label): c for c in plan.cells}
+    assert [(s.defense, s.attack) for s in plan.skipped] == [("jpeg", "against Mine"), ("Mine", "against Mine")]
+    cell, own = cells["none", "against Mine"], cells["Mine", "PGD+BPDA"]
+    assert (cell.knowledge, cell.gradient) == ("gray-box", "bpda")
+    assert cell.identity.against == own.identity.defense
+    assert own.identity.against is None
+    assert cell.unit is not None
+    assert own.unit is not None
+    assert cell.unit.id == own.unit.id
+    ids = [c.id for c in plan.cells]
+    assert len(set(ids)) == len(ids)
+    results = {(r.defense, r.attack): r for r in run_plan(plan, tmp_path / "s")}
+    right = {key: [o.correct for o in r.outcomes] for key, r in results.items()}
+    assert right["none", "PGD"] == [False] * 6
+    assert right["Mine", "PGD+BPDA"] == [False, False, True] * 2
+    assert right["none", "against Mine"] == [True, True, False] * 2
+
+
+def test_clips_are_made_against_the_grids_own_defences(gray_grid: Write) -> None:
+    for entry, says in (
+        (
+            "{attack: pgd, gradient: bpda, against: mien}",
+            "made against 'mien', which it does not have (did you mean 'mine'?)",
+        ),
+        ("{attack: pgd, against: Mine}", "say with 'gradient' how that defence is differentiated"),
+    ):
+        mine = "{name: 'kit.gray:Lighten', label: mine}"
+        with pytest.raises(BenchError) as caught:
+            read_grid(gray_grid(('"kit.gray:Identity"', mine), (ALL, f"[{entry}]")))
+        assert says in str(caught.value)
+    path = gray_grid(('"kit.gray:Identity"', "jpeg"), (ALL, "[PGD, {attack: pgd, gradient: bpda, against: jpeg}]"))
+    grid = read_grid(path)
+    assert [s.label for s in grid.attack_sections] == ["clean", "PGD", "pgd+bpda against jpeg"]
+    # Another defence in its place takes the column away.
+    assert [s.label for s in override(grid, defenses=["wavelet"]).attack_sections] == ["clean", "PGD"]
