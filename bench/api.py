@@ -25,6 +25,7 @@ from bench.grids.grid import DatasetSection, Grid
 from bench.plan.cells import Component, Plan
 from bench.plan.components import Parts, check_attacks, make_component, with_baseline
 from bench.plan.expand import make_plan
+from bench.records.audits import read_audit
 from bench.records.identity import ComponentIdentity, Gradient
 from bench.records.results import CellResult, pass_seconds, to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
@@ -97,12 +98,13 @@ def run_plan(
         progress: is told what is done.
 
     Raises:
-        BenchError: a setting turns out to be impossible, the reported figures of the grid do not exist, or the results
-            cannot be written. Everything computed so far is stored.
+        BenchError: a setting turns out to be impossible, the reported figures of the grid do not exist, its audit is
+            damaged, or the results cannot be written. Everything computed so far is stored.
     """
     grid = plan.grid
     # Before anything is computed: a mistake here must not show after hours.
     reported = Reported(grid.reported, shipped_folder()) if grid.reported else None
+    audits = read_audit(results_folder / grid.name) if results_folder is not None else []
     counted = _Counted(progress or Silent())
     store = Store(store_folder)
     try:
@@ -121,6 +123,7 @@ def run_plan(
         skipped=plan.skipped,
         seconds=lambda: pass_seconds(results),
         across=means_across(grid.across, results_folder),
+        audits=audits,
     )
     return GridRun(results=results, tables=make_tables(results, options), computed=counted.clips, removed=removed)
 

@@ -125,8 +125,8 @@ def answers_agree(cells: Sequence[AskedCell]) -> list[Finding]:
         findings.append(Finding(check="alone", severity="fault", message=message, cells=list(lost), clips=_every(lost)))
     if more_than_chance(wins, losses) and wins:
         message = (
-            f"Attacked again, {wins} clips are wrong in a process of its own that are stored as right, and {losses} the "
-            "other way round."
+            f"Attacked again, {wins} clips are wrong in a process of its own that are stored as right, and {losses} "
+            "the other way round."
         )
         findings.append(Finding(check="alone", severity="fault", message=message, cells=[c.label for c in cells]))
     if other:

@@ -186,7 +186,7 @@ def outcomes_are_valid(row: Evidence) -> Finding | None:
 def knowing_more_helps(row: Evidence) -> Finding | None:
     """An attacker who knows the defence can do whatever one who does not can. Where the latter does better on a clip,
     the adaptive attack was stuck: the sign of a masked gradient."""
-    adaptive, blind = row.known("adaptive"), row.known("black-box", "gray-box")
+    adaptive, blind = row.known("adaptive"), row.known("universal", "black-box", "gray-box")
     lost, cells = _left(blind.values(), adaptive.values())
     if not lost:
         return None

@@ -13,8 +13,8 @@ An attack is written as a label, ``ATTACK`` (gray-box) or ``ATTACK+GRADIENT`` (a
 ``{attack: {name: pgd, loss: margin}, gradient: bpda, label: PGD-margin+BPDA}``. With ``source: slowfast_tiny`` its
 clips are made on that classifier instead (black-box transfer). ``adaptive`` stands alone: it runs the strongest attacks
 known for the kind of each defence. ``{worst: [PGD+BPDA, PGD+exact], label: Worst}`` is the column of the clips that
-survive both. ``{attack: pgd, gradient: bpda, against: Mine, label: ...}`` shows the undefended classifier the clips that
-were made against the grid's defence ``Mine``: whether knowing a defence costs the attacker.
+survive both. ``{attack: pgd, gradient: bpda, against: Mine, label: ...}`` shows the undefended classifier the clips
+that were made against the grid's defence ``Mine``: whether knowing a defence costs the attacker.
 
 With ``dataset: {name: motion12, select: {correct-by: [nl_tiny, slowfast_tiny]}}`` the grid is run on the clips that
 both classifiers get right.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from bench.errors import BenchError
 from bench.files import replacing
+from bench.records.results import CellResult
 
 AUDIT_FILE = "_audit.json"
 
@@ -101,6 +102,19 @@ def grade(findings: Sequence[Finding]) -> Grade:
     if faults:
         return "C"
     return "B" if any(f.severity == "warning" for f in findings) else "A"
+
+
+def grades(audits: Iterable[AuditedRow], cells: Iterable[CellResult]) -> dict[tuple[str, str, str], str]:
+    """Grades by classifier, defence and budget, as :attr:`AuditedRow.shown` has them.
+
+    An audit of other cells than these says nothing about them.
+    """
+    measured = {(c.model, c.defense, c.cell) for c in cells}
+    return {
+        (r.model, r.defense, r.budget): r.shown
+        for r in audits
+        if all((r.model, r.defense, cell) in measured for cell in r.measured)
+    }
 
 
 def write_audit(folder: Path, rows: Sequence[AuditedRow]) -> Path:

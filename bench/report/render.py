@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.records.results import Score
-from bench.report.tables import Row, Table, area, duration, flaws, percent, printed
+from bench.report.ranking import UNRANKED, incomplete, ranked, unranked
+from bench.report.tables import Row, Table, area, duration, flaws, percent, printed, remarks, voided
 
 LEGEND = (
     "Accuracy in percent over all clips, below it the 95 % Wilson interval. Standard: clean clips through the defence. "
-    "Noise: random noise of the same size. Black-box: clips made on another classifier. Robust*: gray-box, the "
-    "attacker knows the classifier but not the defence. Robust: adaptive, the attacker knows the defence too. "
-    "Union: clips that survive every attack of the row (<=: some were not run, so at most this). n/a: that gradient "
-    "does not exist. -: not run. void: attacked with a budget of zero, the defence's answers changed. Of a randomised "
-    "defence, figures are averages over several passes. ROC: the area under the curve of a defence that is a "
-    "detector too. Seconds: one clean clip through the defence and its classifier."
+    "Noise: random noise of the same size. Universal: one change for all clips, learned on others. Black-box: clips "
+    "made on another classifier. Robust*: gray-box, the attacker knows the classifier but not the defence. Robust: "
+    "adaptive, the attacker knows the defence too. Union: clips that survive every column of the row, noise too (<=: "
+    "an adaptive attack is missing, so at most this; below the complete rows). Mean: over the attacks, not noise. "
+    "n/a: there is no such gradient. refused: the attack cannot take this defence. -: not run. void: attacked with a "
+    "budget of zero, the defence's answers changed. Of a randomised defence, figures are averages over several passes. "
+    "ROC: the area under the curve of a defence that is a detector too. Seconds: one clean clip through the defence "
+    "and its classifier. Audit: the grade of bench audit."
 )
 
 
@@ -42,35 +47,55 @@ def heading(table: Table) -> Text:
 _WIDE = 10
 
 
-def render(table: Table) -> RichTable:
-    """A table for the terminal; its :func:`heading` is printed above it. Many attacks stand below one another."""
-    return _tall(table) if len(table.columns) > _WIDE else _broad(table)
+def render(table: Table) -> RenderableType:
+    """A table for the terminal; its :func:`heading` is printed above it. Many attacks stand below one another.
+
+    Rows that claim nothing (:func:`bench.report.ranking.unranked`) follow in a table of their own, then why some
+    combinations do not exist.
+    """
+    draw = _tall if len(table.columns) > _WIDE else _broad
+    first, last = ranked(table), unranked(table)
+    parts: list[RenderableType] = [draw(table, first)] if first else []
+    if last:
+        parts += [Text(UNRANKED, style="bold"), draw(table, last)]
+    parts += [Text(f"{row.defense} is void: {voided(row)}.") for row in last if row.void]
+    parts += [Text(f"{mark} {reason}", style="dim") for reason, mark in table.reasons.items()]
+    parts += [Text(f"{words}.", style="dim") for words in remarks(table)]
+    return Group(*parts)
 
 
-def _tall(table: Table) -> RichTable:
+def _union(table: Table, row: Row) -> Text:
+    return _cell(row.union, "void" if row.void else "-", "<= " if incomplete(table, row) else "")
+
+
+def _grade(row: Row) -> Text:
+    return Text((row.grade or "-").replace(" ", "\n"))
+
+
+def _tall(table: Table, rows: Sequence[Row]) -> RichTable:
     """One line per attack, one column per defence."""
     out = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     out.add_column("Attack", overflow="fold")
-    for row in table.rows:
+    for row in rows:
         out.add_column(row.defense, justify="right", overflow="fold")
-    for label, heading in table.columns.items():
-        cells = [_cell(row.scores.get(label), row.blank(label)) for row in table.rows]
-        for cell, row in zip(cells, table.rows, strict=True):
+    for label in table.columns:
+        cells = [_cell(row.scores.get(label), table.blank(row, label)) for row in rows]
+        for cell, row in zip(cells, rows, strict=True):
             if label in row.detected:
                 cell.append(f"\nROC {area(row, label)}", style="dim")
-        complete = (_with_reported(cell, row, label) for cell, row in zip(cells, table.rows, strict=True))
-        out.add_row(heading if label in ("clean", "noise", heading) else f"{label}\n{heading}", *complete)
+        complete = (_with_reported(cell, row, label) for cell, row in zip(cells, rows, strict=True))
+        out.add_row("\n".join(reversed(table.heading(label))), *complete)
     if any(row.union is not None for row in table.rows):
-        bounds = ["<= " if row.not_run else "" for row in table.rows]
-        unions = [_cell(row.union, row.blank(""), bound) for row, bound in zip(table.rows, bounds, strict=True)]
         union, average = table.together
-        out.add_row(union, *(_with_reported(c, row, "Union") for c, row in zip(unions, table.rows, strict=True)))
-        out.add_row(average, *(_with_reported(Text(percent(row.mean)), row, "Mean") for row in table.rows))
+        out.add_row(union, *(_with_reported(_union(table, row), row, "Union") for row in rows))
+        out.add_row(average, *(_with_reported(Text(percent(row.mean)), row, "Mean") for row in rows))
     for label in table.averages:
-        means = (percent(row.averages.get(label, math.nan)) for row in table.rows)
-        out.add_row(label, *(_with_reported(Text(m), row, label) for m, row in zip(means, table.rows, strict=True)))
+        means = [Text(percent(row.averages.get(label, math.nan))) for row in rows]
+        out.add_row(label, *(_with_reported(mean, row, label) for mean, row in zip(means, rows, strict=True)))
     if table.timed:
-        out.add_row("Seconds", *(_with_reported(Text(duration(row.seconds)), row, "Seconds") for row in table.rows))
+        out.add_row("Seconds", *(_with_reported(Text(duration(row.seconds)), row, "Seconds") for row in rows))
+    if table.audited:
+        out.add_row("Audit", *map(_grade, rows))
     return out
 
 
@@ -81,14 +106,14 @@ def _with_reported(cell: Text, row: Row, label: str) -> Text:
     return cell
 
 
-def _broad(table: Table) -> RichTable:
+def _broad(table: Table, rows: Sequence[Row]) -> RichTable:
     """One line per defence, one column per attack."""
     # Narrow columns: seven of them fit a terminal of 80, and long names fold instead of being cut.
     out = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     out.add_column("Defence", overflow="fold")
-    for label, heading in table.columns.items():
-        title = heading if label in ("clean", "noise", heading) else f"{heading}\n{label.replace('+', chr(10) + '+')}"
-        out.add_column(title, justify="right")
+    for label in table.columns:
+        kind, *which = table.heading(label)
+        out.add_column("\n".join([kind, *(w.replace("+", "\n+") for w in which)]), justify="right")
     attacked = any(row.union is not None for row in table.rows)
     if attacked:
         for title in table.together:
@@ -97,13 +122,17 @@ def _broad(table: Table) -> RichTable:
         out.add_column(title, justify="right")
     if table.timed:
         out.add_column("Seconds", justify="right")
-    for row in table.rows:
-        cells = [_cell(row.scores.get(label), row.blank(label)) for label in table.columns]
+    if table.audited:
+        out.add_column("Audit", justify="right")
+    for row in rows:
+        cells = [_cell(row.scores.get(label), table.blank(row, label)) for label in table.columns]
         if attacked:
-            cells += [_cell(row.union, bound="<= " if row.not_run else ""), Text(percent(row.mean))]
+            cells += [_union(table, row), Text(percent(row.mean))]
         cells += [Text(percent(row.averages.get(label, math.nan))) for label in table.averages]
         if table.timed:
             cells.append(Text(duration(row.seconds)))
+        if table.audited:
+            cells.append(_grade(row))
         out.add_row(row.defense, *cells)
         if row.detected:
             out.add_row(Text("  ROC", style="dim"), *(Text(area(row, label), style="dim") for label in table.columns))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from bench.records.audits import AuditedRow, grades
 from bench.records.description import Described, Skipped
 from bench.records.metrics import mean, roc_area, union
 from bench.records.results import CellResult, Score
@@ -16,11 +17,14 @@ from bench.report.reported import Reported
 HEADINGS = {
     "clean": "Standard",
     "noise": "Noise",
+    "universal": "Universal",
     "black-box": "Black-box",
     "gray-box": "Robust*",
     "adaptive": "Robust",
     "worst": "Worst",
 }
+# The attack that takes the strongest known moves against the kind of a defence: tables are sorted by its columns.
+_STRONGEST = "adaptive"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,7 @@ class TableOptions:
         across: means over several grids, by label and defence, :func:`~bench.report.across.means_across`.
         oracles, counts_clean, averages: see :class:`~bench.grids.grid.Grid`.
         seconds: of a pass, :func:`~bench.records.results.pass_seconds`, where the tables are to show them.
+        audits: of the grid's rows; those that looked at other cells than a table's say nothing about it.
     """
 
     reported: Reported | None = None
@@ -44,6 +49,7 @@ class TableOptions:
     seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
     averages: Mapping[str, Sequence[str]] = field(default_factory=dict)
     across: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    audits: Sequence[AuditedRow] = ()
 
     @classmethod
     def of(
@@ -54,6 +60,7 @@ class TableOptions:
         skipped: Sequence[Skipped],
         seconds: Callable[[], Mapping[tuple[str, str], float]],
         across: Mapping[str, Mapping[str, float]] | None = None,
+        audits: Sequence[AuditedRow] = (),
     ) -> TableOptions:
         """All that a grid says, or what its results folder says about it.
 
@@ -70,11 +77,12 @@ class TableOptions:
             seconds=seconds() if grid.timed else {},
             averages=grid.averages,
             across=across or {},
+            audits=audits,
         )
 
-    def absent(self, model: str, defense: str) -> frozenset[str]:
-        """Columns that do not exist for a defence."""
-        return frozenset(s.attack for s in self.skipped if (s.model, s.defense) == (model, defense))
+    def absent(self, model: str, defense: str) -> dict[str, Skipped]:
+        """Columns that do not exist for a defence, and why."""
+        return {s.attack: s for s in self.skipped if (s.model, s.defense) == (model, defense)}
 
     def parts(self, columns: Collection[str], absent: Collection[str] = ()) -> dict[str, list[str]]:
         """The columns ``worst``, each with those of its parts that a table has and that exist for a defence."""
@@ -87,9 +95,10 @@ class Row:
 
     Attributes:
         scores: ``{column label: score}``.
-        union: clips that are right under every attack of the row.
-        mean: average accuracy over the attacks, in percent; not-a-number if some were not run.
-        absent: columns that do not exist for this defence.
+        union: clips that are right under every attack of the row and under its noise, which is no attack, but what it
+            breaks is broken.
+        mean: average accuracy over the attacks, in percent; not-a-number if some were not run. Noise is none of them.
+        absent: columns that do not exist for this defence, and why.
         not_run: columns that exist and were not run. The union is then only an upper bound.
         reported: as printed in the paper: ``{column label: percent}``, and ``Seconds``.
         void: columns whose zero-budget control failed, and what was seen. Nothing in such a row can be trusted.
@@ -97,25 +106,26 @@ class Row:
         detected: of a defence that measures clips, the area under the ROC curve by which it tells the attacked clips of
             a column from the clean ones.
         averages: by label, the mean accuracy over some attacks or grids, in percent; not-a-number if one was not run.
+        undefended: whether nothing stands before the classifier.
+        grade: of an audit of these cells, ``A`` to ``F``, with ``(outcomes)`` where no clip was asked again; empty if
+            there was none.
+        remarks: on the reported figures, by column.
     """
 
     defense: str
     scores: dict[str, Score]
     union: Score | None
     mean: float
-    absent: frozenset[str] = frozenset()
+    absent: Mapping[str, Skipped] = field(default_factory=dict)
     not_run: frozenset[str] = frozenset()
     reported: dict[str, float] = field(default_factory=dict)
     void: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
     detected: dict[str, float] = field(default_factory=dict)
     averages: dict[str, float] = field(default_factory=dict)
-
-    def blank(self, column: str) -> str:
-        """What stands in a column without a score."""
-        if self.void:
-            return "void"
-        return "n/a" if column in self.absent else "-"
+    undefended: bool = False
+    grade: str = ""
+    remarks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -124,6 +134,7 @@ class Table:
 
     Attributes:
         columns: attack label to heading (Standard, Noise, Robust*, Robust), in order.
+        strongest: labels of the columns of the attack ``adaptive``.
         clips: clips in every cell.
         counts_clean: whether union and mean count the clean clips as an attack.
         averages: labels of further averages, in order.
@@ -138,6 +149,7 @@ class Table:
     reported_from: str = ""
     counts_clean: bool = False
     averages: tuple[str, ...] = ()
+    strongest: tuple[str, ...] = ()
 
     @property
     def together(self) -> tuple[str, str]:
@@ -150,8 +162,38 @@ class Table:
         return any(row.seconds is not None for row in self.rows)
 
     @property
+    def audited(self) -> bool:
+        """Whether any row was audited."""
+        return any(row.grade for row in self.rows)
+
+    @property
     def title(self) -> str:
         return " · ".join(p for p in (self.dataset, self.model, self.budget) if p)
+
+    def heading(self, label: str) -> tuple[str, ...]:
+        """What stands above a column: what kind it is, and which of them, where the label does not say the kind."""
+        kind = self.columns[label]
+        if label in ("clean", "noise") or (label in self.strongest and label.casefold() == _STRONGEST):
+            return (kind,)
+        return (label,) if label.casefold().startswith(kind.casefold()) else (kind, label)
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why combinations do not exist, each with its mark: a raised number."""
+        found = dict.fromkeys(s.reason for row in self.rows for label, s in row.absent.items() if label in self.columns)
+        return {reason: str(i).translate(_RAISED) for i, reason in enumerate(found, 1)}
+
+    def blank(self, row: Row, label: str) -> str:
+        """What stands in a column without a score."""
+        if row.void:
+            return "void"
+        if label not in row.absent:
+            return "-"
+        skipped = row.absent[label]
+        return ("n/a" if skipped.kind == "gradient" else "refused") + self.reasons[skipped.reason]
+
+
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def _row(defense: str, cells: Mapping[str, CellResult], columns: Collection[str], options: TableOptions) -> Row:
@@ -163,27 +205,32 @@ def _row(defense: str, cells: Mapping[str, CellResult], columns: Collection[str]
     """
     model = next(iter(cells.values())).model
     seconds = options.seconds.get((model, defense))
+    bare = all(r.settings.defense.name == "none" for r in cells.values())
     void = {label: r.control.message for label, r in cells.items() if r.control is not None and not r.control.passed}
     if void:
         scores = {label: r.score for label, r in cells.items() if r.knowledge != "adaptive"}
-        return Row(defense=defense, scores=scores, union=None, mean=math.nan, void=void, seconds=seconds)
-    absent = options.absent(model, defense)
-    not_run = frozenset(columns) - cells.keys() - absent
+        return Row(
+            defense=defense, scores=scores, union=None, mean=math.nan, void=void, seconds=seconds, undefended=bare
+        )
+    absent = {label: skipped for label, skipped in options.absent(model, defense).items() if label not in cells}
+    not_run = frozenset(columns) - cells.keys() - absent.keys()
     attacked = {label: r for label, r in cells.items() if r.knowledge != "clean"}
     if options.counts_clean and attacked:
         attacked = dict(cells)
+    averaged = [r.score.accuracy for r in attacked.values() if r.knowledge != "noise"]
     total, worst = _survivors(attacked, options.parts(columns, absent))
     return Row(
         defense=defense,
         scores={label: r.score for label, r in cells.items()} | worst,
         union=total,
-        mean=math.nan if not_run else mean([r.score.accuracy for r in attacked.values()]),
-        absent=absent - cells.keys(),
+        mean=math.nan if not_run else mean(averaged),
+        absent=absent,
         not_run=not_run,
+        undefended=bare,
         seconds=seconds,
         # An oracle mixes defences.
         detected={} if defense in options.oracles else _detected(cells.values()),
-        averages=_averages(cells, options.averages, absent - cells.keys())
+        averages=_averages(cells, options.averages, absent)
         | {label: figures.get(defense, math.nan) for label, figures in options.across.items()},
     )
 
@@ -278,13 +325,24 @@ def _table(cells: Sequence[CellResult], budget: str, options: TableOptions) -> T
         clips=max(len(c.outcomes) for c in cells),
         counts_clean=options.counts_clean,
         averages=(*options.averages, *options.across),
+        strongest=tuple(dict.fromkeys(c.attack for c in cells if _is_strongest(c))),
     )
+    known = grades(options.audits, cells)
+    for row in rows:
+        row.grade = known.get((table.model, row.defense, budget), "")
     reported = options.reported
     if reported is not None and reported.section.model == table.model:
         table.reported_from = reported.source
         for row in rows:
-            row.reported = reported.row(row.defense, [*columns, "Union", "Mean", *table.averages, "Seconds"], budget)
+            labels = [*columns, "Union", "Mean", *table.averages, "Seconds"]
+            row.reported = reported.row(row.defense, labels, budget)
+            row.remarks = reported.remarks(row.defense, labels, budget)
     return table
+
+
+def _is_strongest(cell: CellResult) -> bool:
+    attack = cell.settings.attack
+    return attack is not None and attack.name == _STRONGEST and cell.knowledge == "adaptive"
 
 
 def _by_row(cells: Iterable[CellResult], options: TableOptions) -> dict[str, dict[str, CellResult]]:
@@ -297,6 +355,12 @@ def _by_row(cells: Iterable[CellResult], options: TableOptions) -> dict[str, dic
         if chosen:
             by_row[label] = chosen
     return by_row
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, its first column to the left and the others to the right."""
+    aligned = ["---", *["---:"] * (len(header) - 1)]
+    return ["| " + " | ".join(cells) + " |" for cells in (header, aligned, *rows)]
 
 
 def percent(value: float) -> str:
@@ -331,6 +395,13 @@ def voided(row: Row) -> str:
     return "; ".join(f"{label} with a budget of 0: {message}" for label, message in row.void.items())
 
 
+def remarks(table: Table) -> list[str]:
+    """What the papers' tables remark on the reported figures of a table."""
+    return [
+        f"Reported of {row.defense}, {label}: {words}" for row in table.rows for label, words in row.remarks.items()
+    ]
+
+
 def flaws(score: Score) -> str:
     """``2 invalid, 1 failed``, or an empty string."""
     counts = {"invalid": score.invalid, "missing": score.missing, "failed": score.failed}
@@ -340,10 +411,14 @@ def flaws(score: Score) -> str:
 def to_pandas(tables: Sequence[Table]) -> pd.DataFrame:
     """Tidy summary: one row per table, defence and column, with accuracy and interval in percent.
 
-    ``complete`` is false for a union over only some of the table's attacks.
+    ``complete`` is false for a union over only some of the table's attacks, ``ranked`` for a row that no table ranks
+    (:func:`bench.report.ranking.unranked`).
     """
+    from bench.report.ranking import incomplete, unranked
+
     rows = []
     for table in tables:
+        outside = {id(row) for row in unranked(table)}
         for row in table.rows:
             scores = dict(row.scores)
             if row.union is not None:
@@ -363,7 +438,8 @@ def to_pandas(tables: Sequence[Table]) -> pd.DataFrame:
                         "high": high,
                         "clips": score.clips,
                         "flawed": score.flawed,
-                        "complete": label != "Union" or not row.not_run,
+                        "complete": label != "Union" or not incomplete(table, row),
+                        "ranked": id(row) not in outside,
                     }
                 )
     return pd.DataFrame(rows)

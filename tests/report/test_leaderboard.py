@@ -42,7 +42,7 @@ def test_the_leaderboard_labels_measured_and_reported(results: Path) -> None:
     assert "| none | 100.0 [61, 100]" in measured
     assert "*measured here*" in measured
     # VideoPure's own row on NL and UCF-101: 96 standard, 94.1 gray-box PGD, 100 adaptive.
-    assert "*Reported*, UCF-101 · NL (`videopure_table1.csv`)" in reported
+    assert "*Reported*, UCF-101 · NL · [`videopure_table1.csv`](results/reported/videopure_table1.csv)" in reported
     row = next(line for line in reported.splitlines() if line.startswith("| VideoPure |"))
     assert row.split(" | ")[1:3] == ["96", "94.1"]
     assert "[61, 100]" not in reported
@@ -86,7 +86,8 @@ def test_columns_that_were_not_run_are_told_from_those_that_do_not_exist(results
     row = next(line for line in lines if line.startswith("| jpeg |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[2] == cells[4] == "-"  # noise, PGD+BPDA
-    assert cells[5] == "n/a"
+    assert cells[5] == "n/a¹"
+    assert "¹ JPEG has no exact gradient because part of it is not differentiable; use bpda." in lines
     assert cells[6].startswith("≤ ")
     assert cells[7] == "-"  # no mean over half of the attacks
     # Complete rows stand above it, whatever its union over one attack is.

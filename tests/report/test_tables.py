@@ -11,6 +11,7 @@ from kit.gray import LEVELS
 from kit.running import exported
 
 from bench.records.description import Skipped
+from bench.records.identity import ComponentIdentity
 from bench.records.outcome import Control
 from bench.records.results import read_results
 from bench.report.leaderboard import make_leaderboard
@@ -34,7 +35,55 @@ def test_union_and_mean_have_known_values() -> None:
     assert row.union.correct == 0
     assert row.scores["PGD+BPDA"].correct == 1
     assert row.scores["PGD+BPDA"].invalid == 1
-    assert row.mean == pytest.approx((75 + 75 + 25) / 3)
+    assert row.mean == pytest.approx((75 + 25) / 2)  # noise is no attack
+
+
+def test_what_noise_breaks_is_broken_and_noise_alone_has_no_mean() -> None:
+    clean, noise = cell("a", "clean", "clean", "1111"), cell("a", "noise", "noise", "1110")
+    (table,) = make_tables([clean, noise])
+    assert table.rows[0].mean != table.rows[0].mean
+    (table,) = make_tables([clean, noise, cell("a", "PGD", "adaptive", "0111")])
+    assert table.rows[0].union is not None
+    assert (table.rows[0].union.correct, table.rows[0].mean) == (2, 75.0)
+    (table,) = make_tables([clean, noise, cell("a", "PGD", "adaptive", "0111")], TableOptions(counts_clean=True))
+    assert table.rows[0].mean == (100 + 75) / 2
+
+
+def test_a_universal_perturbation_is_an_attack_and_no_noise() -> None:
+    cells = [
+        cell("a", "clean", "clean", "11"),
+        cell("a", "AF 4", "universal", "10"),
+        cell("a", "PGD", "adaptive", "00"),
+    ]
+    (table,) = make_tables(cells)
+    assert table.columns["AF 4"] == "Universal"
+    assert table.rows[0].mean == 25.0
+
+
+def test_no_heading_says_its_kind_twice() -> None:
+    cells = [
+        cell("a", "clean", "clean", "1"),
+        cell("a", "noise", "noise", "1"),
+        cell("a", "noise(kind='sign')", "noise", "1"),
+        cell("a", "PGD", "gray-box", "1"),
+        cell("a", "adaptive", "adaptive", "1"),
+        cell("a", "robust-PGD", "adaptive", "1"),
+        cell("a", "PGD+BPDA", "adaptive", "1"),
+    ]
+    cells[4].settings = cells[4].settings.model_copy(update={"attack": ComponentIdentity(name="adaptive")})
+    worst = {"Worst I": ["PGD"], "I": ["PGD+BPDA"]}
+    (table,) = make_tables(cells, TableOptions(worst=worst))
+    assert [" ".join(table.heading(label)) for label in table.columns] == [
+        "Standard",
+        "Noise",
+        "noise(kind='sign')",
+        "Robust* PGD",
+        "Robust",
+        "robust-PGD",
+        "Robust PGD+BPDA",
+        "Worst I",
+        "Worst I",
+    ]
 
 
 def test_averages_are_of_the_attacks_that_they_name() -> None:
