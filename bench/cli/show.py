@@ -137,7 +137,7 @@ def _gradient(name: str) -> dict[str, Any]:
         "kind": "gradient",
         "summary": summary,
         "source": _SOURCES.get(name, ""),
-        "usage": f"rays+{name}" if name == "query" else f"pgd+{name}",
+        "usage": {"query": "rays+query", "strongest": "adaptive"}.get(name, f"pgd+{name}"),
         "defenses": own,
     }
 
@@ -147,7 +147,10 @@ def _print_gradient(item: dict[str, Any]) -> None:
     lines = [f"How an attack differentiates the defence: {item['summary']}."]
     if item["source"]:
         lines += ["", f"Source: {item['source']}"]
-    lines += ["", f"Any attack takes it: --attack {item['usage']}, or 'gradient: {item['name']}' in a grid."]
+    if item["usage"] == "adaptive":
+        lines += ["", "The attack adaptive has it, and no other: --attack adaptive."]
+    else:
+        lines += ["", f"Any attack takes it: --attack {item['usage']}, or 'gradient: {item['name']}' in a grid."]
     if item["defenses"]:
         of = "With a stand-in of their own" if item["name"] == "bpda" else "Defences that have it"
         lines.append(f"{of}: {', '.join(item['defenses'])}")
@@ -190,7 +193,24 @@ def _describe(entry: Entry) -> dict[str, Any]:
         from bench.weights.zoo import manifest
 
         described["weights"] = [e for e in manifest().values() if e["model"] == entry.name]
+    if entry.name == "adaptive":
+        described["lists"] = _lists()
     return described
+
+
+def _lists() -> dict[str, list[str]]:
+    """What ``adaptive`` runs against each kind of defence in a ball, and what a clip costs that nothing breaks."""
+    from bench.attack.known import KINDS, moves_against
+    from bench.attack.moves import Moves
+    from bench.threat.budgets import Budget
+
+    lists = {}
+    for kind in KINDS:
+        moves = moves_against(kind, Budget())
+        forwards, backwards = Moves(moves).passes(Budget())
+        cost = f"at most {forwards} passes forward and {backwards} backward, with a budget of {Budget().steps} steps"
+        lists[f"{kind.name}; {cost}"] = [str(move) for move in moves]
+    return lists
 
 
 def _print_description(item: dict[str, Any]) -> None:
@@ -208,6 +228,10 @@ def _print_description(item: dict[str, Any]) -> None:
         out.print(f"  {p['name']} ({p['type']}, {default})", markup=False, highlight=False)
         if p["help"]:
             out.print(f"      {p['help']}", markup=False, highlight=False)
+    for kind, moves in item.get("lists", {}).items():
+        out.print(f"\nAgainst {kind}:", markup=False, highlight=False)
+        for move in moves:
+            out.print(f"  {move}", markup=False, highlight=False)
     for w in item.get("weights", []):
         out.print(
             f"\nShipped weights for {w['dataset']}: {w['parameters']} parameters, {figures_in_words(w)}.\n"

@@ -46,7 +46,7 @@ def test_show_explains_a_gradient(bench: Bench, name: str) -> None:
     assert (item["name"], item["kind"]) == (name, "gradient")
     plain = bench("show", name).out
     assert GRADIENTS[name] in " ".join(plain.split())
-    assert f"+{name}" in plain
+    assert ("--attack adaptive" if name == "strongest" else f"+{name}") in plain
     assert bench("show", name.upper()).out == plain
 
 
@@ -111,3 +111,15 @@ def test_show_clips_writes_all_classes_into_this_folder(
         assert picture.size == (6 * 68, 2 * (68 + 14))  # two rows of six clips and their names
         assert picture.n_frames == 16  # type: ignore[attr-defined]
     assert [p.name for p in tmp_path.iterdir()] == ["actions12.gif"]
+
+
+def test_adaptive_is_shown_with_its_list_for_every_kind(bench: Bench) -> None:
+    """What a row's headline is made of can be read without opening a file; each list begins with a plain attack."""
+    (item,) = json.loads(bench("show", "adaptive", "--json").out)
+    assert len(item["lists"]) == 8
+    for kind, moves in item["lists"].items():
+        assert "passes forward" in kind
+        assert moves[0].startswith("pgd+")
+    text = bench("show", "adaptive").out
+    assert "Against a deterministic diffusion purifier" in text
+    assert "apgd(loss='dlr')+exact (5 x steps)" in text

@@ -68,14 +68,15 @@ def test_adaptive_attacks_through_the_identity_find_what_the_bare_attack_finds(
 
 
 def test_an_attack_on_what_a_network_does_not_have_costs_its_own_cells_alone(gray_grid: Write, tmp_path: Path) -> None:
-    """``branches`` finds no branches in any of these rows: its column is left out with a reason, wherever it stands."""
-    path = gray_grid((ALL, "[noise, {attack: branches, gradient: exact, label: Branches}, PGD, PGD+exact]"))
+    """No row here has a selection module to attack: that column is left out with a reason, wherever it stands."""
+    attack = "{attack: joint_selection, gradient: exact, label: Joint}"
+    path = gray_grid((ALL, f"[noise, {attack}, PGD, PGD+exact]"), ('"kit.gray:Identity"', "kit.gray:Doubled"))
     plan = make_plan(read_grid(path))
     cells = {(r.defense, r.attack): r for r in run_plan(plan, tmp_path / "s")}
     left_out = {(s.defense, s.attack): s.reason for s in plan.skipped}
     # The planner knows that the bare classifier has none; of the others only the attempt shows it.
-    assert set(left_out) == {("none", "Branches"), ("kit.gray:Identity", "Branches")}
-    assert "branches" in left_out["kit.gray:Identity", "Branches"]
+    assert set(left_out) == {("none", "Joint"), ("kit.gray:Doubled", "Joint")}
+    assert "a network with a selection module" in left_out["kit.gray:Doubled", "Joint"]
     assert {attack for _, attack in cells} == {"clean", "noise", "PGD", "PGD+exact"}
     assert all(o.status == "ok" for r in cells.values() for o in r.outcomes)
 
