@@ -60,6 +60,7 @@ class AutoAttack(Attack):
         parts: which attacks, in their order, instead of the version's: ``apgd-ce``, ``apgd-dlr``, ``apgd-t``, ``fab``
             and ``square``, separated by commas. In version ``rand`` the first three climb the expectation.
         queries: of Square.
+        rescale: scale the schedule of Square's squares to its queries; AutoAttack as published does not.
         targets: target classes of ``apgd-t`` and ``fab``, the likeliest first; all there are, if fewer.
         draws: of the defence per look, in version ``rand``.
         confirm: how often a randomised defence is asked about each part's clip.
@@ -70,6 +71,7 @@ class AutoAttack(Attack):
         version: Literal["standard", "rand"] = "standard",
         parts: str = "",
         queries: int = 5000,
+        rescale: bool = False,
         targets: int = 9,
         draws: int = 20,
         confirm: int = 10,
@@ -86,7 +88,7 @@ class AutoAttack(Attack):
         if version == "rand":
             specs = {k: f"eot(attack={spec!r}, draws={draws}, average='logits')" for k, spec in specs.items()}
         specs["fab"] = f"fab(targets={targets}, keep='first')"
-        specs["square"] = f"square(queries={queries})"
+        specs["square"] = f"square(queries={queries}, rescale={rescale})"
         self.names = [name.strip() for name in (parts or _VERSIONS[version]).split(",")]
         for name in self.names:
             if name not in specs:

@@ -38,7 +38,7 @@ class Branches(Attack):
     A gradient through the selection module follows how the choice changes rather than what the classifier sees, and a
     choice that is made at random hides every branch: both make the white-box attack on the whole weaker than one on its
     parts. Clips of the parts are made as for transfer, to the last step. A clip that one part has broken takes no part
-    in the next.
+    in the next. A network without branches has one way through it: there it is the attack itself.
 
     Args:
         attack: the attack that climbs, a gradient attack as grids name it.
@@ -66,9 +66,12 @@ class Branches(Attack):
 
     def passes(self, budget: Budget) -> tuple[int, int]:
         """Passes of the whole network; those of its parts are not counted."""
-        return len(self.views) or 5, 0
+        forwards, backwards = self._inner.passes(budget)
+        return max(forwards, len(self.views) or 5), backwards
 
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
+        if not self.views and not target.views:
+            return self._inner.run(target, clips, labels, budget, rng)
         for name in self.views or ("frozen",):
             if name not in target.views:
                 known = ", ".join(target.views) or "none: take the attack itself for it"

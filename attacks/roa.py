@@ -46,7 +46,8 @@ class RectangularOcclusion(MaskedAttack):
         location: ``random``, in every frame anew (our default, as in their code); ``fixed``, a random one
             for all frames; ``exhaustive``, the best of all places ``stride`` apart; ``gradient``, the best of the
             ``candidates`` boxes that hold most of the squared gradient at the clean clip, summed over all frames;
-            ``gradient-per-frame``, in each frame the box that holds most of it, with no second look.
+            ``gradient-per-frame``, in each frame the box that holds most of it, with no second look. Of several
+            restarts each takes the next best place.
         stride: pixels between places that a search considers.
         candidates: of ``gradient``.
         frame_size: of ``exhaustive``, height and width of the frames, without which its cost could not be planned.
@@ -119,11 +120,11 @@ class RectangularOcclusion(MaskedAttack):
             gradient = run.target.gradient(clips, None, labels, self._loss).gradient
             peak = gradient.abs().flatten(1).amax(1).clamp_min(1e-30).view(-1, 1, 1, 1, 1)
             worth = (gradient / peak).double().square().sum(1)
-        one = [
-            self._found(run.target, clips[i : i + 1], labels[i : i + 1], i, size, worth, rng.select([i]))
+        found = [
+            self._found(run.target, clips[i : i + 1], labels[i : i + 1], i, size, worth, count, rng.select([i]))
             for i, size in enumerate(sizes)
         ]
-        return [torch.cat(one)] * count
+        return [torch.cat(masks) for masks in zip(*found, strict=True)]
 
     def _drawn(self, clips: Tensor, sizes: Sequence[int], rng: ClipRandom) -> Tensor:
         frames, *frame = clips.shape[2:]
@@ -138,9 +139,17 @@ class RectangularOcclusion(MaskedAttack):
         return torch.stack(masks)
 
     def _found(
-        self, target: Target, clip: Tensor, label: Tensor, row: int, size: int, worth: Tensor | None, rng: ClipRandom
-    ) -> Tensor:
-        """Mask ``(1, 1, T, H, W)`` of one clip by a search."""
+        self,
+        target: Target,
+        clip: Tensor,
+        label: Tensor,
+        row: int,
+        size: int,
+        worth: Tensor | None,
+        count: int,
+        rng: ClipRandom,
+    ) -> list[Tensor]:
+        """The ``count`` best masks ``(1, 1, T, H, W)`` of one clip by a search, the first one first."""
         frames, *frame = clip.shape[2:]
         height, width = self.sides(size)
         corners = self.places(size, frame).to(clip.device)
@@ -148,7 +157,8 @@ class RectangularOcclusion(MaskedAttack):
         if worth is not None:
             held = _window_sums(worth[row], height, width)[:, corners[:, 0], corners[:, 1]]  # (T, P)
             if self.location == "gradient-per-frame":
-                return masks[held.argmax(1)][None, None]
+                order = held.argsort(dim=1, descending=True, stable=True)
+                return [masks[order[:, k % len(corners)]][None, None] for k in range(count)]
             kept = held.sum(0).topk(min(self.candidates, len(corners))).indices
             masks = masks[kept]
         scores = []
@@ -157,8 +167,8 @@ class RectangularOcclusion(MaskedAttack):
                 painted = torch.where(mask, _GREY, clip)
                 logits = target(painted, torch.tensor([row]))
                 scores.append(cross_entropy(logits, label)[0])
-        best = _best(torch.stack(scores), rng)
-        return masks[best].expand(1, 1, frames, *frame)
+        order = _ranked(torch.stack(scores), rng)
+        return [masks[order[k % len(masks)]].expand(1, 1, frames, *frame) for k in range(count)]
 
     def fill(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
         return torch.full_like(clips, _GREY)
@@ -172,10 +182,11 @@ def _window_sums(worth: Tensor, height: int, width: int) -> Tensor:
     return pooled[:, 0] * height * width
 
 
-def _best(scores: Tensor, rng: ClipRandom) -> int:
-    """The place of the highest score ``(P,)``; a random one where the scores say nothing (Wu et al., released code)."""
+def _ranked(scores: Tensor, rng: ClipRandom) -> list[int]:
+    """The places, best first by scores ``(P,)``; the first one a random one where the scores say nothing (Wu et al.,
+    released code), and else of the best."""
     highest = scores == scores.max()
-    if int(highest.sum()) >= 0.9 * len(scores):
-        return int(rng.integers(len(scores), 1)[0, 0])
-    among = highest.nonzero()[:, 0]
-    return int(among[int(rng.integers(len(among), 1)[0, 0])]) if len(among) > 1 else int(among[0])
+    among = torch.arange(len(scores)) if int(highest.sum()) >= 0.9 * len(scores) else highest.nonzero()[:, 0].cpu()
+    first = int(among[int(rng.integers(len(among), 1)[0, 0])]) if len(among) > 1 else int(among[0])
+    rest = scores.argsort(dim=0, descending=True, stable=True).tolist()
+    return [first, *(place for place in rest if place != first)]

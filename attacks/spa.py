@@ -21,8 +21,9 @@ class SaltAndPepper(MaskedAttack):
     steps of 70/255, which from black reach 1.
 
     Args:
-        location: ``random``, another draw for each of the budget's restarts, or ``gradient``: the pixels whose gradient
-            at the clean clip has the largest squares, summed over the colours, which the paper does not have.
+        location: ``random``, another draw for each of the budget's restarts, or ``gradient``: in each frame the pixels
+            whose gradient at the clean clip has the largest squares, summed over the colours, which the paper does not
+            have. Restarts after the first multiply each sum by a number drawn uniformly from ``[0, 1]``.
         loss: ``ce``, ``margin`` or ``dlr``.
         keep: ``worst`` iterate, or the ``last`` one, as in the published code.
     """
@@ -50,7 +51,10 @@ class SaltAndPepper(MaskedAttack):
         if self.location == "random":
             return [region.random_masks(run.clips, size, run.rng) for _ in range(count)]
         gradient = run.target.gradient(run.clips, None, run.labels, self._loss).gradient
-        return [region.masks(gradient.double().square().sum(1), size, run.clips)] * count
+        peak = gradient.abs().flatten(1).amax(1).clamp_min(1e-30).view(-1, 1, 1, 1, 1)  # small ones vanish when squared
+        worth = (gradient / peak).double().square().sum(1)
+        shares = (run.rng.uniform(*worth.shape[1:], device=worth.device) for _ in range(count - 1))
+        return [region.masks(w, size, run.clips) for w in (worth, *(share.double() * worth for share in shares))]
 
     def fill(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
         return torch.zeros_like(clips)

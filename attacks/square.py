@@ -32,7 +32,7 @@ class Square(Attack):
     tiled with such pairs.
 
     ``queries`` counts all forward passes of a start, the first included; the budget's steps are not used, its restarts
-    are. Squares shrink on the paper's schedule, scaled to the number of queries.
+    are. Squares shrink on the paper's schedule of 10 000 steps, by default scaled to the number of queries.
 
     A misclassified candidate is final on a decisive target. Clips made for transfer go on to the last query for a
     larger loss. On a stochastic target a candidate's success is never believed and no clip leaves; whether the loss
@@ -47,17 +47,24 @@ class Square(Attack):
         p_init: share of the picture that the first squares cover.
         loss: ``margin``, ``ce`` or ``dlr``.
         span: ``clip``, all frames, or ``frame``: each square lies in one random frame.
+        rescale: scale the schedule to the number of queries, so that squares end as small as the paper's; if not, the
+            halvings come at the paper's own steps, and a short search ends among larger squares, as in AutoAttack.
     """
 
     def __init__(
-        self, queries: int = 5000, p_init: float = 0.8, loss: str = "margin", span: Literal["clip", "frame"] = "clip"
+        self,
+        queries: int = 5000,
+        p_init: float = 0.8,
+        loss: str = "margin",
+        span: Literal["clip", "frame"] = "clip",
+        rescale: bool = True,
     ) -> None:
         at_least("queries", queries, 2, ", one for the start and one to search")
         if not 0 < p_init <= 1:
             raise ValueError(f"p_init must lie in (0, 1], not {p_init!r}")
         if span not in ("clip", "frame"):
             raise ValueError(f"span must be clip or frame, not {span!r}")
-        self.queries, self.p_init, self.span = queries, p_init, span
+        self.queries, self.p_init, self.span, self.rescale = queries, p_init, span, rescale
         self._loss = loss_of(loss)
 
     def passes(self, budget: Budget) -> tuple[int, int]:
@@ -96,7 +103,7 @@ class Square(Attack):
 
     def share(self, step: int) -> float:
         """Share of the picture that a square covers, at a step of the search counted from 0."""
-        of_ten_thousand = step * 10_000 // (self.queries - 1)
+        of_ten_thousand = step * 10_000 // (self.queries - 1) if self.rescale else step
         return self.p_init * 0.5 ** bisect_left(_HALVINGS, of_ten_thousand)
 
 

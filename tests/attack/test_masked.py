@@ -193,6 +193,39 @@ def test_spa_by_gradient_takes_the_steepest_pixels() -> None:
         assert set(np.flatnonzero(frame)) <= steepest  # a black pixel whose weight is negative may stay black
 
 
+def test_restarts_of_a_search_take_the_next_best_places() -> None:
+    model, clips = Two(draw(*SHAPE, seed=8, low=-0.1, high=0.1), 0.0), draw(2, *SHAPE, seed=9)
+    run = run_on(model, clips, Budget("rectangle", 3.0))
+    masks = RectangularOcclusion("exhaustive", 1, frame_size=(H, W)).choose(run, 4)
+    for i, clip in enumerate(clips):
+        worth = grey_worth(model, clip, (3, 3), 1)
+        for place, mask in zip(sorted(worth, key=lambda at: -worth[at]), masks, strict=False):
+            assert boxes(mask[i, 0].numpy()) == {(*place, 3, 3)}
+    per_frame = RectangularOcclusion("gradient-per-frame", 1).choose(run, 3)
+    for t in range(T):
+        held = model.weight[:, t].double().square().sum(0).numpy()
+        energy = {(y, x): held[y : y + 3, x : x + 3].sum() for y, x in itertools.product(range(H - 2), range(W - 2))}
+        for place, mask in zip(sorted(energy, key=lambda at: -energy[at]), per_frame, strict=False):
+            assert boxes(mask[0, :, t].numpy()) == {(*place, 3, 3)}
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-25])
+def test_restarts_of_spa_by_gradient_draw_among_the_steep_pixels(scale: float) -> None:
+    """The first takes the steepest; later ones prefer them. Gradients count whose squares single precision loses."""
+    weight = scale * draw(*SHAPE, seed=5, low=-0.1, high=0.1)
+    weight[:, :, :4] /= 100
+    model, clips = Two(weight, 0.0), draw(1, *SHAPE, seed=2)
+    first, *others = SaltAndPepper("gradient", "margin").choose(run_on(model, clips, Budget("pixels", 4.0)), 4)
+    energy = (weight.double() / scale).square().sum(0)
+    for t in range(T):
+        steepest = energy[t].flatten().topk(4).indices.tolist()
+        assert set(np.flatnonzero(first[0, 0, t].numpy())) == set(steepest)
+    assert len({tuple(mask.flatten().tolist()) for mask in (first, *others)}) == 4
+    for mask in others:
+        assert mask.sum((1, 3, 4)).tolist() == [[4] * T]
+        assert not bool(mask[:, :, :, :4].any())  # ten thousand times flatter
+
+
 def test_multav_reaches_the_bound_of_every_ratio() -> None:
     model, clips = unbreakable(), draw(2, *SHAPE, seed=1, low=0.1, high=0.9)
     clips[:, :, :, 0] = 0.0

@@ -87,7 +87,7 @@ def test_the_parts_are_those_of_the_paper() -> None:
         "apgd(loss='ce')",
         "apgd(loss='targeted-dlr', targets=9)",
         "fab(targets=9, keep='first')",
-        "square(queries=5000)",
+        "square(queries=5000, rescale=False)",
     ]
     names = [type(part).__name__ for part in standard.components()]
     assert names == ["APGD", "APGD", "FAB", "Square"]
@@ -101,7 +101,7 @@ def test_the_parts_are_those_of_the_paper() -> None:
         ("EOT", 20, "dlr"),
     ]
     chosen = ATTACKS.create({"name": "autoattack", "parts": "square,  apgd-t", "queries": 7, "targets": 3})
-    assert chosen.parts == ["square(queries=7)", "apgd(loss='targeted-dlr', targets=3)"]
+    assert chosen.parts == ["square(queries=7, rescale=False)", "apgd(loss='targeted-dlr', targets=3)"]
     assert ATTACKS.get("autoattack").source
 
 
@@ -126,7 +126,7 @@ def test_one_part_alone_is_that_attack() -> None:
     clips = draw(4, *SHAPE)
     labels = model(clips).detach().argmax(1)
     budget = Budget(size=0.03, steps=5)
-    for parts, alone in (("apgd-ce", "apgd"), ("square", "square(queries=12)")):
+    for parts, alone in (("apgd-ce", "apgd"), ("square", "square(queries=12, rescale=False)")):
         whole = AutoAttack(parts=parts, queries=12)(model, clips, labels, budget).clips
         assert torch.equal(whole, ATTACKS.create(alone)(model, clips, labels, budget).clips)
 

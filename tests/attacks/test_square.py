@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from bench import AttackResult, BenchError, Budget, ClipRandom, Target
 from bench.attack.target import Answer
+from bench.attacks.autoattack import AutoAttack
 from bench.attacks.square import Square, bumps
 from bench.run.judge import violation
 
@@ -225,6 +228,40 @@ def test_squares_shrink_on_the_schedule_of_the_paper() -> None:
         assert attacker.share(step) == p
     short = Square(101)  # a hundred steps: each stands for a hundred
     assert [short.share(step) for step in (0, 1, 2, 3, 99)] == [0.8, 0.2, 0.2, 0.1, 0.8 / 512]
+
+
+@given(st.integers(2, 20_000), st.integers(1, 10_000))
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+def test_the_share_of_the_squares_is_that_of_the_text(queries: int, step: int) -> None:
+    """``p`` is halved at 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10 000 iterations (Andriushchenko et al.,
+    ECCV 2020): after each of them it is smaller by one half. Scaled to fewer, or as it is."""
+    halved_at = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+    step = min(step, queries - 2)
+    p = 0.8
+    for at in halved_at:
+        if step > at:
+            p /= 2
+    assert Square(queries, rescale=False).share(step) == p
+    scaled = 0.8
+    for at in halved_at:
+        if math.floor(Fraction(10_000 * step, queries - 1)) > at:
+            scaled /= 2
+    assert Square(queries).share(step) == scaled
+
+
+def test_within_autoattack_squares_shrink_at_the_papers_own_steps() -> None:
+    """Of 5000 steps, 4879 have other squares than on the schedule that is scaled to them, by the text's halvings."""
+    (published,) = AutoAttack(parts="square", queries=5001).components()
+    (scaled,) = AutoAttack(parts="square", queries=5001, rescale=True).components()
+    assert isinstance(published, Square)
+    assert isinstance(scaled, Square)
+    assert Square().rescale
+    differ = 0
+    for step in range(5000):
+        now, later = (sum(at < s for at in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)) for s in (step, 2 * step))
+        assert (published.share(step), scaled.share(step)) == (0.8 / 2**now, 0.8 / 2**later)
+        differ += now != later
+    assert differ == 4879
 
 
 # --- what a move is -------------------------------------------------------------------------------------------
