@@ -65,9 +65,11 @@ class Branches(Attack):
         return self._inner.refuses(stochastic=stochastic, transfer=True)
 
     def passes(self, budget: Budget) -> tuple[int, int]:
-        """Passes of the whole network; those of its parts are not counted."""
+        """Passes of the whole network; those of its parts are not counted. Without named views, it may have none."""
+        if self.views:
+            return len(self.views), 0
         forwards, backwards = self._inner.passes(budget)
-        return max(forwards, len(self.views) or 5), backwards
+        return max(forwards, 5), backwards
 
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
         if not self.views and not target.views:

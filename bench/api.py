@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from bench.plan.cells import Component, Plan
 from bench.plan.components import Parts, check_attacks, make_component, with_baseline
 from bench.plan.expand import make_plan
 from bench.records.audits import read_audit
+from bench.records.flat import flat_losses, probabilities
 from bench.records.identity import ComponentIdentity, Gradient
 from bench.records.results import CellResult, pass_seconds, to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
@@ -50,12 +52,15 @@ class GridRun:
         tables: all that the grid says of its tables is in them.
         computed: outcomes that were not in the store before.
         removed: names of result files of an earlier measurement, which are gone.
+        warnings: what makes a figure doubtful although nothing failed: networks that return probabilities, attacks
+            whose loss never moved; a sentence each.
     """
 
     results: list[CellResult]
     tables: list[Table]
     computed: int
     removed: list[str]
+    warnings: list[str]
 
 
 class _Counted:
@@ -125,7 +130,53 @@ def run_plan(
         across=means_across(grid.across, results_folder),
         audits=audits,
     )
-    return GridRun(results=results, tables=make_tables(results, options), computed=counted.clips, removed=removed)
+    return GridRun(
+        results=results,
+        tables=make_tables(results, options),
+        computed=counted.clips,
+        removed=removed,
+        warnings=[*_probabilities(plan, device), *map(str, flat_losses(results))],
+    )
+
+
+def _probabilities(plan: Plan, device: torch.device) -> list[str]:
+    """A sentence on every network of a plan that answers its first clip with probabilities.
+
+    Behind a purifier stands the bare classifier, which is asked once.
+    """
+    clip = next((clip for ref in plan.refs if (clip := _loaded(plan.dataset, ref)) is not None), None)
+    if clip is None:
+        return []
+    networks: dict[int, tuple[nn.Module, str]] = {}
+    for cell in plan.cells:
+        by = "" if isinstance(cell.defense.instance, Purifier) else cell.defense.label
+        network = cell.defended.classifier
+        networks.setdefault(id(network), (network, probabilities(cell.model.label, by)))
+    return list(dict.fromkeys(words for network, words in networks.values() if _is_softmax(network, clip, device)))
+
+
+def _loaded(dataset: Dataset, ref: ClipRef) -> Tensor | None:
+    """A clip, or nothing where it cannot be read; its outcomes say why."""
+    try:
+        return dataset.load(ref)
+    except (BenchError, OSError, RuntimeError, ValueError):
+        return None
+
+
+@torch.no_grad()
+def _is_softmax(network: nn.Module, clip: Tensor, device: torch.device) -> bool:
+    """Whether a network answers with probabilities. Of one that raises, the outcomes say why."""
+    try:
+        answer = network.to(device)(clip[None].to(device))
+    except Exception:  # noqa: BLE001 - whatever it is, each of its outcomes has it
+        return False
+    return isinstance(answer, Tensor) and answer.ndim == 2 and are_probabilities(answer)
+
+
+def are_probabilities(logits: Tensor) -> bool:
+    """Whether rows ``(B, K)`` all lie in ``[0, 1]`` and sum to 1 within 1e-5 (AutoAttack's test, Croce and Hein)."""
+    values = logits.double()
+    return bool(((values >= 0) & (values <= 1)).all() & ((values.sum(1) - 1).abs() <= 1e-5).all())
 
 
 class _InMemory(Dataset):
@@ -314,6 +365,10 @@ def evaluate(
         defended classifier), ``correct`` (under attack), ``clean_correct``, ``status``, distances, passes and
         the loss trace.
 
+    Warns:
+        UserWarning: the classifier returns probabilities, or the attack's loss never moved on clips that it leaves: the
+            figure then says nothing.
+
     Raises:
         BenchError: the input is not what it should be; the message says what to do.
 
@@ -330,6 +385,8 @@ def evaluate(
         refused = [skipped for skipped in plan.skipped if skipped.defense == question.defense.label]
         if refused:
             raise BenchError(refused[0].reason)
+    for warning in measured.warnings:
+        warnings.warn(warning, stacklevel=2)
     if verbose:
         _print(measured.tables)
     return question.frame(measured.results)

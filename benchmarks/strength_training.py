@@ -4,7 +4,8 @@ attack and by stronger ones.
 Run: ``python benchmarks/strength_training.py``; with ``--clips 4`` a look in minutes. The stronger ones choose the
 pixels by the gradient, climb the margin, start five times, and attack the branches of MultiBN one by one. Each attack
 meets the same clips, the first of the grid ``embedded_multibn``, with its budgets and ten steps; "all" counts the clips
-that none of them breaks. Outcomes are kept in ``--store``, so that a run that was stopped goes on.
+that none of them breaks. Outcomes are kept in ``--store``, so that a run that was stopped goes on; ``--attacks`` names
+those to run, by their headings, if not all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from bench.api import run_plan
-from bench.grids.grid import AttackSection, Grid, find_grid
+from bench.grids.grid import Grid, find_grid
 from bench.plan.expand import make_plan
 from bench.records.results import CellResult
 from bench.report.leaderboard import markdown_table
@@ -77,8 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--store", type=Path, default=Path("build/strength_training"))
+    parser.add_argument("--attacks", nargs="+")
     chosen = parser.parse_args(arguments)
-    listed = [attack for family in FAMILIES.values() for attack in family]
+    wanted = chosen.attacks or [attack["label"] for family in FAMILIES.values() for attack in family]
+    listed = [attack for family in FAMILIES.values() for attack in family if attack["label"] in wanted]
     branching = [attack for attack in listed if attack["attack"].startswith("branches")]
     everywhere = [attack for attack in listed if attack not in branching]
     cells: dict[tuple[str, str], CellResult] = {}
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cells |= {(r.defense, r.attack): r for r in measured.results}
     for family in FAMILIES.values():
         print(f"\nOf {chosen.clips} clips, left:\n")
-        print("\n".join(table(cells, [AttackSection.read(attack).label for attack in family])))
+        print("\n".join(table(cells, [attack["label"] for attack in family if attack["label"] in wanted])))
 
 
 if __name__ == "__main__":

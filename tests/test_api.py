@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from kit.gray import LEVELS, Cheater, Lighten, level_classifier
 
 import bench
 from bench import AttackResult, BenchError, ClipRandom, Purifier, Target
+from bench.api import are_probabilities
 
 CLIPS = torch.stack([torch.full((3, 4, 8, 8), LEVELS[i % 3]) for i in range(6)])
 LABELS = torch.arange(6) % 3
@@ -123,3 +126,48 @@ def test_the_result_depends_on_the_seed_alone() -> None:
 
     assert run(seed=1) == run(seed=1, batch_size=2)
     assert run(seed=1) != run(seed=2)
+
+
+class Probabilities(torch.nn.Module):
+    """The level classifier, its logits times a number, after a softmax."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.net, self.scale = level_classifier(), scale
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return (self.scale * self.net(clips)).softmax(1)
+
+
+def test_saturated_probabilities_are_said() -> None:
+    """No loss breaks them, and the figure of 100 % comes with the reason."""
+    budget = {"size": 0.15, "steps": 4}
+    with pytest.warns(UserWarning, match="robustness says nothing|returns probabilities") as seen:
+        frame = bench.evaluate(Probabilities(1e6), CLIPS, LABELS, budget=budget, verbose=False)
+    assert frame["correct"].all()
+    said = [str(warning.message) for warning in seen]
+    assert len(said) == 2
+    assert "Probabilities: the network returns probabilities instead of logits" in said[0]
+    assert "the loss of 6 of the 6 clips that the attack leaves never moves" in said[1]
+    assert "square or rays" in said[0]
+    assert "square or rays" in said[1]
+
+
+def test_the_logits_of_a_sure_classifier_are_attacked_and_nothing_is_said() -> None:
+    class Sure(Probabilities):
+        def forward(self, clips: torch.Tensor) -> torch.Tensor:
+            return self.scale * self.net(clips)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frame = bench.evaluate(Sure(1e6), CLIPS, LABELS, budget={"size": 0.15, "steps": 4}, verbose=False)
+    assert not frame["correct"].any()
+
+
+def test_probabilities_are_told_from_logits() -> None:
+    logits = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    assert are_probabilities(logits.softmax(1))
+    assert are_probabilities(torch.eye(7))
+    assert not are_probabilities(logits)
+    assert not are_probabilities(torch.full((4, 7), 0.1))  # sums to .7
+    assert not are_probabilities(torch.tensor([[1.2, -0.2]]))

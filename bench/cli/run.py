@@ -116,6 +116,7 @@ def run(
             progress=progress,
         )
     _print_run(chosen.title, measured)
+    _print_warnings(measured.warnings)
     _print_end(measured.computed, time.monotonic() - begun, results / chosen.name)
     if _print_flaws(measured.results):
         raise typer.Exit(1)
@@ -139,6 +140,18 @@ def _print_run(title: str, measured: GridRun) -> None:
             f"or settings: {', '.join(measured.removed)}.",
             highlight=False,
         )
+
+
+# Of more, only how many.
+_WARNINGS = 10
+
+
+def _print_warnings(warnings: Sequence[str]) -> None:
+    """Says on standard error which figures deserve no belief."""
+    for warning in warnings[:_WARNINGS]:
+        err.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+    if len(warnings) > _WARNINGS:
+        err.print(f"Warning: and {len(warnings) - _WARNINGS} more like these.", style="yellow", markup=False)
 
 
 def _print_end(computed: int, seconds: float, folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from kit.networks import Wavy
 from kit.selection import BUDGET, LABELS, clips
 from torch import Tensor, nn
 
@@ -62,7 +63,8 @@ def test_only_the_ways_that_are_wanted_are_gone() -> None:
     made(seen, clips(), LABELS, BUDGET, ClipRandom(range(3)))
     assert seen.forwards.tolist() == [1, 1, 1]
     assert made.passes(BUDGET) == (1, 0)
-    assert Branches().passes(BUDGET) == (5, 0)
+    forwards, backwards = PGD().passes(BUDGET)  # of a network that has no branches
+    assert Branches().passes(BUDGET) == (max(5, forwards), backwards)
     assert Branches("roa").norms == ("rectangle",)
 
 
@@ -74,9 +76,17 @@ def test_one_clip_does_not_depend_on_the_others() -> None:
     assert torch.equal(together[2:], alone)
 
 
+def test_on_a_network_without_branches_it_is_the_attack_itself() -> None:
+    net, rng = Wavy(2), ClipRandom(range(3))
+    labels = net(clips()).argmax(1)
+    found = Branches()(net, clips(), labels, BUDGET, rng.clone()).clips
+    assert torch.equal(found, PGD()(net, clips(), labels, BUDGET, rng).clips)
+    assert not torch.equal(found, clips())
+
+
 def test_what_it_cannot_attack() -> None:
-    with pytest.raises(BenchError, match="there is no 'frozen'; there are none: take the attack itself"):
-        Branches()(Masked(), clips(), LABELS, BUDGET)
+    with pytest.raises(BenchError, match="there is no 'lp'; there are none: take the attack itself"):
+        Branches(views=["lp"])(Masked(), clips(), LABELS, BUDGET)
     with pytest.raises(BenchError, match="there is no 'l2'; there are frozen, lp, physical"):
         Branches(views=["l2"])(target(), clips(), LABELS, BUDGET, ClipRandom(range(3)))
     assert "bare classifier" in str(Branches().refuses(stochastic=False, transfer=True))

@@ -66,6 +66,19 @@ def test_run_with_ones_own_classifier_and_checkpoint(bench: Bench, tmp_path: Pat
     assert "no checkpoint at" in answer.err
 
 
+def test_run_says_which_figures_say_nothing(bench: Bench, tmp_path: Path, gray_grid: Write) -> None:
+    arguments = ("run", "--grid", gray_grid(), "--results", tmp_path / "r", "--attack", "PGD", "--steps", 3)
+    quiet = bench(*arguments)
+    assert "Warning" not in quiet.err
+    for _ in range(2):  # the second time from what is stored
+        answer = bench(*arguments, "--model", "kit.gray:saturated_classifier")
+        assert answer.code == 0, answer.err
+        said = " ".join(answer.err.split())
+        assert "kit.gray:saturated_classifier: the network returns probabilities instead of logits" in said
+        assert "clips that the attack leaves never moves" in said
+        assert "square or rays" in said
+
+
 def test_a_quick_look_never_overwrites_the_full_measurement(bench: Bench, gray_grid: Write, tmp_path: Path) -> None:
     arguments = ("run", "--grid", gray_grid(), "--results", tmp_path / "r")
     assert bench(*arguments).code == 0

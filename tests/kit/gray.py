@@ -45,6 +45,22 @@ class Extremes(LevelClassifier):
         return super().forward(clips) - torch.tensor([0.0, 1e3, 0.0])
 
 
+class Saturated(nn.Module):
+    """The level classifier behind a softmax of logits a million times as large: zeros and a one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = level_classifier()
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return (1e6 * self.net(clips)).softmax(1)
+
+
+def saturated_classifier() -> nn.Module:
+    """A network whose probabilities no loss moves."""
+    return Saturated()
+
+
 def not_a_model() -> str:
     return "a string"
 
