@@ -167,8 +167,8 @@ class RectangularOcclusion(MaskedAttack):
                 painted = torch.where(mask, _GREY, clip)
                 logits = target(painted, torch.tensor([row]))
                 scores.append(cross_entropy(logits, label)[0])
-        order = _ranked(torch.stack(scores), rng)
-        return [masks[order[k % len(masks)]].expand(1, 1, frames, *frame) for k in range(count)]
+        ranked = _ranked(torch.stack(scores), rng)
+        return [masks[ranked[k % len(masks)]].expand(1, 1, frames, *frame) for k in range(count)]
 
     def fill(self, clips: Tensor, budget: Budget, rng: ClipRandom) -> Tensor:
         return torch.full_like(clips, _GREY)

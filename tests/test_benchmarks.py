@@ -111,3 +111,26 @@ def test_restamping_renews_what_was_current_and_marks_the_rest(
         assert now.cell != was.cell or path == other
     # Once more, from identities that no result has: all are stale.
     assert restamp.restamp(results, tmp_path / "before.json") == (0, len(files))
+
+
+def test_the_table_of_the_training_family_counts_clips_that_nothing_breaks() -> None:
+    made = script("strength_training")
+    cells = {(d, "ROA"): cell(d, "ROA", "adaptive", "1101") for d in made.DEFENSES}
+    cells["MultiBN", "ROA branches"] = cell("MultiBN", "ROA branches", "adaptive", "0111")
+    header, _, *rows = made.table(cells, ["ROA", "ROA branches"])
+    assert header == "| Defence | ROA | ROA branches | all |"
+    assert [row.split(" | ") for row in rows[:-1]] == [[f"| {d}", "3", "", "3 |"] for d in made.DEFENSES[:-1]]
+    assert rows[-1] == "| MultiBN | 3 | 3 | 2 |"
+
+
+def test_the_attacks_on_the_training_family_fit_their_budgets() -> None:
+    made = script("strength_training")
+    listed = [attack for family in made.FAMILIES.values() for attack in family]
+    grid = made.grid_of("trial", 2, ["MultiBN"], listed)
+    grid.check()
+    plan = make_plan(grid)
+    assert {c.attack_label for c in plan.cells if c.defense.label == "MultiBN"} == {
+        "clean",
+        *(a["label"] for a in listed),
+    }
+    assert not plan.skipped
