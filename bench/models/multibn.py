@@ -126,7 +126,8 @@ class MultiBN(nn.Module):
 
     The branches are ``clean``, ``lp`` (PGD; unforeseen: salt and pepper) and ``physical`` (ROA; unforeseen: framing). A
     selection module, a 3D network on the same clip, says how much of each branch the clip gets at every layer:
-    ``sum_k rho_k BN_k(z)`` with ``rho`` its softmax, as in the published code; the slides also offer Gumbel-softmax.
+    ``sum_k rho_k BN_k(z)`` with ``rho`` its softmax, as in the published code; the slides also offer Gumbel-softmax,
+    which the training can take (recipe ``multibn_gumbel``).
 
     Args:
         classifier: a network with batch normalisations, which are replaced; its weights are shared by all branches.

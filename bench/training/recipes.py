@@ -154,6 +154,7 @@ ROBUST: tuple[Recipe, ...] = (
     _robust("msd", "msd"),
     _robust("multibn_branches", "multibn branches"),
     replace(_robust("multibn", "multibn selection"), start_recipe="multibn_branches"),
+    replace(_robust("multibn_gumbel", "multibn selection", gumbel=1.0), start_recipe="multibn_branches"),
     # One block, as in the paper: those that the slides have behind the earlier stages, too, enlarge their features
     # eightfold, which would make a pass of this small network fifteen times as long.
     _robust("oudefend", **_BOTH, architecture="oudefend", architecture_options={"stages": [3], "base_width": 4}),
@@ -167,6 +168,7 @@ ROBUST: tuple[Recipe, ...] = (
 # At the published size: clips of 40 frames, the paper's selection module, the published block.
 _FULL_SIZE: dict[str, dict[str, Any]] = {
     "multibn": {"selector": "r3d18_hara"},
+    "multibn_gumbel": {"selector": "r3d18_hara"},
     "oudefend": {"base_width": 8},
     "denoise_b": {"variant": "b", "frames": 40},
 }

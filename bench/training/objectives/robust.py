@@ -457,16 +457,22 @@ class SelectionTraining(RobustClassification):
 
     Args:
         weight: of the selection, lambda in the paper, which gives no value; 1 is our choice.
+        gumbel: temperature of a Gumbel-softmax in place of the softmax that weighs the branches, which the slides offer
+            (Jang, Gu and Poole, Categorical Reparameterization with Gumbel-Softmax, ICLR 2017; they name no
+            temperature); 0 for the softmax. In training only: attacks and the finished network weigh by the softmax, so
+            that the defence draws nothing.
         attacks, steps, sizes, architecture_options: see :class:`RobustClassification`.
     """
 
     source = "Lo and Patel, Defending Against Multiple and Unforeseen Adversarial Videos, IEEE TIP 2022"
 
-    def __init__(self, weight: float = 1.0, **shared: Any) -> None:
+    def __init__(self, weight: float = 1.0, gumbel: float = 0.0, **shared: Any) -> None:
         super().__init__(**{"attacks": ("pgd", "roa"), "architecture": "multibn", **shared})
         if self.attacks != ("pgd", "roa") or self.architecture != "multibn":
             raise ValueError("MultiBN has branches for clean clips, pgd and roa")
-        self.weight = weight
+        if not 0 <= gumbel < float("inf"):
+            raise ValueError(f"gumbel must be a temperature, or 0 for the softmax, not {gumbel!r}")
+        self.weight, self.gumbel = weight, gumbel
 
     def read(self, path: Path, model: str) -> Mapping[str, Tensor]:
         return load_checkpoint(path)  # of the whole first stage, not of the classifier in it
@@ -484,14 +490,19 @@ class SelectionTraining(RobustClassification):
         shown = [clips, *self.attacked(net, clips, labels, generator).values()]
         kinds = torch.arange(len(shown), device=clips.device).repeat_interleave(len(clips))
         selection = net.selection(torch.cat(shown))
+        mixing = gumbel_logits(selection, self.gumbel, generator) if self.gumbel else selection
         with _shared_norms_frozen(net):
-            parts = [
-                net.mixed(x, s, k) for k, (x, s) in enumerate(zip(shown, selection.chunk(len(shown)), strict=True))
-            ]
+            parts = [net.mixed(x, s, k) for k, (x, s) in enumerate(zip(shown, mixing.chunk(len(shown)), strict=True))]
         right = F.cross_entropy(torch.cat(parts), labels.repeat(len(shown)))
         chosen = F.cross_entropy(selection, kinds)
         figures = {name: accuracy(p, labels) for name, p in zip(("clean", *self.attacks), parts, strict=True)}
         return right + self.weight * chosen, {**figures, "selection": accuracy(selection, kinds)}
+
+
+def gumbel_logits(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Logits ``(B, K)`` whose softmax is a draw of the Gumbel-softmax: each plus Gumbel noise, over the temperature."""
+    even = torch.rand(logits.shape, generator=generator, dtype=torch.float64).clamp_min(torch.finfo(torch.float64).tiny)
+    return (logits - even.log().neg().log().to(logits)) / temperature
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from bench.training.objectives.robust import (
     budget_of,
     crafted,
     evaluating,
+    gumbel_logits,
 )
 from bench.training.recipes import RECIPES, Recipe, objective_of
 from bench.weights.files import load_checkpoint
@@ -319,6 +320,31 @@ def test_the_selection_is_trained_with_the_classifier() -> None:
     assert all(p.grad is not None for p in net.parameters())
 
 
+def test_gumbel_softmax_draws_each_branch_as_often_as_the_softmax_weighs_it() -> None:
+    """At a low temperature a draw is nearly one branch, and which one follows the softmax; at a high one, all alike."""
+    logits = torch.tensor([0.0, 1.0, -1.0]).expand(20000, 3)
+    drawn = gumbel_logits(logits, 0.05, rng()).softmax(1)
+    counts = torch.bincount(drawn.argmax(1), minlength=3) / len(drawn)
+    torch.testing.assert_close(counts, logits[0].softmax(0), atol=0.015, rtol=0)
+    assert float(drawn.amax(1).mean()) > 0.95
+    even = gumbel_logits(logits, 1000.0, rng()).softmax(1)
+    torch.testing.assert_close(even, torch.full_like(even, 1 / 3), atol=0.01, rtol=0)
+
+
+def test_gumbel_softmax_takes_part_in_training_alone() -> None:
+    """The loss moves, the selection's own part and the finished network do not."""
+    clips, labels = batch()
+    soft, figures = SelectionTraining(weight=0.0, steps=1).loss(branched().train(), (clips, labels), rng())
+    net = branched().train()
+    drawn, drawn_figures = SelectionTraining(weight=0.0, gumbel=1.0, steps=1).loss(net, (clips, labels), rng())
+    assert float((drawn - soft).detach().abs()) > 1e-6
+    assert drawn_figures["selection"] == figures["selection"]
+    drawn.backward()
+    assert net.selector is not None
+    assert any(float(p.grad.abs().max()) > 0 for p in net.selector.parameters() if p.grad is not None)
+    assert RECIPES["multibn_gumbel-published"].start_recipe == "multibn_branches-published"
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -328,6 +354,7 @@ def test_the_selection_is_trained_with_the_classifier() -> None:
         (lambda: SelectionTraining(attacks=["pgd"]), "branches for clean clips, pgd and roa"),
         (lambda: AdversarialTraining(combine="sum"), "combine must be avg or max"),  # type: ignore[arg-type]
         (lambda: AdversarialTraining(attacks=[]), "nothing to train on"),
+        (lambda: SelectionTraining(gumbel=-1.0), "gumbel must be a temperature"),
     ],
 )
 def test_bad_options(make: Any, says: str) -> None:
@@ -339,7 +366,7 @@ def test_every_recipe_of_the_family_makes_its_objective() -> None:
     family = [r for r in RECIPES.values() if objective_of(r).kind == "robust"]
     # short and published ones, three that have no other form, and of the 28 networks compared with OUDefend the 24
     # that are not among them
-    assert len(family) == 2 * 14 + 3 + 24
+    assert len(family) == 2 * 15 + 3 + 24
     published = RECIPES["avg-published"]
     assert (published.steps, published.batch, published.lr, published.optimiser) == (35760, 4, 5e-4, "sgd")
     assert published.options["steps"] == 5
