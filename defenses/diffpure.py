@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from bench import ClipRandom, register
+from bench import ClipRandom, at_least, register
 from bench.diffusion.purifier import DiffusionPurifier
 from bench.diffusion.sampling import Trajectory, denoise_ddim, denoise_ddpm, denoise_sde, noise_to
 
@@ -21,7 +21,7 @@ class _DiffPure(DiffusionPurifier):
     """
 
     stochastic = True
-    short_by: ClassVar[int] = 0
+    short_by: int = 0
 
     def purify_latents(
         self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom, path: Trajectory | None = None
@@ -128,3 +128,65 @@ class DiffPureSDE(_DiffPure):
 
     def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom, down: dict[int, Tensor] | None) -> Tensor:
         return denoise_sde(self.backbone, noisy, times, rng, down)
+
+
+# Timesteps and steps of the defences of these names.
+_USUAL = {"ddim": (101, 6), "ddpm": (101, 101), "sde": (150, 150)}
+
+
+@register(
+    "diffpure_fixed",
+    source="Liu et al., Towards Better Understanding of the Adversarial Robustness of Diffusion-Based Purification, "
+    "arXiv 2404.14309: the deterministic white-box setting; Nie et al., Diffusion Models for Adversarial Purification, "
+    "ICML 2022",
+)
+class DiffPureFixed(_DiffPure):
+    """DiffPure whose noise is fixed beforehand and known to the attacker; nothing is random.
+
+    Not a defence to deploy but a question to ask of one: how much of a randomised purifier's robustness is that the
+    attacker cannot know the draw. All noise comes from one seed, the same for every clip and every call, so that what
+    is attacked is what is judged.
+
+    Args:
+        sampler: ``ddim``, ``ddpm`` or ``sde``, as the defences of these names.
+        seed: of all noise.
+        backbone: a diffusion backbone: ``pixel_tiny``, ``latent_tiny``, ``image_tiny`` (shipped), ``modelscope``,
+            ``stable_diffusion`` or ``guided_diffusion``.
+        t_star: timestep of 1000 to which the clip is noised; the sampler's default if not given.
+        steps: network calls, spaced evenly from ``t_star`` to 1; the sampler's default if not given.
+        weights: of a published backbone, a hub name or a folder in diffusers' layout.
+        precision: of a published backbone's weights: fp32, fp16 or bf16.
+    """
+
+    stochastic = False
+
+    def __init__(
+        self,
+        sampler: Literal["ddim", "ddpm", "sde"] = "ddim",
+        seed: int = 0,
+        backbone: str = "pixel_tiny",
+        t_star: int | None = None,
+        steps: int | None = None,
+        weights: str = "",
+        precision: Literal["fp32", "fp16", "bf16"] = "fp32",
+    ) -> None:
+        if sampler not in _USUAL:
+            raise ValueError(f"sampler must be one of {', '.join(_USUAL)}, not {sampler!r}")
+        at_least("seed", seed, 0)
+        start, count = _USUAL[sampler]
+        super().__init__(
+            backbone, start if t_star is None else t_star, count if steps is None else steps, weights, precision
+        )
+        self.sampler, self.seed = sampler, seed
+        self.short_by = DiffPureSDE.short_by if sampler == "sde" else 0
+
+    def purify_latents(
+        self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom, path: Trajectory | None = None
+    ) -> list[Tensor]:
+        return super().purify_latents(latents, clips, times, ClipRandom([self.seed] * len(latents)), path)
+
+    def denoise(self, noisy: Tensor, times: Sequence[int], rng: ClipRandom, down: dict[int, Tensor] | None) -> Tensor:
+        if self.sampler == "ddim":
+            return denoise_ddim(self.backbone, noisy, times, down)
+        sampled = denoise_ddpm if self.sampler == "ddpm" else denoise_sde
+        return sampled(self.backbone, noisy, times, rng, down)

@@ -206,6 +206,14 @@ class VideoPure(DiffusionPurifier):
     def _step(self, estimate: Tensor, latents: Tensor, flow: Tensor | None, gain: float) -> Tensor:
         return estimate + gain * self._gradient(estimate, latents, flow) if self.optimise else estimate
 
+    def push(self, latents: Tensor) -> float:
+        if not self.optimise:
+            return 0.0
+        gains = [self._size(t, target) / self.backbone.level(t) for t, target in downward(self.times)]
+        gains.append(gains[-1])  # the final latent is moved by the last timestep's formula, or by one much like it
+        asked = gains if self.candidate is None else [gains[-1 - self.candidate]]
+        return 2 * self.spatial / latents[0].numel() * sum(asked) / len(asked)
+
     def _flow(self, clips: Tensor, latents: Tensor) -> Tensor | None:
         if self.flow is None or clips.shape[2] < 2:
             return None

@@ -11,14 +11,19 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from kit.cells import cell, identified
+from torch import Tensor, nn
 
-from bench import code
+from bench import ATTACKS, Budget, ClipRandom, DefendedClassifier, Purifier, code
+from bench.defense.defended import why_not
+from bench.defenses.none import NoDefense
 from bench.grids.grid import read_grid
 from bench.plan.expand import make_plan
 from bench.records.identity import ComponentIdentity, Knowledge
 from bench.records.metrics import wilson
 from bench.records.results import CellResult, Score, read_result, result_files
+from bench.registry import DEFENSES
 from bench.report.reported import shipped_folder
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -42,6 +47,39 @@ def test_the_zoo_table_pools_seeds_and_counts_clips_once() -> None:
     assert pooled([one, two]) == f"60.0\n{low} to {high}\nseeds 40.0 to 80.0"
     low, high = (round(100 * v) for v in wilson(40, 50))
     assert pooled([one]) == f"80.0\n{low} to {high}"
+
+
+def test_the_strength_of_purifiers_is_counted_over_fresh_draws() -> None:
+    """A classifier that says 1 of bright clips, behind a purifier that paints every second draw of a stream white."""
+
+    class Bright(nn.Module):
+        def forward(self, clips: Tensor) -> Tensor:
+            level = clips.mean(dim=(1, 2, 3, 4))
+            return torch.stack([0.5 - level, level - 0.5], 1)
+
+    class Sometimes(Purifier):
+        stochastic = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked = 0
+
+        def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+            self.asked += 1
+            return torch.ones_like(clips) if self.asked % 2 else clips
+
+    left = script("strength_purifiers").left
+    clips, labels = torch.full((3, 3, 1, 2, 2), 0.1), torch.tensor([0, 0, 1])
+    # White: only the last is right. As it is: the first two.
+    assert left(DefendedClassifier(Bright(), Sometimes()), clips, labels, 4) == 1.5
+    assert left(DefendedClassifier(Bright(), NoDefense()), clips, labels, 4) == 2
+
+
+def test_every_row_of_the_strength_of_purifiers_can_be_run() -> None:
+    for text, attacks in script("strength_purifiers").ROWS:
+        defense = DEFENSES.create(text)
+        assert [why_not(defense, gradient) for _, gradient in attacks] == [None] * len(attacks)
+        assert all(ATTACKS.create(attack).check(Budget("linf", 4 / 255)) is None for attack, _ in attacks)
 
 
 def of_sweep(

@@ -72,6 +72,15 @@ class Purifier(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no cheaper process that stands for it")
 
+    def lowpass(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        """What ``bpda-lowpass`` differentiates in place of :meth:`purify`: a filter that keeps what the purifier keeps.
+
+        For one that removes what is fine and leaves what is coarse, a filter is a better stand-in than the identity,
+        which stays what ``bpda`` means. ``rng`` and the result are as for :meth:`bpda`. Purifiers that do not override
+        it have no such gradient.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no filter that stands for it")
+
     def deviation(self, clips: Tensor, rng: ClipRandom) -> tuple[Tensor, Tensor]:
         """What :meth:`purify` returns, and a second objective ``(B,)`` that ``diffattack`` maximises with its own.
 

@@ -23,6 +23,7 @@ GRADIENTS: dict[Gradient, str] = {
     "bpda": "the defence forward, its stand-in (the identity by default) backward",
     "bpda-identity": "the defence forward, the identity backward even where it has a better stand-in: as papers do it",
     "bpda-negated": "the same with the opposite sign: for defences that turn a perturbation around",
+    "bpda-lowpass": "the defence forward, a filter that keeps what it keeps of a perturbation backward",
     "surrogate": "the defence forward, the same process with fewer steps backward",
     "diffattack": "exact, and the deviation of the denoising trajectory is maximised too",
     "query": "none: the attacker asks the defence and differentiates nothing",
@@ -299,8 +300,12 @@ def _check(purifier: Purifier, clips: Tensor, purified: Tensor) -> None:
         raise BenchError(f"{type(purifier).__name__} says identity = True but changes the clips: remove that line.")
 
 
+# What stands in for the purifier on the way back, where that is not `bpda`.
+_HOOKS: dict[Gradient, str] = {"surrogate": "surrogate", "bpda-lowpass": "lowpass"}
+
+
 def _stand_in(purifier: Purifier, gradient: Gradient, clips: Tensor, rng: ClipRandom, purified: Tensor) -> Tensor:
-    hook = "surrogate" if gradient == "surrogate" else "bpda"
+    hook = _HOOKS.get(gradient, "bpda")
     stand_in: Tensor = clips if gradient == "bpda-identity" else getattr(purifier, hook)(clips, rng)
     if stand_in.shape not in (purified.shape, purified.shape[-5:]):
         if gradient == "bpda-identity":
@@ -336,6 +341,8 @@ def why_not(defense: Defense, gradient: Gradient) -> str | None:
         return f"{name} is a network, differentiable as it is: there is nothing for {gradient} to replace; use exact."
     if gradient == "surrogate" and getattr(type(defense), "surrogate", None) is Purifier.surrogate:
         return f"{name} has no cheaper process for surrogate to differentiate; use exact or bpda."
+    if gradient == "bpda-lowpass" and getattr(type(defense), "lowpass", None) is Purifier.lowpass:
+        return f"{name} has no filter for bpda-lowpass to differentiate; use bpda."
     if gradient == "diffattack" and getattr(type(defense), "deviation", None) is Purifier.deviation:
         return f"{name} has no denoising trajectory for diffattack to bend; use exact or bpda."
     return None

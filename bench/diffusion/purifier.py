@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.defense.base import Purifier
 from bench.diffusion.backbones import load_backbone
+from bench.diffusion.lowpass import wiener
 from bench.diffusion.sampling import Trajectory
 from bench.diffusion.schedule import timesteps
 from bench.errors import BenchError, at_least
@@ -85,3 +86,17 @@ class DiffusionPurifier(Purifier):
         fewer = timesteps(self.times[0], max(1, round(len(self.times) / 3)))
         candidates = self.purify_latents(self.backbone.encode(clips), clips, fewer, rng)
         return self.backbone.decode(sum(candidates[1:], candidates[0]) / len(candidates))
+
+    def lowpass(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        """Encoder and decoder, and between them a linear filter in place of all network calls.
+
+        What is kept is :func:`bench.diffusion.lowpass.wiener`, the linear denoiser of the clip's own spectrum; what the
+        purifier adds of its own is :meth:`push`. All candidates have this one stand-in.
+        """
+        latents = self.backbone.encode(clips)
+        kept = wiener(latents, self.backbone.level(self.times[0]), per_frame=self.backbone.per_frame)
+        return self.backbone.decode(kept + self.push(latents) * (kept - latents))
+
+    def push(self, latents: Tensor) -> float:
+        """How far estimates are moved on, away from the encoded clip, on average over candidates, in distances."""
+        return 0.0

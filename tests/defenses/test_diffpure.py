@@ -12,7 +12,7 @@ from torch import Tensor
 from bench import BenchError, Budget, ClipRandom, DefendedClassifier
 from bench.data.procedural import render
 from bench.defense.base import Purifier
-from bench.defenses.diffpure import DiffPureDDIM, DiffPureDDPM
+from bench.defenses.diffpure import DiffPureDDIM, DiffPureDDPM, DiffPureFixed, DiffPureSDE
 from bench.defenses.encode_decode import EncodeDecode
 from bench.defenses.none import NoDefense
 from bench.diffusion.backbones import BACKBONES, load_backbone
@@ -31,6 +31,8 @@ from bench.weights.zoo import build_classifier, zoo_file
         ("diffpure_ddim(t_star=1000)", "timesteps up to 999"),
         ("diffpure_ddim(t_star=5, steps=6)", "ask for 1 to 5"),
         ("diffpure_ddpm(steps=2.5)", "steps must be a whole number"),
+        ("diffpure_fixed(sampler='ode')", "sampler must be one of ddim, ddpm, sde"),
+        ("diffpure_fixed(seed=-1)", "seed must be a whole number of at least 0"),
     ],
 )
 def test_refusals(text: str, why: str) -> None:
@@ -69,6 +71,27 @@ def test_ddpm_draws_at_every_step_and_ddim_once() -> None:
     rng.normal(3, 4, 64, 64)
     rng.normal(3, 4, 64, 64)
     assert after[1] == float(rng.uniform(1))
+
+
+@pytest.mark.parametrize(("sampler", "kind"), [("ddim", DiffPureDDIM), ("ddpm", DiffPureDDPM), ("sde", DiffPureSDE)])
+def test_fixed_noise_is_the_same_for_every_clip_and_every_call(sampler: Any, kind: type[Any]) -> None:
+    """It is the randomised purifier with the stream of one seed, whatever stream it is offered."""
+    fixed, free = DiffPureFixed(sampler, seed=7, t_star=60, steps=2), kind(t_star=60, steps=2)
+    assert not fixed.stochastic
+    clips = clips_of(2, 4)
+    with torch.no_grad():
+        found = fixed.purify(clips, ClipRandom([1, 2]))
+        assert torch.equal(found, fixed.purify(clips, ClipRandom([3, 4])))
+        torch.testing.assert_close(found, free.purify(clips, ClipRandom([7, 7])), rtol=0, atol=0)
+        assert not torch.equal(
+            found, DiffPureFixed(sampler, seed=8, t_star=60, steps=2).purify(clips, ClipRandom([1, 2]))
+        )
+    usual = (
+        kind(steps=1).times[0],
+        [p.default for p in DEFENSES.get(f"diffpure_{sampler}").parameters if p.name == "steps"],
+    )
+    full = DiffPureFixed(sampler)
+    assert (full.times[0], [len(full.times)]) == usual
 
 
 @pytest.mark.parametrize("gradient", ["exact", "bpda"])

@@ -22,6 +22,7 @@ from bench import BenchError, ClipRandom, DefendedClassifier, Purifier, RobustMo
 from bench.defense.trained import TrainedDefense, know_origin
 from bench.defenses.motion_consistency import MotionConsistency
 from bench.defenses.videopure import VideoPure
+from bench.records.identity import Gradient
 from bench.registry import DEFENSES, Entry, Spec
 from bench.weights.zoo import build_classifier, zoo_file
 
@@ -32,6 +33,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "ddim_inversion": [{"steps": 2, "backbone": "image_tiny"}],
     "diffpure_ddim": [{"steps": 1, "backbone": "latent_tiny"}],
     "diffpure_ddpm": [{"steps": 2}],
+    "diffpure_fixed": [{"steps": 2}, {"steps": 2, "sampler": "sde"}],
     "diffpure_sde": [{"steps": 2}],
     "encode_decode": [{}, {"backbone": "pixel_tiny"}],
     "feature_denoising": [{}, {"variant": "b", "frames": 8}, {"variant": "spacetime"}],
@@ -155,6 +157,8 @@ def hooks(defense: Purifier) -> dict[str, Process]:
     }
     if overridden("surrogate"):
         found["surrogate"] = lambda clips, rng: (defense.surrogate(clips, rng),)
+    if overridden("lowpass"):
+        found["lowpass"] = lambda clips, rng: (defense.lowpass(clips, rng),)
     if overridden("deviation"):
         found["deviation"] = defense.deviation
     if defense.measure(scenes()) is not None:
@@ -205,7 +209,7 @@ def check_candidates(defense: Purifier) -> None:
     assert purified.ndim in (5, 6)
     assert purified.shape[-5:-3] == (3, 3), "not (B, 3, T, H, W) or (V, B, 3, T, H, W)"
     assert 0 not in purified.shape
-    for name in {"purify", "bpda", "surrogate", "deviation"} & set(found):
+    for name in {"purify", "bpda", "surrogate", "lowpass", "deviation"} & set(found):
         result = found[name][0]
         assert result.shape in (purified.shape, purified.shape[-5:]), f"{name} has another shape than purify"
         assert result.dtype == torch.float32
@@ -435,7 +439,7 @@ class Net(nn.Module):
 
 
 def check_stand_ins(defense: Purifier) -> None:
-    """The gradient of ``bpda`` and ``surrogate`` is the classifier's at the purified clips, through what stands in."""
+    """The gradient of BPDA and ``surrogate`` is the classifier's at the purified clips, through what stands in."""
     clips, seeds, labels = interior(), SEEDS[:2], torch.tensor([1, 3])
     net = Net().eval().requires_grad_(False)
     candidates = defense.purify(clips, ClipRandom(seeds)).detach()
@@ -443,14 +447,15 @@ def check_stand_ins(defense: Purifier) -> None:
     candidates = (candidates if votes else candidates[None]).requires_grad_(True)
     shares = torch.stack([net(c).softmax(-1) for c in candidates]).mean(0)
     (at_candidates,) = torch.autograd.grad(shares.log()[range(2), labels].sum(), candidates)
-    for name in ("bpda", "surrogate"):
-        if name not in hooks(defense):
-            with pytest.raises(BenchError, match="no cheaper process"):
+    standing: list[tuple[Gradient, str]] = [("bpda", "bpda"), ("surrogate", "surrogate"), ("bpda-lowpass", "lowpass")]
+    for name, hook in standing:
+        if hook not in hooks(defense):
+            with pytest.raises(BenchError, match=r"no cheaper process|no filter"):
                 DefendedClassifier(net, defense, name)
             continue
         leaf = clips.clone().requires_grad_(True)
-        stand_in = getattr(defense, name)(leaf, ClipRandom(seeds))
-        assert stand_in.requires_grad, f"{name} cuts the graph"
+        stand_in = getattr(defense, hook)(leaf, ClipRandom(seeds))
+        assert stand_in.requires_grad, f"{hook} cuts the graph"
         upstream = at_candidates if stand_in.ndim == 6 else at_candidates.sum(0)
         (expected,) = torch.autograd.grad(stand_in, leaf, upstream)
 
