@@ -65,9 +65,9 @@ class Surroundings(Wrapped):
 
 @register(
     "smoothed",
-    source="Athalye, Engstrom, Ilyas and Kwok, Synthesizing Robust Adversarial Examples, ICML 2018, with the attacker's "
-    "own noise for the transformation; a mean over noise as the derivative of a step: Duchi, Bartlett and Wainwright, "
-    "Randomized Smoothing for Stochastic Optimization, SIAM Journal on Optimization 22, 2012",
+    source="Athalye, Engstrom, Ilyas and Kwok, Synthesizing Robust Adversarial Examples, ICML 2018, with noise of the "
+    "attacker's own for the transformation; a mean over noise as the derivative of a step: Duchi, Bartlett and "
+    "Wainwright, Randomized Smoothing for Stochastic Optimization, SIAM Journal on Optimization 22, 2012",
 )
 class Smoothed(Attack):
     """Runs another attack on gradients that are averaged over noisy copies of the iterate.

@@ -17,7 +17,8 @@ class Bilateral(Purifier):
     """Averages neighbours that are close in place and in colour: it smooths and keeps edges (Kornia).
 
     The same for all frames; border pixels are repeated outwards. The distance of two colours is the sum of the three
-    absolute differences. It is smooth almost everywhere, and its exact gradient exists.
+    absolute differences. It is smooth almost everywhere, and its exact gradient exists; ``bpda`` is exact,
+    too.
 
     Args:
         size: side of the square window in pixels, odd.
@@ -41,3 +42,6 @@ class Bilateral(Purifier):
         frames = clips.transpose(1, 2).flatten(0, 1)  # (BT, 3, H, W)
         smooth = bilateral_blur(frames, window, self.sigma_color, reach, border_type="replicate")
         return clip01(smooth.unflatten(0, (len(clips), -1)).transpose(1, 2))
+
+    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return self.purify(clips, rng)

@@ -17,7 +17,8 @@ class FFT(Purifier):
     """Removes the high frequencies of every frame and clamps the rest to ``[0, 1]``.
 
     The barrage draws the cut-off per channel and scales what is left by up to 2 %; here all channels and frames have
-    the same, and nothing is scaled. It is linear up to the clamp, so its exact gradient exists.
+    the same, and nothing is scaled. It is linear up to the clamp, so its exact gradient
+    exists, and ``bpda`` is exact, too.
 
     Args:
         keep: share of the frequencies kept along each axis, above 0, at most 1: waves longer than ``2 / keep`` pixels.
@@ -35,3 +36,6 @@ class FFT(Purifier):
         columns = torch.fft.rfftfreq(width, device=clips.device) <= self.keep / 2
         spectrum = torch.fft.rfft2(clips) * (rows[:, None] & columns)
         return clip01(torch.fft.irfft2(spectrum, s=(height, width)))
+
+    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return self.purify(clips, rng)

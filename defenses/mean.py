@@ -16,7 +16,7 @@ from bench import ClipRandom, Purifier, clip01, register
 class Mean(Purifier):
     """Replaces every value by the mean of the square around it (Kornia); border pixels are repeated outwards.
 
-    It is linear, so its exact gradient exists.
+    It is linear, so its exact gradient exists, and ``bpda`` is exact, too.
 
     Args:
         size: side of the square in pixels, odd, the same for all frames. The barrage takes disks of radius 2 or 3; 3x3
@@ -32,3 +32,6 @@ class Mean(Purifier):
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         frames = clips.flatten(1, 2)  # (B, 3T, H, W)
         return clip01(box_blur(frames, (self.size, self.size), border_type="replicate").view_as(clips))
+
+    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return self.purify(clips, rng)

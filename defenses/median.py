@@ -15,7 +15,8 @@ from bench import ClipRandom, Purifier, register
 class Median(Purifier):
     """Replaces every value by the median of the square around it; border pixels are repeated outwards.
 
-    A median picks one of the values, so its exact gradient exists almost everywhere: it goes to the value picked.
+    A median picks one of the values, so its exact gradient exists almost everywhere: it goes to the value picked, and
+    that of ``bpda`` likewise.
 
     Args:
         size: side of the square in pixels, the same for all frames. Feature squeezing uses 2 and 3. An even square
@@ -33,3 +34,6 @@ class Median(Purifier):
         padded = F.pad(clips.flatten(1, 2), (before, after, before, after), mode="replicate")
         squares = padded.unfold(2, self.size, 1).unfold(3, self.size, 1).flatten(4)  # (B, 3T, H, W, size^2)
         return squares.kthvalue(self.size**2 // 2 + 1, dim=4).values.view_as(clips)
+
+    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return self.purify(clips, rng)

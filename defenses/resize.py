@@ -16,7 +16,7 @@ from bench import ClipRandom, Purifier, clip01, register
 class Resize(Purifier):
     """Makes every frame smaller and then as large as it was, both with bilinear interpolation.
 
-    It is linear, so its exact gradient exists.
+    It is linear, so its exact gradient exists, and ``bpda`` is exact, too.
 
     Args:
         scale: side of the small frame, in units of the side of the frame, above 0 and below 1; the same for all frames.
@@ -35,3 +35,6 @@ class Resize(Purifier):
         for size in (small, clips.shape[-2:]):
             frames = F.interpolate(frames, size=tuple(size), mode="bilinear", align_corners=False)
         return clip01(frames.view_as(clips))
+
+    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return self.purify(clips, rng)

@@ -13,7 +13,16 @@ Knowledge = Literal["clean", "noise", "universal", "black-box", "gray-box", "ada
 classifier; this classifier; everything."""
 
 Gradient = Literal[
-    "exact", "bpda", "bpda-identity", "bpda-negated", "bpda-lowpass", "surrogate", "diffattack", "query", "none", "strongest"
+    "exact",
+    "bpda",
+    "bpda-identity",
+    "bpda-negated",
+    "bpda-lowpass",
+    "surrogate",
+    "diffattack",
+    "query",
+    "none",
+    "strongest",
 ]
 """How the attacker differentiates the defence, see :data:`bench.defense.defended.GRADIENTS`."""
 

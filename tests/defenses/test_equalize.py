@@ -7,7 +7,10 @@ import pytest
 import torch
 from kit.draws import draw
 from kit.pictures import apply, planes
-from skimage.exposure import equalize_hist
+from skimage.exposure import cumulative_distribution, equalize_hist
+
+from bench import ClipRandom
+from bench.defenses.equalize import Equalize
 
 
 def test_equalize_makes_all_values_equally_frequent() -> None:
@@ -43,3 +46,30 @@ def test_equalize_by_hand() -> None:
     # They hold 3, 1, 2 and 2 values (one on an edge belongs to the upper): up to each lie 3/8, 4/8, 6/8 and all.
     expected = [3 / 8, 3 / 8, 3 / 8 + 1 / 32, 3 / 8 + 2 / 32, 6 / 8, 6 / 8 - 1 / 16, 1, 1]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-5)
+
+
+def test_equalize_goes_back_by_the_slope_of_scikit_images_mapping() -> None:
+    clips, weights = draw(1, 3, 2, 13, 18) ** 2 * 0.7, draw(1, 3, 2, 13, 18, seed=1)
+    leaf = clips.clone().requires_grad_(True)
+    stand_in = Equalize(40).bpda(leaf, ClipRandom([0]))
+    torch.testing.assert_close(stand_in.detach(), apply("equalize(bins=40)", clips))
+    (found,) = torch.autograd.grad((weights * stand_in).sum(), leaf)
+    reach = 8 / 255
+    for plane, weight, back in zip(planes(clips), planes(weights), planes(found), strict=True):
+        shares, middles = cumulative_distribution(plane, 40)
+        above, below = (np.interp(plane + step, middles, shares) for step in (reach, -reach))
+        np.testing.assert_allclose(back, weight * (above - below) / (2 * reach), rtol=0, atol=1e-4)
+
+
+def test_equalize_amplifies_by_the_contrast_that_it_adds() -> None:
+    """Values spread evenly over a quarter of the range are spread over all of it: the slope is 4."""
+    ramp = torch.linspace(0.3, 0.55, 32 * 32).reshape(1, 1, 1, 32, 32).repeat(1, 3, 1, 1, 1).requires_grad_(True)
+    (found,) = torch.autograd.grad(Equalize().bpda(ramp, ClipRandom([0])).sum(), ramp)
+    inner = (ramp.detach() > 0.34) & (ramp.detach() < 0.51)
+    torch.testing.assert_close(found[inner], torch.full_like(found[inner], 4.0), rtol=0.02, atol=0)
+
+
+def test_equalize_of_a_flat_channel_passes_the_gradient_on() -> None:
+    flat = torch.full((1, 3, 1, 4, 4), 0.3, requires_grad=True)
+    (found,) = torch.autograd.grad(Equalize().bpda(flat, ClipRandom([0])).sum(), flat)
+    torch.testing.assert_close(found, torch.ones_like(found), rtol=1e-5, atol=0)
