@@ -77,6 +77,7 @@ def loading() -> Iterator[Callable[[int, int], None]]:
         TextColumn("{task.percentage:>3.0f} %"),
         TimeRemainingColumn(),
         console=err,
+        transient=True,
     )
 
     def watch(done: int, total: int) -> None:
@@ -90,8 +91,9 @@ def loading() -> Iterator[Callable[[int, int], None]]:
     try:
         yield watch
     finally:
-        bar.stop()
         status.stop()
+        if bar.tasks:
+            bar.stop()
 
 
 @contextmanager

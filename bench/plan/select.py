@@ -19,6 +19,9 @@ from bench.plan.cells import Component
 from bench.records.identity import digest
 from bench.seeds import seed_of
 
+# Answers that a run which is killed may have to ask for again.
+_SAVE_EVERY = 16
+
 Watch = Callable[[int, int], None]
 """Is told how many of how many classes of clips have been looked at."""
 
@@ -89,7 +92,10 @@ def choose_clips(
             asking.watch(done, len(groups))
         wanted = min((n for n in (select.per_class, most and most - len(kept)) if n is not None), default=len(group))
         kept.update(_first(asked, group, wanted))
-        asked.save()
+        asked.save(_SAVE_EVERY)
+    asked.save()
+    if asking.watch is not None:
+        asking.watch(len(groups), len(groups))
     unread = f"; {len(asked.unread)} could not be read" if asked.unread else ""
     if not kept:
         raise BenchError(
@@ -173,9 +179,9 @@ class _Asked:
             ) from error
         return int(logits.argmax()) if bool(torch.isfinite(logits).all()) else -1
 
-    def save(self) -> None:
-        """Writes what is new, whole or not at all."""
-        if self._file is None or len(self._known) == self._saved:
+    def save(self, least: int = 1) -> None:
+        """Writes what is new, whole or not at all, once there are ``least`` answers."""
+        if self._file is None or len(self._known) - self._saved < least:
             return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)

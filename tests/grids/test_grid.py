@@ -118,6 +118,20 @@ def test_shipped_grids_are_valid_and_their_reported_figures_exist(name: str) -> 
                 assert reported.row(defense, labels, budget), f"no reported figure for {defense} at {budget}"
 
 
+def test_every_reported_table_of_accuracies_stands_beside_a_grid() -> None:
+    """All but costs, a survey of other people's defences, a first preprint, and what is derived from Table I."""
+    grids = [find_grid(name) for name in shipped_grids()]
+    used = {grid.reported.file for grid in grids if grid.reported is not None}
+    files = {path.name for path in shipped_folder().glob("*.csv")}
+    assert len(files) == 31
+    assert files - used == {
+        "motion_table6.csv",
+        "obfuscated_gradients_slide.csv",
+        "multibn_v1_preprint_tables.csv",
+        "videopure_table1_worst_attack.csv",
+    }
+
+
 def test_labels_name_a_defence_in_tables_and_leave_its_identity_alone(gray_grid: Write) -> None:
     entry = "defenses: [none, {name: jpeg, quality: 50, label: rough JPEG}]"
     plain = "defenses: [none, jpeg(quality=50)]"

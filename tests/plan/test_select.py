@@ -132,7 +132,7 @@ def test_answers_are_kept_and_no_clip_is_asked_twice(
     assert few == first[:1]
     assert len(loaded) == 6
     assert steps[0] == (0, 6)
-    assert steps[-1] == (5, 6)
+    assert steps[-1] == (6, 6)
     (file,) = (tmp_path / "store" / "selected").iterdir()
     file.write_text("[")
     with pytest.raises(BenchError, match="remove that file"):
