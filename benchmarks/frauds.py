@@ -1,9 +1,9 @@
 """What the audit says of each planted fraud: the deceptive defences of ``planted.py``.
 
-Run: ``python benchmarks/frauds.py [NAME ...]``. Each is measured on six uniform clips before a classifier whose smallest
-fooling perturbation is known, with the default adaptive set, and audited: with all probes, and in a process of its own.
-Beside the grade stand the clips that are left under each attack. ``BEFORE`` holds the grades that the audit gave when it
-asked no process of its own and nobody watched over weights and modes.
+Run: ``python benchmarks/frauds.py [NAME ...]``. Each is measured on six uniform clips before a classifier whose
+smallest fooling perturbation is known, with the default adaptive set, and audited: with all probes, and in a process of
+its own. Beside the grade stand the clips that are left under each attack. ``BEFORE`` holds the grades that the audit
+gave when it asked no process of its own and nobody watched over weights and modes.
 """
 
 from __future__ import annotations

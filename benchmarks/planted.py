@@ -269,16 +269,10 @@ class HonestBySeed(_WhileNobodyLooks):
     """Knows the random streams of an audit."""
 
     def audited(self, clips: Tensor, rng: ClipRandom) -> bool:
-        keys: list[tuple[Any, ...]] = [("audit", 0), ("audit", "empty"), ("audit", "noise")]
-        keys += [("audit", f"judge {a}", 0) for a in ("pgd", "fgsm", "square(queries=200)")]
-        keys += [("audit", a, "", "defence") for a in ("pgd", "fgsm", "square(queries=200)")]
-        keys += [("audit", k, d) for k in range(5) for d in ("",)] + [("audit", k) for k in range(1, 5)]
-        keys += [
-            ("audit", "slope", 0),
-            ("audit", "noise", 0),
-            ("audit", "large", 0),
-            ("audit", "pgd", "large", "defence"),
-        ]
+        attacks = ("pgd", "fgsm", "square(queries=200)")
+        keys: list[tuple[object, ...]] = [("audit", k) for k in (0, 1, 2, 3, 4, "empty", "time")]
+        keys += [("audit", k, 0) for k in ("slope", "noise", "large", *(f"judge {a}" for a in attacks))]
+        keys += [("audit", a, key, "defence") for a in attacks for key in ("", "large")]
         known = {seed_of(*key, f"gray/{i}") for key in keys for i in range(6)}
         return rng._generators[0].initial_seed() in known
 

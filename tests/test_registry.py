@@ -207,6 +207,19 @@ def test_nothing_is_imported_before_it_is_asked_for(roost: Roost) -> None:
     assert f"{PACKAGE}.first" in sys.modules
 
 
+def test_one_module_may_stand_for_all(roost: Roost) -> None:
+    roost.add("first", "first")
+    roost.add("second", "second")
+    registry = roost.renew()
+    registry.only("second", f"{PACKAGE}.second")
+    assert isinstance(registry.create("second"), Purifier)
+    assert f"{PACKAGE}.first" not in sys.modules
+    for module in (f"{PACKAGE}.second", f"{PACKAGE}.no_such"):  # where it is not, all are looked through
+        registry = roost.renew()
+        registry.only("first", module)
+        assert isinstance(registry.create("first"), Purifier)
+
+
 def test_underscored_modules_are_helpers(roost: Roost) -> None:
     roost.add("_helper", "helper")
     roost.add("first", "first")

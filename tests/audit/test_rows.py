@@ -24,11 +24,12 @@ ATTACKS = "[clean, noise, PGD, PGD+BPDA, PGD+exact]"
 
 
 def audited(path: Path, folder: Path, clips: int = 6) -> dict[str, AuditedRow]:
-    """Runs a grid with its controls, audits it; rows by defence."""
+    """Runs a grid with its controls, audits it without a process of its own; rows by defence."""
     plan = make_plan(read_grid(path))
     results = run_plan(plan, folder, control=4)
     # What is audited was never asked anything: a plan of its own.
-    return {row.defense: row for row in audit(make_plan(read_grid(path)), results, clips=clips)}
+    rows = audit(make_plan(read_grid(path)), results, clips=clips, alone=False, salt="salt")
+    return {row.defense: row for row in rows}
 
 
 def named(row: AuditedRow, severity: str = "fault") -> set[str]:
@@ -48,7 +49,7 @@ def with_defense(gray_grid: Write, name: str, attacks: str = ATTACKS) -> Path:
         ("ReversedGradient", "slope"),
         ("ExplodingGradient", "gradient"),
         ("SecretlyRandom", "hidden randomness"),
-        ("RandomElsewhere", "hidden randomness"),
+        ("RandomElsewhere", "outcomes"),  # the run does not take it
         pytest.param("Remembering", "memory", marks=pytest.mark.slow),
         ("Leaking", "batch"),
     ],
@@ -154,12 +155,20 @@ def test_the_command_writes_grades_that_the_leaderboard_shows(
     assert missing.code == 2
     assert "run 'bench run --grid" in missing.err
     assert bench("run", "--grid", path, "--results", tmp_path / "r").code == 0
-    told = bench("audit", path, "--results", tmp_path / "r", "--clips", 4)
+    told = bench("audit", path, "--results", tmp_path / "r", "--clips", 4, "--salt", "salt")
     assert told.code == 0, told.err
+    assert "asked 4 clips again, 4 of them in a process of its own" in told.out
     assert "fault, slope: The loss falls along the exact gradient" in told.out
     rows = json.loads(bench("audit", path, "--results", tmp_path / "r", "--clips", 0, "--json").out)
     assert {r["defense"] for r in rows} == {"none", "planted:ReversedGradient"}
-    bench("audit", path, "--results", tmp_path / "r", "--clips", 4)
+    hasty = bench("audit", path, "--results", tmp_path / "r", "--clips", 4, "--minutes", 0)
+    assert "stored outcomes only" in hasty.out
+    assert "not asked: probing a clip takes about" in hasty.out
+    bench("leaderboard", "--results", tmp_path / "r", "--output", tmp_path / "hasty.md")
+    lines = (tmp_path / "hasty.md").read_text().splitlines()
+    (line,) = [ln for ln in lines if ln.startswith("| planted:ReversedGradient")]
+    assert line.endswith("(outcomes; the rest is too dear) |")
+    bench("audit", path, "--results", tmp_path / "r", "--clips", 4, "--salt", "salt")
     board = bench("leaderboard", "--results", tmp_path / "r", "--output", tmp_path / "board.md")
     assert board.code == 0, board.err
     text = (tmp_path / "board.md").read_text()

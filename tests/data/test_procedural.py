@@ -15,6 +15,21 @@ from bench.data.procedural import LOOKS, MOTIONS, RECIPES, TYPICAL, RenderedClip
 from bench.registry import DATASETS
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_fresh_clips_are_balanced_new_each_time_and_no_split_reaches_them(recipe: str) -> None:
+    data = DATASETS.create(f"{recipe}(frames=4, size=16)")
+    one, two = data.fresh(24, "one"), data.fresh(24, "two")
+    assert data.fresh(24, "one") == one
+    assert not {r.id for r in one} & {r.id for r in two}
+    assert [r.label for r in one] == list(range(12)) * 2
+    # 2^48 blocks of 12 clips lie before them: nobody has rendered those.
+    assert all(int(r.id.rpartition("-")[2]) >= 12 * 2**48 for r in one)
+    loaded = data.render(one[3])
+    assert loaded.label == 3
+    assert loaded.clip.shape == (3, 4, 16, 16)
+    assert not torch.equal(loaded.clip, data.load(one[15]))
+
+
 @pytest.fixture(scope="module")
 def block() -> list[RenderedClip]:
     """One clip of each class."""

@@ -360,7 +360,14 @@ def test_what_a_purifier_returns_is_checked() -> None:
 
     with pytest.raises(BenchError, match="says identity = True but changes the clips"):
         DefendedClassifier(Small(), Claims(lambda c: c / 2)).decide(clips, rng)
-    assert bool(DefendedClassifier(Small(), Claims(lambda c: c.clone())).decide(clips, rng).finite.all())
+    # What changes the very tensor that it returns is no identity either.
+    for change in (lambda c: c.mul_(0.5), lambda c: (c.data.add_(0.01), c)[1]):
+        with pytest.raises(BenchError, match="says identity = True but changes the clips"):
+            DefendedClassifier(Small(), Claims(change)).decide(clips, rng)
+        with pytest.raises(BenchError, match="says identity = True but changes the clips"):
+            DefendedClassifier(Small(), Claims(change), "bpda").forward(clips.clone().requires_grad_(True), rng)
+    for same in (lambda c: c, lambda c: c.clone()):
+        assert bool(DefendedClassifier(Small(), Claims(same)).decide(clips, rng).finite.all())
 
 
 def test_bpda_of_a_purifier_that_drops_frames_needs_a_stand_in() -> None:

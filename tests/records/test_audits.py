@@ -21,6 +21,31 @@ def test_grades(severities: list[Any], mark: str) -> None:
     assert grade([Finding(check="x", severity=s, message="") for s in severities]) == mark
 
 
+@pytest.mark.parametrize(
+    ("probed", "alone", "fresh", "dear", "shown", "asked"),
+    [
+        (0, 0, 0, "", "F (outcomes)", "stored outcomes only"),
+        (0, 0, 0, "an hour", "F (outcomes; the rest is too dear)", "stored outcomes only"),
+        (8, 0, 0, "", "F (probes)", "asked 8 clips again"),
+        (8, 8, 24, "", "F", "asked 8 clips again, 8 of them in a process of its own, and 24 fresh ones"),
+        (
+            8,
+            8,
+            0,
+            "an hour",
+            "F (in part; the rest is too dear)",
+            "asked 8 clips again, 8 of them in a process of its own",
+        ),
+    ],
+)
+def test_a_row_says_what_its_grade_stands_on(
+    probed: int, alone: int, fresh: int, dear: str, shown: str, asked: str
+) -> None:
+    row = examine(row_of(cell("PGD", "a", "gray-box")))
+    row = row.model_copy(update={"probed": probed, "alone": alone, "fresh": fresh, "dear": dear})
+    assert (row.shown, row.asked) == (shown, asked)
+
+
 def test_audits_are_kept_row_by_row(tmp_path: Path) -> None:
     one, two = examine(row_of(cell("PGD+BPDA", "a", control=PASSED))), examine(row_of(cell("PGD", "a", "gray-box")))
     other = two.model_copy(update={"defense": "e"})
