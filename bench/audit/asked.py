@@ -240,7 +240,7 @@ class _Asking:
     def _affordable(self, unit: ClipsUnit, clips: int, label: str) -> bool:
         """Whether there is time for an attack; takes it off what is left, or notes that it is too dear."""
         forwards, backwards = unit.passes
-        seconds = self._pass * (forwards + 2 * backwards) * clips
+        seconds = self._pass * (forwards + 2 * backwards + _DRAWS) * clips
         if seconds > self._left:
             self._too_dear.append(label)
             return False

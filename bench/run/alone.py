@@ -13,9 +13,11 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,13 +91,16 @@ class Alone:
         device: on which.
         batch: clips per batch.
         salt: seeds every random number, names and order.
+        patience: seconds to wait for the answer to one question.
 
     Raises:
         BenchError: the process cannot make the defended classifier, or makes another one than is known here.
     """
 
-    def __init__(self, suspect: Suspect, device: torch.device, batch: int, salt: str) -> None:
-        self._salt, self._asked = salt, 0
+    def __init__(
+        self, suspect: Suspect, device: torch.device, batch: int, salt: str, *, patience: float = 7200.0
+    ) -> None:
+        self._salt, self._asked, self._patience = salt, 0, patience
         self._folder = Path(tempfile.mkdtemp(prefix="bench-"))
         try:
             settings = self._handed(suspect) | {"device": str(device), "batch": batch, "salt": salt}
@@ -195,10 +200,16 @@ class Alone:
     def _wait(self) -> None:
         """Waits until the process says that it is ready; what else is printed there is of no interest."""
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.strip() == _READY:
-                return
-        self._process.wait()
+        late = threading.Timer(self._patience, self._process.kill)
+        late.start()
+        try:
+            for line in self._process.stdout:
+                if line.strip() == _READY:
+                    return
+        finally:
+            late.cancel()
+        if self._process.wait() == -signal.SIGKILL:
+            raise BenchError(f"it was ended, or gave no answer within {self._patience:g} s")
         self._errors.flush()
         self._errors.seek(0)
         said = [line.strip() for line in self._errors.read().splitlines() if line.strip()]

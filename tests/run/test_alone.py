@@ -96,6 +96,11 @@ def test_a_defence_that_raises_fails_clip_by_clip_and_one_that_leaves_says_so(tm
         Alone(replace(suspect("none"), defense=Spec("planted:no_such")), CPU, 3, "salt")
 
 
+def test_whoever_gives_no_answer_is_ended() -> None:
+    with pytest.raises(BenchError, match="gave no answer within 0.01 s"):
+        Alone(suspect("none"), CPU, 3, "salt", patience=0.01)
+
+
 def test_slopes_are_the_signs_of_the_derivative() -> None:
     """Of cross-entropy from class 0 with logits ``100 (m l - l^2 / 2)``: it rises with the mean level everywhere."""
     defended = DefendedClassifier(level_classifier(), DEFENSES.create("planted:ReversedGradient"))

@@ -68,7 +68,7 @@ def test_the_digest_is_of_values_and_their_places_whatever_the_type() -> None:
 def test_a_defence_may_load_later_but_not_change_what_it_has() -> None:
     guard, net = Guard({}), network()
     guard.begin([net])
-    net.add_module("late", nn.Linear(1, 1))
+    net.register_buffer("late", torch.zeros(2))
     assert guard.complaint([net]) is None
     net[0].weight.data.zero_()  # type: ignore[index,union-attr,operator]
     assert guard.complaint([net]) == "its own weights"
