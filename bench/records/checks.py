@@ -95,8 +95,15 @@ def _of_attacker(settings: CellIdentity) -> Iterator[str]:
             f"it says knowledge = {settings.knowledge}, but has {'no' if settings.source is None else 'a'} source of "
             "its clips"
         )
-    if (settings.knowledge == "adaptive") == (settings.gradient == "none"):
+    if settings.against is not None and settings.knowledge != "gray-box":
+        yield f"it says knowledge = {settings.knowledge}, but has a defence against which its clips were made"
+    if _follows(settings) == (settings.gradient == "none"):
         yield f"it says knowledge = {settings.knowledge} and gradient = {settings.gradient}"
+
+
+def _follows(settings: CellIdentity) -> bool:
+    """Whether the attack differentiates, or asks, a defence."""
+    return settings.knowledge == "adaptive" or settings.against is not None
 
 
 # As bench.run.control words what it saw.

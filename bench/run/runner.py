@@ -128,8 +128,8 @@ class Runner:
     def _leave_out(self, cell: Cell, reason: str, pending: Sequence[ClipRef]) -> None:
         """Takes a cell out of the plan, as planning would have done, had it known."""
         self.plan.cells = [c for c in self.plan.cells if c is not cell]
-        labels = {"model": cell.model.label, "defense": cell.defense.label, "attack": cell.attack_label}
-        self.plan.skipped.append(Skipped(**labels, reason=reason))
+        model, defense = cell.model.label, cell.defense.label
+        self.plan.skipped.append(Skipped(model=model, defense=defense, attack=cell.attack_label, reason=reason))
         self.progress.advance(_cell_weight(cell) * len(pending), len(pending), 1)
 
     def _attack(self, unit: ClipsUnit, batch: Sequence[ClipRef], clips: Tensor, skip: Sequence[bool]) -> Adversarial:

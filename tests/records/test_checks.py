@@ -260,9 +260,15 @@ def test_labels_and_identity_agree(change: dict[str, Any], says: str) -> None:
 def test_attackers_are_what_they_know() -> None:
     attack, budget = ComponentIdentity(name="pgd"), BudgetIdentity(norm="linf", size=SIZE, steps=1, restarts=1)
     base = row(randomised=False)[1].model_copy(update={"control": None})
+    defended, other = ComponentIdentity(name="d2"), ComponentIdentity(name="other")
+    against = identified("none", "gray-box", "bpda", attack, budget).model_copy(update={"against": defended})
+    update = {"settings": against, "cell": against.id, "knowledge": "gray-box", "gradient": "bpda"}
+    assert checks.contradiction(base.model_copy(update=update)) is None
+    adaptive = base.settings.model_copy(update={"against": defended})
+    assert checks.contradiction(base.model_copy(update={"settings": adaptive, "cell": adaptive.id}))
     for knowledge, gradient, source in (
         ("black-box", "none", None),
-        ("gray-box", "none", ComponentIdentity(name="other")),
+        ("gray-box", "none", other),
         ("adaptive", "none", None),
         ("gray-box", "exact", None),
         ("noise", "none", None),  # whose clips took passes
