@@ -17,9 +17,10 @@ from bench import (
     Survivors,
     at_least,
     cross_entropy,
+    log_odds,
     register,
+    slope_of,
 )
-from bench.attack.losses import log_odds, slope_of
 
 _PAPER = "Wei et al., Boosting the Transferability of Video Adversarial Examples via Temporal Translation, AAAI 2022"
 # Random shifts are drawn below this.

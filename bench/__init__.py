@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from bench.attack.known import moves_against as moves_against
     from bench.attack.losses import LOSSES as LOSSES
     from bench.attack.losses import cross_entropy as cross_entropy
+    from bench.attack.losses import log_odds as log_odds
     from bench.attack.losses import loss_of as loss_of
     from bench.attack.losses import margin as margin
+    from bench.attack.losses import slope_of as slope_of
     from bench.attack.losses import targeted_dlr as targeted_dlr
     from bench.attack.masked import MaskedAttack as MaskedAttack
     from bench.attack.masked import region_of as region_of
@@ -118,6 +120,7 @@ _HOME = {
     "evaluate": "bench.api",
     "in_turn": "bench.attack.turns",
     "listing": "bench.data.base",
+    "log_odds": "bench.attack.losses",
     "loss_of": "bench.attack.losses",
     "margin": "bench.attack.losses",
     "moves_against": "bench.attack.known",
@@ -129,6 +132,7 @@ _HOME = {
     "region_of": "bench.attack.masked",
     "register": "bench.registry",
     "seed_of": "bench.seeds",
+    "slope_of": "bench.attack.losses",
     "targeted_dlr": "bench.attack.losses",
 }
 

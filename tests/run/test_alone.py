@@ -97,7 +97,7 @@ def test_a_defence_that_raises_fails_clip_by_clip_and_one_that_leaves_says_so(tm
 
 
 def test_whoever_gives_no_answer_is_ended() -> None:
-    with pytest.raises(BenchError, match="gave no answer within 0.01 s"):
+    with pytest.raises(BenchError, match=r"gave no answer within 0\.01 s"):
         Alone(suspect("none"), CPU, 3, "salt", patience=0.01)
 
 
