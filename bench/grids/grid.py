@@ -455,7 +455,8 @@ def override(
         changes["attacks"] = [a for a in grid.attacks if AttackSection.read(a).against in (None, *known)]
     if attacks:
         changes["attacks"] = list(attacks)
-        labels = [AttackSection.read(a).label for a in attacks]
+    if "attacks" in changes:
+        labels = [AttackSection.read(a).label for a in changes["attacks"]]
         # A paper's average is of all its attacks, or is none.
         changes["averages"] = {k: parts for k, parts in grid.averages.items() if set(parts) <= set(labels)}
     if clips is not None:
