@@ -50,8 +50,8 @@ class Expectation(Wrapped):
             answer = self._inner.ask(_repeat(clips, count), self._rows(rows).repeat(count), then)
             deviation = None if answer.deviation is None else answer.deviation.unflatten(0, (count, len(clips)))
             decision = _by_draw(answer.decision, count, len(clips))
-            votes = None if answer.votes is None else _votes_by_draw(answer.votes, count, len(clips))
-            answers.append(Answer(_by_draw(answer.logits, count, len(clips)), decision, deviation, votes))
+            each = None if answer.votes is None else _votes_by_draw(answer.votes, count, len(clips))
+            answers.append(Answer(_by_draw(answer.logits, count, len(clips)), decision, deviation, each))
         logits = torch.cat([a.logits for a in answers])
         decision = plurality(torch.cat([a.decision for a in answers]), logits.shape[-1])
         deviations = [a.deviation for a in answers if a.deviation is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class Move:
                 f"Cannot read the move {text!r}{nearest(gradient, known)}: write ATTACK+GRADIENT, with a gradient of "
                 f"{', '.join(known)}."
             )
-        return cls(str(Spec.parse(attack)), gradient)
+        return cls(str(Spec.parse(attack)), cast(Gradient, gradient))
 
     def __str__(self) -> str:
         effort = [f"{self.steps} x steps"] if self.steps > 1 else []
@@ -86,7 +86,7 @@ class Moves(Attack):
 
     draws: int = 5
     extra: Sequence[Move] = ()
-    norms = (
+    norms: ClassVar[tuple[str, ...]] = (
         *("linf", "l2", "rectangle", "border", "pixels"),
         *("flicker", "one-frame", "mult-linf", "mult-l2", "framing"),
     )

@@ -222,7 +222,8 @@ class _Asking:
         self.refs = [refs[i] for i in probed.ids]
         self.engine = LocalEngine(setting.device)
         self.asked = Asked(clips=len(self.refs))
-        self._left, self._too_dear = setting.seconds, []
+        self._left = setting.seconds
+        self._too_dear: list[str] = []
         self._pass = seconds_of_a_pass(probed)
 
     def run(self) -> Asked:

@@ -165,7 +165,7 @@ def _add_against(plan: Plan, parts: Parts, row: _Row, column: _Column, against: 
     unit = ClipsUnit(
         dataset=parts.dataset,
         model=row.model,
-        attack=column.attack,
+        attack=arm(column.attack, against.defense.instance, against.defended.classifier, column.budget),
         budget=column.budget,
         seed=plan.grid.seed,
         defense=against.defense,
@@ -181,8 +181,8 @@ def _add_cell(plan: Plan, parts: Parts, row: _Row, column: _Column, bare: _Row) 
     defense = row.defense.instance
     try:
         component = arm(column.attack, defense, row.defended.classifier, column.budget)
-    except Impossible as refused:
-        _skip(plan, row, column, str(refused))
+    except Impossible as unknown:
+        _skip(plan, row, column, str(unknown))
         return
     attack = component.instance
     gradient = column.section.gradient or "none"
