@@ -16,7 +16,7 @@ from bench.errors import BenchError
 from bench.files import slug
 from bench.records.checks import contradiction, disagreement, unlike
 from bench.records.description import GridFile
-from bench.records.identity import CellIdentity, Gradient, Knowledge
+from bench.records.identity import CellIdentity, ComponentIdentity, Gradient, Knowledge
 from bench.records.metrics import wilson
 from bench.records.outcome import Control, Outcome
 
@@ -150,12 +150,20 @@ def meanings(result: CellResult) -> dict[tuple[str, ...], Any]:
         ("classifier", result.model): settings.model,
         ("defence", result.defense, result.model): settings.defense,
         ("attack", result.attack, result.budget): (
-            settings.attack,
+            _column(settings),
             settings.budget,
             settings.source,
             settings.against,
         ),
     }
+
+
+def _column(settings: CellIdentity) -> ComponentIdentity | None:
+    """What all rows have in common under an attack: the moves that it takes follow from the defence."""
+    if settings.attack is None or settings.gradient != "strongest":
+        return settings.attack
+    params = {key: value for key, value in settings.attack.params.items() if key != "moves"}
+    return settings.attack.model_copy(update={"params": params, "parts": ()})
 
 
 def difference(known: Mapping[tuple[str, ...], Any], meanings: Mapping[tuple[str, ...], Any]) -> str | None:

@@ -13,6 +13,7 @@ from kit.cells import cell
 from kit.running import exported
 
 from bench import BenchError
+from bench.records.identity import ComponentIdentity
 from bench.records.results import CellResult, pass_seconds, read_result, read_results, read_seconds, to_frame
 from bench.report.leaderboard import make_leaderboard
 from bench.report.reported import shipped_folder
@@ -130,6 +131,26 @@ def test_files_of_two_measurements_are_not_read_together(results: Path, gray_gri
     before.write_text(old)
     with pytest.raises(BenchError, match=r"belongs to another measurement .*: its seed is not the same"):
         read_results(results / "gray")
+
+
+def test_the_moves_of_an_attack_may_follow_from_the_defence(tmp_path: Path) -> None:
+    """A column of ``adaptive`` is one column, whatever it runs against each row; its own parameters are the same."""
+
+    def write(defense: str, moves: list[str], draws: int) -> None:
+        part = ComponentIdentity(name="pgd", params={"of": defense})
+        attack = ComponentIdentity(name="adaptive", params={"draws": draws, "moves": moves}, parts=(part,))
+        result = cell(defense, "adaptive", "adaptive", "10")
+        update = {"attack": attack, "gradient": "strongest"}
+        result.settings = result.settings.model_copy(update=update)
+        result.gradient, result.cell = "strongest", result.settings.id
+        (tmp_path / result.file_name).write_text(result.to_text())
+
+    write("a", ["pgd+exact"], 5)
+    write("b", ["pgd+bpda", "square+query"], 5)
+    assert len(read_results(tmp_path)) == 2
+    write("b", ["pgd+bpda", "square+query"], 6)
+    with pytest.raises(BenchError, match="its attack adaptive is not the same"):
+        read_results(tmp_path)
 
 
 def as_version_1(result: CellResult) -> dict[str, Any]:
