@@ -58,7 +58,9 @@ if TYPE_CHECKING:
     from bench.defense.base import RobustModel as RobustModel
     from bench.defense.defended import DefendedClassifier as DefendedClassifier
     from bench.defense.defended import plurality as plurality
+    from bench.defense.trained import Behind as Behind
     from bench.defense.trained import TrainedDefense as TrainedDefense
+    from bench.defense.trained import transform_of as transform_of
     from bench.errors import BenchError as BenchError
     from bench.errors import at_least as at_least
     from bench.errors import nearest as nearest
@@ -79,6 +81,7 @@ _HOME = {
     "Answer": "bench.attack.target",
     "Attack": "bench.attack.base",
     "AttackResult": "bench.attack.base",
+    "Behind": "bench.defense.trained",
     "BenchError": "bench.errors",
     "Best": "bench.attack.best",
     "Budget": "bench.threat.budgets",
@@ -134,6 +137,7 @@ _HOME = {
     "seed_of": "bench.seeds",
     "slope_of": "bench.attack.losses",
     "targeted_dlr": "bench.attack.losses",
+    "transform_of": "bench.defense.trained",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]

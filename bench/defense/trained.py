@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from bench.data.base import Missing, listing
-from bench.defense.base import RobustModel
+from bench.defense.base import Purifier, RobustModel
 from bench.errors import BenchError
 from bench.models.robust import entry_name
+from bench.registry import DEFENSES
+from bench.seeds import ClipRandom
 from bench.weights.files import load_checkpoint, load_strictly
 from bench.weights.zoo import zoo_file
 
@@ -18,6 +21,46 @@ from bench.weights.zoo import zoo_file
 def know_origin(classifier: nn.Module, model: str, dataset: str, data_root: Path | None = None) -> None:
     """Notes on a classifier its registered names and where files lie: robust weights are found by them."""
     classifier.__dict__["origin"] = (model, dataset, data_root)
+
+
+class Behind(nn.Module):
+    """A network that sees every clip through a transform that draws no random numbers, for training and defences.
+
+    Backward, autograd passes through the transform where it can; elsewhere its stand-in is differentiated
+    (:meth:`~bench.defense.base.Purifier.bpda`), so that no gradient is masked.
+    """
+
+    def __init__(self, transform: Purifier, network: nn.Module) -> None:
+        super().__init__()
+        self.transform, self.network = transform, network
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Clips ``(B, 3, T, H, W)`` to logits ``(B, K)``."""
+        rng = ClipRandom(range(len(clips)))
+        if self.transform.differentiable:
+            shown = self.transform.purify(clips, rng)
+        else:
+            with torch.no_grad():
+                shown = self.transform.purify(clips.clone(), rng)
+            if torch.is_grad_enabled() and clips.requires_grad:
+                stand_in = self.transform.bpda(clips, rng)
+                shown = shown + (stand_in - stand_in.detach())
+        logits: Tensor = self.network(shown)
+        return logits
+
+
+def transform_of(text: str) -> Purifier:
+    """Makes the transform of :class:`Behind` from its name and parameters, such as ``jpeg(quality=50)``.
+
+    Raises:
+        BenchError: there is none, it changes the network and not the clip, or it draws random numbers.
+    """
+    made = DEFENSES.create(text)
+    if not isinstance(made, Purifier):
+        raise BenchError(f"{text} is no transform of clips: name a defence that is.")
+    if made.stochastic:
+        raise BenchError(f"{text} draws random numbers, of which a network has none: name a defence that does not.")
+    return made.eval()
 
 
 class TrainedDefense(RobustModel):

@@ -229,6 +229,17 @@ def _of_column(network: str, column: str) -> Recipe:
     return _published(recipe, **options)
 
 
+# Adversarial training behind the transforms of the paper on halftoning (Lo and Patel, ICIP 2021), which says not how.
+TRANSFORMS = {
+    "gaussian_blur": "gaussian_blur",
+    "nonlocal_means": "nonlocal_means",
+    "jpeg": "jpeg",
+    "bit_depth": "bit_depth(bits=1)",
+    "halftone": "halftone",
+}
+_BEHIND = tuple(_robust(f"at_pgd_{name}", behind=transform) for name, transform in TRANSFORMS.items())
+ROBUST += (*_BEHIND, *(_published(recipe, "cifar10") for recipe in _BEHIND))
+
 ROBUST += tuple(
     _of_column(network, column)
     for network in _COMPARED

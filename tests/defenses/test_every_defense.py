@@ -29,6 +29,7 @@ from bench.weights.zoo import build_classifier, zoo_file
 # A defence is tested with its defaults, unless it stands here: one that needs parameters, would take too many steps, or
 # goes other ways with other settings.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "adversarial_training": [{}, {"transform": "gaussian_blur"}],
     "color_jitter": [{}, {"space": "xyz"}, {"space": "lab"}, {"space": "yuv"}],
     "ddim_inversion": [{"steps": 2, "backbone": "image_tiny"}],
     "diffpure_ddim": [{"steps": 1, "backbone": "latent_tiny"}],

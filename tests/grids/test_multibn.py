@@ -31,15 +31,16 @@ FILES = {
     "oudefend_ucf101": "oudefend_ucf101.csv",
     "multav_ucf101": "multav_ucf101.csv",
     "halftone_cifar10": "halftone_cifar10.csv",
+    "halftone_cifar10_at": "halftone_cifar10.csv",
     "adv_framing_ucf101": "adv_framing_ucf101.csv",
 }
 EMBEDDED = [n for n in shipped_grids() if n.startswith(("embedded_multibn", "embedded_transforms"))]
-# Rows of adversarial training behind a transform, and averages over other columns than ours.
+# Averages over other columns than ours.
 LEFT_OUT = {
-    ("halftone_cifar10", "Adversarial training", ""),
-    ("halftone_cifar10", "", "Avg_adv"),
-    ("halftone_cifar10", "", "Avg_all"),
+    (name, average) for name in ("halftone_cifar10", "halftone_cifar10_at") for average in ("Avg_adv", "Avg_all")
 }
+# The table of one file that a grid shows, and the other that another grid shows.
+TRAINING = {"halftone_cifar10": "Standard training", "halftone_cifar10_at": "Adversarial training"}
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -65,9 +66,7 @@ def test_every_figure_of_the_table_stands_beside_one_cell(name: str) -> None:
     attacks = {str(v): k for k, v in grid.reported.attacks.items()}
     expected = {}
     for row in rows(name):
-        training = row.get("training", "")
-        if training == "Adversarial training" or (name, "", row["attack"]) in LEFT_OUT:
-            assert (name, training, "") in LEFT_OUT or (name, "", row["attack"]) in LEFT_OUT
+        if row.get("training") != TRAINING.get(name) or (name, row["attack"]) in LEFT_OUT:
             continue
         if row["accuracy"]:
             chosen = {"attack": row["attack"], **({"width": row["width"]} if row.get("width") else {})}
@@ -183,6 +182,14 @@ def test_networks_of_the_grids_are_those_that_the_recipes_train() -> None:
         found = defense.network(small()).state_dict()
         assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in expected.items()}, key
     assert len(known) > 6
+
+
+def test_transforms_of_the_grid_are_those_that_the_recipes_train_behind() -> None:
+    for spec, defense in trained(find_grid("halftone_cifar10_at")):
+        assert RECIPES[defense.recipe].options.get("behind", "") == spec.params.get("transform", "")
+    rows_of = {str(s): s.params for s in find_grid("halftone_cifar10").defense_specs}
+    for label, text in (("Bit depth", "bit_depth(bits=1)"), ("JPEG", "jpeg"), ("Halftoning", "halftone")):
+        assert rows_of[label] == Spec.parse(text).params  # as in the other half of the table
 
 
 def test_missing_robust_weights_are_listed_with_the_rest(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.attack.base import Attack
+from bench.defense.trained import Behind, transform_of
 from bench.errors import BenchError, nearest
 from bench.models.multibn import BRANCHES, NORMS, Branches, MultiBN
 from bench.models.robust import entry_name, rebuilt
@@ -253,6 +254,9 @@ class AdversarialTraining(RobustClassification):
         clean: whether clean clips take part, too, as the comparison of MultiBN has it for both; without attacks, they
             alone.
         combine: ``avg`` or ``max``.
+        behind: a transform, such as ``halftone``, through which the network sees every clip, in training and in its
+            figures; attacks differentiate its stand-in where it has no gradient, see
+            :class:`~bench.defense.trained.Behind`.
         attacks, steps, sizes, architecture, architecture_options: see :class:`RobustClassification`.
     """
 
@@ -261,13 +265,19 @@ class AdversarialTraining(RobustClassification):
         "Adversarial Training and Robustness for Multiple Perturbations, NeurIPS 2019"
     )
 
-    def __init__(self, clean: bool = False, combine: Literal["avg", "max"] = "avg", **shared: Any) -> None:
+    def __init__(
+        self, clean: bool = False, combine: Literal["avg", "max"] = "avg", behind: str = "", **shared: Any
+    ) -> None:
         super().__init__(**shared)
         if combine not in ("avg", "max"):
             raise ValueError(f"combine must be avg or max, not {combine!r}")
         if not self.attacks and (combine == "max" or not clean):
             raise ValueError("there is nothing to train on: name attacks, or ask for clean clips alone")
         self.clean, self.combine = clean, combine
+        self.transform = transform_of(behind) if behind else None
+
+    def facing(self, network: nn.Module, attack: str) -> nn.Module:
+        return Behind(self.transform, network) if self.transform is not None else network
 
     def loss(
         self, network: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator
@@ -278,16 +288,16 @@ class AdversarialTraining(RobustClassification):
             attacked = {"max": self._worst(network, list(attacked.values()), labels)}
         named = {**({"clean": clips} if self.clean else {}), **attacked}
         # One pass over everything, as published: batch normalisation learns the statistics of the mixture.
-        logits = network(torch.cat(list(named.values())))
+        logits = self.facing(network, "")(torch.cat(list(named.values())))
         figures = {k: accuracy(part, labels) for k, part in zip(named, logits.chunk(len(named)), strict=True)}
         return F.cross_entropy(logits, labels.repeat(len(named))), figures
 
-    @staticmethod
     @torch.no_grad()
-    def _worst(network: nn.Module, attacked: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _worst(self, network: nn.Module, attacked: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Of each clip the version of the largest loss, by the network in evaluation mode."""
+        faced = self.facing(network, "")
         with evaluating(network):
-            losses = torch.stack([F.cross_entropy(network(x), labels, reduction="none") for x in attacked])
+            losses = torch.stack([F.cross_entropy(faced(x), labels, reduction="none") for x in attacked])
         return torch.stack(list(attacked))[losses.argmax(0), torch.arange(len(labels), device=labels.device)]
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import BenchError, Budget, ClipRef, Dataset
+from bench import BenchError, Budget, ClipRandom, ClipRef, Dataset
 from bench.grids.grid import Grid
 from bench.models import robust
 from bench.models.base import build_seeded
@@ -20,7 +20,7 @@ from bench.models.multibn import BRANCHES, Branches, MultiBN
 from bench.models.resnet3d import ResNet3D
 from bench.plan.expand import make_plan
 from bench.records.identity import ComponentIdentity
-from bench.registry import MODELS
+from bench.registry import DEFENSES, MODELS
 from bench.training.data import some_of, split_of
 from bench.training.loop import TrainingState, export, train
 from bench.training.objectives.classifier import Classification
@@ -146,6 +146,24 @@ def test_the_worst_of_each_clip_is_chosen_in_evaluation_mode_and_trained_on_alon
     for (name, value), expected in zip(net.state_dict().items(), fresh.state_dict().values(), strict=True):
         torch.testing.assert_close(value, expected, msg=name)
     assert set(figures) == {"clean", "max"}
+
+
+def test_behind_a_transform_the_network_sees_and_is_attacked_through_it() -> None:
+    """Halftoned clips are black and white; their attack moves all the same, by the stand-in of what has no gradient."""
+    net, (clips, labels) = network().train(), batch()
+    made = AdversarialTraining(True, attacks=["pgd"], steps=2, behind="halftone")
+    seen: list[Tensor] = []
+    net.stem.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    found, _ = made.loss(net, (clips, labels), rng())
+    assert all(part.flatten(0, 1).unique().numel() <= 6 for part in seen)  # black or white in each normalised channel
+    fresh = network()
+    with evaluating(fresh):
+        through = made.facing(fresh, "pgd")
+        moved = crafted(through, "pgd", clips, labels, budget_of("pgd", 16, 2), rng())
+    assert 0 < float((moved - clips).abs().max()) <= 4 / 255 + 1e-6
+    halftone = DEFENSES.create("halftone")
+    shown = [halftone.purify(part, ClipRandom(range(len(part)))) for part in (clips, moved)]
+    torch.testing.assert_close(found, each(fresh, shown, labels).mean())
 
 
 def test_clean_clips_alone_are_standard_training() -> None:
@@ -354,19 +372,21 @@ def test_gumbel_softmax_takes_part_in_training_alone() -> None:
         (lambda: SelectionTraining(attacks=["pgd"]), "branches for clean clips, pgd and roa"),
         (lambda: AdversarialTraining(combine="sum"), "combine must be avg or max"),  # type: ignore[arg-type]
         (lambda: AdversarialTraining(attacks=[]), "nothing to train on"),
+        (lambda: AdversarialTraining(behind="gaussian_noise"), "gaussian_noise draws random numbers"),
+        (lambda: AdversarialTraining(behind="multibn"), "multibn is no transform of clips"),
         (lambda: SelectionTraining(gumbel=-1.0), "gumbel must be a temperature"),
     ],
 )
 def test_bad_options(make: Any, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((ValueError, BenchError), match=says):
         make()
 
 
 def test_every_recipe_of_the_family_makes_its_objective() -> None:
     family = [r for r in RECIPES.values() if objective_of(r).kind == "robust"]
-    # short and published ones, three that have no other form, and of the 28 networks compared with OUDefend the 24
-    # that are not among them
-    assert len(family) == 2 * 15 + 3 + 24
+    # short and published ones, three that have no other form, five behind transforms for clips and pictures, and of the
+    # 28 networks compared with OUDefend the 24 that are not among them
+    assert len(family) == 2 * 15 + 3 + 2 * 5 + 24
     published = RECIPES["avg-published"]
     assert (published.steps, published.batch, published.lr, published.optimiser) == (35760, 4, 5e-4, "sgd")
     assert published.options["steps"] == 5
