@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from kit.diffusion import GaussianWorld, miniature
+from kit.rendered import clips_of
 from torch import Tensor
 
 from bench import ClipRandom, DefendedClassifier
@@ -78,6 +79,28 @@ def test_videopures_push_turns_around_what_is_lost(settings: dict[str, Any]) -> 
     pushes = [0.278, 0.281, 0.288, 0.306, 0.421, 0.496, 0.496]  # of the paper's size, the last timestep's twice
     expected = {"optimise": 0.0, "candidate": pushes[-3]}.get(next(iter(settings), ""), sum(pushes) / 7)
     assert defense.push(latents) == pytest.approx(expected, abs=6e-4)
+
+
+@pytest.mark.parametrize(("kind", "least", "identity"), [(DiffPureDDIM, 0.7, 0.6), (VideoPure, 0.7, -0.6)])
+@torch.no_grad()
+def test_the_filter_foretells_what_is_left_of_noise(kind: type[Any], least: float, identity: float) -> None:
+    """On the shipped model, in cosines: what comes through resembles the filtered noise more than the noise itself."""
+    defense, clips = kind(steps=2), clips_of(1, 8)
+    noise = 4 / 255 * ClipRandom([5]).normal(*clips.shape[1:]).sign()
+    noisy = (clips + noise).clamp(0, 1)
+
+    def through(work: Any) -> Tensor:
+        shown = [work(c, ClipRandom([3])) for c in (noisy, clips)]
+        left: Tensor = (shown[0] - shown[1]).flatten()
+        return left
+
+    def mean_vote(c: Tensor, rng: ClipRandom) -> Tensor:
+        found = defense.purify(c, rng)
+        return found.mean(0) if found.ndim == 6 else found
+
+    left = through(mean_vote)
+    assert float(torch.cosine_similarity(left, through(defense.lowpass), 0)) > least
+    assert float(torch.cosine_similarity(left, (noisy - clips).flatten(), 0)) < identity
 
 
 def test_the_gradient_is_that_of_the_filter_between_encoder_and_decoder() -> None:
