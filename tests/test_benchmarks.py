@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from bench import ATTACKS, Budget, ClipRandom, DefendedClassifier, Purifier, code
 from bench.defense.defended import why_not
 from bench.defenses.none import NoDefense
+from torch import nn
+
+from bench import Budget, DefendedClassifier, code
 from bench.grids.grid import read_grid
 from bench.plan.expand import make_plan
 from bench.records.identity import ComponentIdentity, Knowledge
@@ -172,3 +175,26 @@ def test_the_attacks_on_the_training_family_fit_their_budgets() -> None:
         *(a["label"] for a in listed),
     }
     assert not plan.skipped
+
+
+class Bright(nn.Module):
+    """Class 1 where a clip is brighter than middle gray."""
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        score = 20 * (clips.mean((1, 2, 3, 4)) - 0.5)
+        return torch.stack([-score, score], 1)
+
+
+def test_the_strength_of_stand_ins_is_counted_in_clips_left() -> None:
+    """Clips .01, .03 and .2 above the threshold, in a ball of .05: the last one is left."""
+    module = script("strength_transforms")
+    clips = torch.tensor([0.51, 0.53, 0.7]).reshape(3, 1, 1, 1, 1).expand(3, 3, 2, 8, 8)
+    given, budget = module.Clips(clips, torch.tensor([1, 1, 1])), Budget("linf", 0.05, steps=4)
+    defended = DefendedClassifier(Bright(), DEFENSES.create("mean"))
+    for at_once in (2, 8):
+        assert module.left(defended, given, "pgd", budget, at_once) == 1
+    halftone = module.Row("halftone", 2, 1, ("identity", "exact"))
+    name, size, *left, count = module.measured(Bright(), halftone, 1)
+    assert (name, size, count) == ("halftone", "2/255", "1")
+    assert left[0] in ("0", "1")
+    assert left[1:] == ["-", "-", "-", "-"]  # not asked for, or without such a gradient
