@@ -18,9 +18,6 @@ from torch import Tensor, nn
 from bench import ATTACKS, Budget, ClipRandom, DefendedClassifier, Purifier, code
 from bench.defense.defended import why_not
 from bench.defenses.none import NoDefense
-from torch import nn
-
-from bench import Budget, DefendedClassifier, code
 from bench.grids.grid import read_grid
 from bench.plan.expand import make_plan
 from bench.records.identity import ComponentIdentity, Knowledge

@@ -283,4 +283,5 @@ def test_the_grid_can_be_planned(name: str, tmp_path: Path) -> None:
     assert len(attacked) + len(plan.skipped) == (len(grid.attack_sections) - 1) * len(grid.defense_specs)
     adaptive = {c.attack_label for c in attacked if c.knowledge == "adaptive"}
     through = {"Adaptive III", "PGD+surrogate", "PGD+exact", "I+BPDA", "I margin+BPDA"}
+    through |= {"APGD margin 100+BPDA", "APGD margin 100+exact"}
     assert adaptive == {"motion_table4_bpda": through, "motion_table5": {"PGD+BPDA"}}.get(name, set())
