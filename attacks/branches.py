@@ -58,7 +58,7 @@ class Branches(Attack):
         self._inner.check(budget)
 
     def refuses(self, *, stochastic: bool, transfer: bool) -> str | None:
-        if transfer:
+        if transfer and self.views:
             return "branches attacks the branches of MultiBN, which the bare classifier does not have."
         if stochastic:
             return "branches compares the ways by one look, which a randomised defence makes worthless."
