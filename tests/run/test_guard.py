@@ -22,24 +22,24 @@ from bench.run.guard import Guard, digest_of
 Write = Callable[..., Path]
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4)).eval()
 
 
-def swap_two_weights(net: nn.Module) -> None:
-    net[0].weight.data = net[0].weight.data.flip(0)  # type: ignore[index,union-attr,operator] - a Sequential
+def swap_two_weights(net: nn.Sequential) -> None:
+    net[0].weight.data = net[0].weight.data.flip(0)
 
 
-CHANGES: dict[str, Callable[[nn.Module], Any]] = {
-    "weights": lambda net: net[0].weight.data.add_(0.1),  # type: ignore[index,union-attr,operator]
+CHANGES: dict[str, Callable[[nn.Sequential], Any]] = {
+    "weights": lambda net: net[0].weight.data.add_(0.1),
     "order of weights": swap_two_weights,
-    "one bit": lambda net: net[0].bias.data.view(torch.int32)[0].bitwise_xor_(1),  # type: ignore[index,union-attr,operator]
-    "buffer": lambda net: net[1].running_mean.add_(1),  # type: ignore[index,union-attr,operator]
-    "mode": lambda net: net[1].train(),  # type: ignore[index,union-attr,operator]
-    "hook": lambda net: net[0].register_forward_hook(lambda *_: None),  # type: ignore[index,union-attr,operator]
-    "forward": lambda net: setattr(net[0], "forward", lambda x: x),  # type: ignore[index]
+    "one bit": lambda net: net[0].bias.data.view(torch.int32)[0].bitwise_xor_(1),
+    "buffer": lambda net: net[1].running_mean.add_(1),
+    "mode": lambda net: net[1].train(),
+    "hook": lambda net: net[0].register_forward_hook(lambda *_: None),
+    "forward": lambda net: setattr(net[0], "forward", lambda x: x),
 }
 
 
@@ -61,7 +61,7 @@ def test_the_digest_is_of_values_and_their_places_whatever_the_type() -> None:
         net.register_buffer("b", torch.tensor([0, 1, 1], dtype=dtype))
         net.register_buffer("empty", torch.zeros(0))
         same, before = digest_of(net), digest_of(net)
-        net.b.copy_(torch.tensor([1, 0, 1], dtype=dtype))  # type: ignore[union-attr,operator]
+        net.b.copy_(torch.tensor([1, 0, 1], dtype=dtype))
         assert same == before != digest_of(net), dtype
 
 
@@ -70,7 +70,7 @@ def test_a_defence_may_load_later_but_not_change_what_it_has() -> None:
     guard.begin([net])
     net.register_buffer("late", torch.zeros(2))
     assert guard.complaint([net]) is None
-    net[0].weight.data.zero_()  # type: ignore[index,union-attr,operator]
+    net[0].weight.data.zero_()
     assert guard.complaint([net]) == "its own weights"
     assert guard.complaint([]) is None  # another one is at work
 
