@@ -63,6 +63,9 @@ BEFORE = {
     "ChangingModes": "F",
 }
 
+# Time is no matter here: one that is slow on purpose must not escape.
+_MINUTES = 1e6
+
 _SEVERITIES = {"fault": "red", "warning": "yellow", "note": "dim"}
 
 
@@ -115,7 +118,7 @@ def show(name: str, console: Console) -> None:
             return
         # What is audited was never asked anything: a plan of its own.
         plan = make_plan(read_grid(path))
-        (row,) = audit(plan, results, clips=6, defenses=[label], store=Path(folder))
+        (row,) = audit(plan, results, clips=6, defenses=[label], store=Path(folder), minutes=_MINUTES)
     left = ", ".join(
         f"{r.attack} {r.score.correct:g}{f' ({r.score.failed} failed)' if r.score.failed else ''}"
         for r in results
@@ -123,7 +126,7 @@ def show(name: str, console: Console) -> None:
     )
     clips = len(plan.refs)
     console.print(f"[bold]{name}[/bold]: grade {row.grade}{before}; right of {clips}: {left}", highlight=False)
-    console.print(f"  {row.asked}", style="dim")
+    console.print(f"  {row.asked}{row.dear and f'; not asked: {row.dear}'}", style="dim")
     for finding in row.findings:
         console.print(f"  {finding.severity}, {finding.check}: {finding.message}", style=_SEVERITIES[finding.severity])
 

@@ -222,6 +222,10 @@ class _Asking:
         self._pass = seconds_of_a_pass(probed)
 
     def run(self) -> Asked:
+        least = self._pass * len(self.refs) * (_DRAWS if self.clean.defended.stochastic else 1)
+        if least > self._left:
+            minutes = f"{least / 60:.3g} min, and {self._left / 60:g} min are allowed for a row"
+            return Asked(dear=f"asking the clips in a process of its own takes at least {minutes}")
         suspect = suspect_of(self.setting, self.clean)
         with Alone(suspect, self.setting.device, max(1, len(self.refs)), self.setting.salt) as alone:
             # What was attacked comes first: a process that has seen a clean clip may remember it.

@@ -156,9 +156,10 @@ def audit(
             continue
         working_on(row)
         guard.begin([cell.defended])
-        probed, dear = _within(_probed_row(plan, row, clips, gradient, setting.device, setting.salt), setting.seconds)
+        suspect = _probed_row(plan, row, clips, gradient, setting.device, setting.salt)
+        probed, dear = _within(suspect, setting.seconds)
         findings = probe(probed) if probed is not None else []
-        asked = ask(setting, row, _cells_of(plan, row), probed) if probed is not None and alone else Asked(dear=dear)
+        asked = ask(setting, row, _cells_of(plan, row), suspect) if suspect is not None and alone else Asked()
         findings += asked.findings
         what = guard.complaint([cell.defended])
         if what is not None:
@@ -166,8 +167,14 @@ def audit(
             findings.append(Finding(check="meddling", severity="fault", message=message))
         of_plan = (exact_gradient_was_taken(plan, row), outcomes_are_of_this_code(plan, row))
         stored = [f for f in of_plan if f is not None]
-        found = examine(row, stored, findings, probed.ids if probed is not None else ())
-        said = {"alone": asked.clips, "fresh": asked.fresh, "dear": asked.dear, "salt": setting.salt if probed else ""}
+        found = examine(row, stored, findings, suspect.ids if suspect is not None else ())
+        said = {
+            "probed": len(probed.ids) if probed is not None else 0,
+            "alone": asked.clips,
+            "fresh": asked.fresh,
+            "dear": "; ".join(filter(None, (dear, asked.dear))),
+            "salt": setting.salt if suspect is not None else "",
+        }
         audited.append(found.model_copy(update=said))
     return audited
 
@@ -189,4 +196,5 @@ def _within(probed: ProbedRow | None, seconds: float) -> tuple[ProbedRow | None,
     count = min(len(probed.ids), int(seconds / each)) if each > 0 else len(probed.ids)
     if count < min(2, len(probed.ids)):
         return None, f"probing a clip takes about {each / 60:.3g} min, and {seconds / 60:g} min are allowed for a row"
-    return replace(probed, clips=probed.clips[:count], ids=probed.ids[:count], labels=probed.labels[:count]), ""
+    fewer = replace(probed, clips=probed.clips[:count], ids=probed.ids[:count], labels=probed.labels[:count])
+    return fewer, "" if count == len(probed.ids) else f"{seconds / 60:g} min are enough to probe {count} clips"

@@ -53,7 +53,7 @@ class AuditedRow(BaseModel):
         model, defense, budget: the row.
         grade: see :data:`Grade`.
         measured: ids of the cells that were looked at; with other cells the audit says nothing.
-        probed: clips that were asked again; 0 if only stored outcomes were looked at.
+        probed: clips that the probes asked again; 0 if none.
         alone: clips of each attack that were asked again in a process of its own, which knows nothing but them.
         fresh: clips, drawn for the audit, that were asked there too.
         dear: what was not asked because it takes too long, in words; empty if nothing was left out.
@@ -77,21 +77,20 @@ class AuditedRow(BaseModel):
     @property
     def asked(self) -> str:
         """What was asked, in words."""
-        if not self.probed:
-            return "stored outcomes only"
-        there = f"asked {self.probed} clips again" + (
-            f", {self.alone} of them in a process of its own" if self.alone else ""
-        )
-        return there + (f", and {self.fresh} fresh ones" if self.fresh else "")
+        probes = [f"{self.probed} clips probed"] if self.probed else []
+        fresh = f" and {self.fresh} fresh ones" if self.fresh else ""
+        alone = [f"{self.alone} clips{fresh} asked in a process of its own"] if self.alone else []
+        return ", ".join([*probes, *alone]) or "stored outcomes only"
 
     @property
     def shown(self) -> str:
         """The grade as tables show it: what it stands on is said where nothing, or not all, was asked."""
-        if not self.probed:
-            return f"{self.grade} (outcomes{'; the rest is too dear' if self.dear else ''})"
+        asked = "in part" if self.probed or self.alone else "outcomes"
+        if self.dear:
+            return f"{self.grade} ({asked}; the rest is too dear)"
         if not self.alone:
-            return f"{self.grade} (probes{'; the rest is too dear' if self.dear else ''})"
-        return f"{self.grade} (in part; the rest is too dear)" if self.dear else self.grade
+            return f"{self.grade} ({'probes' if self.probed else 'outcomes'})"
+        return self.grade
 
 
 def grade(findings: Sequence[Finding]) -> Grade:

@@ -157,7 +157,7 @@ def test_the_command_writes_grades_that_the_leaderboard_shows(
     assert bench("run", "--grid", path, "--results", tmp_path / "r").code == 0
     told = bench("audit", path, "--results", tmp_path / "r", "--clips", 4, "--salt", "salt")
     assert told.code == 0, told.err
-    assert "asked 4 clips again, 4 of them in a process of its own" in told.out
+    assert "4 clips probed, 4 clips asked in a process of its own" in told.out
     assert "fault, slope: The loss falls along the exact gradient" in told.out
     rows = json.loads(bench("audit", path, "--results", tmp_path / "r", "--clips", 0, "--json").out)
     assert {r["defense"] for r in rows} == {"none", "planted:ReversedGradient"}

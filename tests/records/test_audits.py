@@ -25,17 +25,11 @@ def test_grades(severities: list[Any], mark: str) -> None:
     ("probed", "alone", "fresh", "dear", "shown", "asked"),
     [
         (0, 0, 0, "", "F (outcomes)", "stored outcomes only"),
-        (0, 0, 0, "an hour", "F (outcomes; the rest is too dear)", "stored outcomes only"),
-        (8, 0, 0, "", "F (probes)", "asked 8 clips again"),
-        (8, 8, 24, "", "F", "asked 8 clips again, 8 of them in a process of its own, and 24 fresh ones"),
-        (
-            8,
-            8,
-            0,
-            "an hour",
-            "F (in part; the rest is too dear)",
-            "asked 8 clips again, 8 of them in a process of its own",
-        ),
+        (0, 0, 0, "1 h", "F (outcomes; the rest is too dear)", "stored outcomes only"),
+        (8, 0, 0, "", "F (probes)", "8 clips probed"),
+        (8, 8, 24, "", "F", "8 clips probed, 8 clips and 24 fresh ones asked in a process of its own"),
+        (0, 8, 0, "1 h", "F (in part; the rest is too dear)", "8 clips asked in a process of its own"),
+        (2, 8, 0, "1 h", "F (in part; the rest is too dear)", "2 clips probed, 8 clips asked in a process of its own"),
     ],
 )
 def test_a_row_says_what_its_grade_stands_on(
