@@ -83,7 +83,12 @@ def test_a_shift_of_lightness_is_one_of_lightness() -> None:
 @pytest.mark.parametrize("space", list(BOUNDS))
 def test_one_shift_for_all_pixels_of_a_clip_within_the_bounds(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
-    monkeypatch.setattr(ColorJitter, "shifted", lambda self, clips, shift: seen.append(shift) or clips)
+
+    def noted(self: ColorJitter, clips: Tensor, shift: Tensor) -> Tensor:
+        seen.append(shift)
+        return clips
+
+    monkeypatch.setattr(ColorJitter, "shifted", noted)
     ColorJitter(space).purify(torch.full((500, 3, 2, 2, 2), 0.5), ClipRandom(range(500)))
     (shift,) = seen
     assert shift.shape == (500, 3)
