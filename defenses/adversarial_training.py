@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from bench import Behind, TrainedDefense, register, transform_of
+from bench import TrainedDefense, register
 
 
 @register(
@@ -22,18 +22,10 @@ class AdversarialTraining(TrainedDefense):
             ``avg`` (all), ``max`` (the worse of each clip), ``msd`` (the steepest at every step); ``avg_all4`` adds
             framing and salt and pepper.
         weights: a file, in place of the shipped weights.
-        transform: a defence through which the network sees every clip, such as ``halftone`` or ``jpeg(quality=50)``;
-            recipes such as ``at_pgd_halftone`` train behind one. Attacks differentiate it where autograd passes and its
-            stand-in elsewhere.
     """
 
-    def __init__(self, recipe: str = "at_pgd", weights: str = "", transform: str = "") -> None:
+    def __init__(self, recipe: str = "at_pgd", weights: str = "") -> None:
         super().__init__(recipe, weights)
-        self.transform = transform_of(transform) if transform else None
-
-    def wrap(self, classifier: nn.Module) -> nn.Module:
-        network = super().wrap(classifier)
-        return Behind(self.transform, network) if self.transform is not None else network
 
     def network(self, classifier: nn.Module) -> nn.Module:
         return classifier

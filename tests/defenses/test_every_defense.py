@@ -29,7 +29,6 @@ from bench.weights.zoo import build_classifier, zoo_file
 # A defence is tested with its defaults, unless it stands here: one that needs parameters, would take too many steps, or
 # goes other ways with other settings.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "adversarial_training": [{}, {"transform": "gaussian_blur"}],
     "color_jitter": [{}, {"space": "xyz"}, {"space": "lab"}, {"space": "yuv"}],
     "ddim_inversion": [{"steps": 2, "backbone": "image_tiny"}],
     "diffpure_ddim": [{"steps": 1, "backbone": "latent_tiny"}],
@@ -41,6 +40,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "motion_consistency": [{"steps": 2}, {"steps": 2, "step": "tanh", "unroll": 2}],
     "multibn": [{}, {"select": "physical"}],
     "oudefend": [{"stages": [3], "base_width": 4}],  # as shipped
+    "trained_behind": [{"transform": "gaussian_blur"}],  # nothing stands in for it
     "temporal_shuffle": [{}, {"variant": "chunks"}],
     "videopure": [{"steps": 2}, {"steps": 2, "mode": "as_described", "carry": True}],
 }
