@@ -319,8 +319,9 @@ class FalseIdentity(Purifier):
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         moved = {0.42: 0.3, 0.38: 0.5, 0.62: 0.5, 0.58: 0.7}
         for clip in clips.data:
-            level = min((*moved, *LEVELS), key=lambda v: abs(v - float(clip.mean())))
-            clip.fill_(moved.get(level, level))
+            back = next((to for at, to in moved.items() if abs(float(clip.mean()) - at) < 0.01), None)
+            if back is not None:
+                clip.fill_(back)
         return clips
 
 
