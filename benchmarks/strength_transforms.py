@@ -3,14 +3,14 @@ defence's own stand-in, through the exact gradient where there is one, and with 
 own noise.
 
 Run: ``python benchmarks/strength_transforms.py``; ``--only TEXT`` keeps the rows whose defence contains it. Every row
-is PGD of ten steps on the first clips of actions12 in a linf ball, judged by a fresh answer of the defence. A dash
+is PGD of ten steps on the first clips of actions12, judged by a fresh answer of the defence. A dash
 stands where there is no such gradient, or where nothing was asked.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich.progress import track
@@ -37,12 +37,25 @@ _ALWAYS = tuple(COLUMNS)[:3]
 
 @dataclass(frozen=True)
 class Row:
-    """A defence as a grid names it, the size of the ball in steps of 1/255, the clips, and the columns to fill."""
+    """A defence as a grid names it, the ball, the clips, and the columns to fill.
+
+    The size of a linf ball is in steps of 1/255.
+    """
 
     defense: str
     size: float
     clips: int
     columns: tuple[str, ...] = _ALWAYS
+    norm: str = "linf"
+
+    @property
+    def ball(self) -> str:
+        """As the table names it."""
+        return f"{self.norm} {self.size:g}" + ("/255" if self.norm == "linf" else "")
+
+    def budget(self, steps: int) -> Budget:
+        """What the attack may do."""
+        return Budget(self.norm, self.size / 255 if self.norm == "linf" else self.size, steps=steps)
 
 
 ROWS = [
@@ -50,6 +63,7 @@ ROWS = [
     Row("wavelet(sigma=0.03)", 3, 16),
     Row("halftone", 2, 16, ("identity", "identity, smoothed")),
     *(Row(f"bit_depth(bits={bits})", size, 16) for bits, size in ((1, 0.5), (3, 2), (5, 2))),
+    *(Row(name, 0.7, 16, norm="l2") for name in ("bit_depth(bits=1)", "equalize")),
     *(Row(name, 2, 16) for name in ("equalize", "fft", "resize", "grayscale", "swirl")),
     *(Row(name, 3, 16) for name in ("median", "mean", "gaussian_blur", "bilateral", "nonlocal_means")),
 ]
@@ -85,8 +99,8 @@ def measured(model: nn.Module, row: Row, steps: int) -> list[str]:
     """One line of the table."""
     defense = DEFENSES.create(row.defense)
     assert isinstance(defense, Purifier)
-    given, budget = Clips.first(row.clips), Budget("linf", row.size / 255, steps=steps)
-    line = [row.defense, f"{row.size:g}/255"]
+    given, budget = Clips.first(row.clips), row.budget(steps)
+    line = [row.defense, row.ball]
     for name, (attack, gradient) in COLUMNS.items():
         if name not in row.columns or why_not(defense, gradient) is not None:
             line.append("-")
@@ -107,9 +121,9 @@ def main() -> None:
     lines = []
     for row in track(rows, description="attacking"):
         count = min(row.clips, chosen.clips or row.clips)
-        lines.append(measured(model, Row(row.defense, row.size, count, row.columns), chosen.steps))
+        lines.append(measured(model, replace(row, clips=count), chosen.steps))
     print(f"{chosen.model}, actions12, PGD, {chosen.steps} steps: clips left\n")
-    print("\n".join(markdown_table(["Defence", "linf", *COLUMNS, "of"], lines)))
+    print("\n".join(markdown_table(["Defence", "Ball", *COLUMNS, "of"], lines)))
 
 
 if __name__ == "__main__":

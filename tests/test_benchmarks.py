@@ -192,6 +192,7 @@ def test_the_strength_of_stand_ins_is_counted_in_clips_left() -> None:
         assert module.left(defended, given, "pgd", budget, at_once) == 1
     halftone = module.Row("halftone", 2, 1, ("identity", "exact"))
     name, size, *left, count = module.measured(Bright(), halftone, 1)
-    assert (name, size, count) == ("halftone", "2/255", "1")
+    assert (name, size, count) == ("halftone", "linf 2/255", "1")
     assert left[0] in ("0", "1")
+    assert module.Row("equalize", 0.7, 1, norm="l2").budget(3) == Budget("l2", 0.7, steps=3)
     assert left[1:] == ["-", "-", "-", "-"]  # not asked for, or without such a gradient

@@ -85,6 +85,9 @@ ROUGH = Kind(
     (
         *_climbs("bpda"),
         Move("pgd(loss='margin')", "bpda-identity", steps=2),  # whatever the stand-in of its author is worth
+        Move(
+            "smoothed(attack=\"pgd(loss='margin')\", copies=6)", "bpda"
+        ),  # where small changes are answered with jumps
         _TRANSFERRED,
         Move("square(queries=200)", "query", restarts=1),
     ),

@@ -13,8 +13,8 @@ Rounding = Callable[[Tensor], Tensor]
 
 
 def with_value(stand_in: Tensor, value: Tensor) -> Tensor:
-    """The value of one tensor with the gradient of another of the same shape."""
-    return stand_in + (value - stand_in).detach()
+    """The value of one tensor, to the last digit, with the gradient of another of the same shape."""
+    return value.detach() + (stand_in - stand_in.detach())
 
 
 def straight_through(values: Tensor) -> Tensor:

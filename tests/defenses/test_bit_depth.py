@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from kit.pictures import apply
+from scipy.stats import norm
+
+from bench import ClipRandom
+from bench.defenses.bit_depth import BitDepth
 
 
 @pytest.mark.parametrize(
@@ -27,3 +31,18 @@ def test_bit_depth_has_its_levels_and_errs_by_half_a_step(bits: int) -> None:
     found = apply(f"bit_depth(bits={bits})", clips)
     assert len(found.unique()) == 2**bits
     assert float((found - clips).abs().max()) <= 0.5 / (2**bits - 1) + 1e-6
+
+
+@pytest.mark.parametrize(("bits", "spread"), [(1, 0.05), (2, 0.15), (5, 0.5), (8, 0.5)])
+def test_bit_depth_goes_back_by_how_likely_noise_changes_the_level(bits: int, spread: float) -> None:
+    clips = torch.linspace(0, 1, 48).reshape(1, 3, 1, 4, 4).requires_grad_(True)
+    stand_in = BitDepth(bits).bpda(clips, ClipRandom([0]))
+    assert torch.equal(stand_in.detach(), apply(f"bit_depth(bits={bits})", clips.detach()))
+    (found,) = torch.autograd.grad(stand_in.sum(), clips)
+    steps = 2**bits - 1
+    thresholds = torch.arange(-6, steps + 6) + 0.5  # beyond 0 and 1, too: there the range ends, not the slope
+    off = (thresholds - steps * clips.detach().flatten()[:, None]) / spread
+    expected = torch.from_numpy(norm.pdf(off.double().numpy()).sum(1) / spread)
+    torch.testing.assert_close(found.flatten().double(), expected, rtol=1e-3, atol=1e-3)
+    if bits >= 5:
+        torch.testing.assert_close(found, torch.ones_like(found), rtol=0, atol=0.02)
