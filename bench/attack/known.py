@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.attack.moves import Move
-from bench.errors import Impossible
+from bench.errors import BenchError, Impossible
 from bench.records.identity import Gradient
 from bench.registry import ATTACKS
 from bench.threat.budgets import Budget
@@ -107,6 +107,7 @@ DENOISER = Kind(
         Move("pgd(loss='margin', votes='each', enough=0.5)", "exact", steps=2),
         Move("pgd(loss='margin', target='runner_up', votes='each', enough=0.5)", "exact", steps=2),
         Move("pgd(loss='margin')", "surrogate", steps=2),
+        Move("pgd(loss='margin')", "bpda-lowpass", steps=2),
         Move("pgd(loss='margin')", "bpda", steps=2),
         _TRANSFERRED,
     ),
@@ -115,6 +116,7 @@ RANDOM_DENOISER = Kind(
     "a randomised diffusion purifier",
     (
         _TRANSFERRED,
+        Move(_averaged("pgd"), "bpda-lowpass", steps=2),
         *_expectations("exact"),
         Move(_averaged("pgd"), "surrogate", steps=2),
     ),
@@ -149,7 +151,16 @@ def moves_against(kind: Kind, budget: Budget, draws: int = 5) -> list[Move]:
     else:
         raise Impossible(f"No list of adaptive attacks is known for the threat {budget.norm}: name an attack.")
     moves = [replace(move, attack=move.attack.replace(_DRAWS, str(draws))) for move in moves]
-    return [move for move in moves if budget.norm in ATTACKS.create(move.attack).norms]
+    return [move for move in moves if _takes(move, budget)]
+
+
+def _takes(move: Move, budget: Budget) -> bool:
+    """Whether an attack knows the threat: RayS, say, knows linf alone."""
+    try:
+        ATTACKS.create(move.attack).check(move.effort(budget))
+    except BenchError:
+        return False
+    return True
 
 
 def _moved(kind: Kind, templates: Sequence[Move]) -> list[Move]:

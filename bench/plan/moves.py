@@ -56,7 +56,8 @@ def arm(attack: Component[Attack], defense: Defense, network: nn.Module, budget:
     """
     if not isinstance(attack.instance, Moves):
         return attack
-    known = moves_against(kind_of(defense, network), budget, attack.instance.draws)
+    listed = moves_against(kind_of(defense, network), budget, attack.instance.draws)
+    known = [move for move in listed if why_not(defense, move.gradient) is None]
     moves = _distinct(defense, [*known, *moves_of(defense.moves), *attack.instance.extra])
     for move in moves:
         reason = why_not(defense, move.gradient)

@@ -118,6 +118,10 @@ def test_every_list_can_take_every_threat_it_is_made_for(norm: str) -> None:
         moves = moves_against(kind, budget)
         Moves(moves).check(budget)
         assert len(set(moves)) == len(moves) >= 1
+        if norm == "linf":  # nothing on a list is there in vain
+            assert len(moves) == len(kind.moves)
+        if norm in ("rectangle", "border", "pixels"):
+            assert len(moves) >= 2
 
 
 def test_moves_are_written_as_columns_are() -> None:
