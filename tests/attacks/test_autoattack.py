@@ -404,7 +404,8 @@ def test_too_few_classes_are_one_sentence_and_cost_one_pass(how: dict[str, Any],
 @pytest.mark.parametrize("defense", [Identity(), Coin()])
 def test_it_runs_behind_a_defence_and_the_judge_accepts_it(defense: Any) -> None:
     clips, labels = gray(0.3, 0.5, 0.7), [0, 1, 2]
-    attack = AutoAttack("rand" if defense.stochastic else "standard", "apgd-ce, square", queries=30, draws=2)
+    version = "rand" if defense.stochastic else "standard"
+    attack = AutoAttack(version, "apgd-ce, square", queries=30, rescale=True, draws=2)
     budget = {"norm": "linf", "size": 0.15, "steps": 5}
     frame = evaluate(
         level_classifier(), clips, labels, defense=defense, attack=attack, budget=budget, device="cpu", verbose=False
