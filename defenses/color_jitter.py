@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, register
+from bench import ClipRandom, Purifier, clip01, register
 
 # Largest shift of each channel: hue, saturation, value of 0 to 1; XYZ of white (0.95, 1, 1.09); L* of 0 to 100; Y' of
 # 0 to 1.
@@ -60,7 +60,7 @@ class ColorJitter(Purifier):
         """Clips ``(B, 3, T, H, W)`` after a shift ``(B, 3)`` of the three channels of the colour space."""
         there, back = _SPACES[self.space]
         moved = back(there(clips) + shift[:, :, None, None, None])
-        return moved.clamp(0, 1)
+        return clip01(moved)
 
 
 def rgb_to_hsv(rgb: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def rgb_to_hsv(rgb: Tensor) -> Tensor:
 
 def hsv_to_rgb(hsv: Tensor) -> Tensor:
     """The inverse; hue counts modulo 1, saturation and value are cut off at 0 and 1."""
-    hue, saturation, value = hsv[:, 0], hsv[:, 1].clamp(0, 1), hsv[:, 2].clamp(0, 1)
+    hue, saturation, value = hsv[:, 0], clip01(hsv[:, 1]), clip01(hsv[:, 2])
     channels = []
     for n in (5, 3, 1):
         k = (n + 6 * hue).remainder(6.0)

@@ -9,7 +9,7 @@ import pywt
 import torch
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, register
+from bench import ClipRandom, Purifier, clip01, register
 
 # ITU-R BT.601 studio-range conversion, RGB in [0, 1] to YCbCr in [16, 240].
 _YCBCR = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
@@ -53,7 +53,7 @@ class Wavelet(Purifier):
         levels = [self.sigma * float(np.linalg.norm(row)) for row in _YCBCR]
         planes = [self._shrink(plane, level) for plane, level in zip(ycbcr.unbind(1), levels, strict=True)]
         denoised = torch.einsum("cd,bdthw->bcthw", torch.linalg.inv(colours), torch.stack(planes, dim=1) - offset)
-        return denoised.to(clips.dtype).clamp(0, 1)
+        return clip01(denoised.to(clips.dtype))
 
     def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         return self.purify(clips, rng)
