@@ -156,7 +156,7 @@ ROBUST: tuple[Recipe, ...] = (
     replace(_robust("multibn", "multibn selection"), start_recipe="multibn_branches"),
     replace(_robust("multibn_gumbel", "multibn selection", gumbel=1.0), start_recipe="multibn_branches"),
     # One block, as in the paper: those that the slides have behind the earlier stages, too, enlarge their features
-    # eightfold, which would make a pass of this small network fifteen times as long.
+    # eightfold, which would make a pass of this small network many times as long.
     _robust("oudefend", **_BOTH, architecture="oudefend", architecture_options={"stages": [3], "base_width": 4}),
     *(
         _robust(f"denoise_{v}", **_BOTH, architecture="feature_denoising", architecture_options={"variant": v})

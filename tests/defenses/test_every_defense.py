@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bench import BenchError, ClipRandom, DefendedClassifier, Purifier, RobustModel
 from bench.defense.trained import TrainedDefense, know_origin
+from bench.defenses.color_jitter import ColorJitter
 from bench.defenses.motion_consistency import MotionConsistency
 from bench.defenses.videopure import VideoPure
 from bench.records.identity import Gradient
@@ -399,8 +400,8 @@ def peppered() -> Tensor:
 
 def check_ends(defense: Purifier) -> None:
     """What is black or saturated can only move inwards: there the gradient is the slope on that side, and not zero."""
-    if not defense.differentiable:
-        return
+    if not defense.differentiable or (isinstance(defense, ColorJitter) and defense.space == "hsv"):
+        return  # black has no hue, and what its colour becomes jumps
     ready, middle = in_its_precision(defense)
     # A loss with a kink where frames agree has no slope in a flat bar.
     clips = (peppered() if isinstance(defense, KINKS) else letterboxed()).to(middle.dtype)
