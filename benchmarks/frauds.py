@@ -58,7 +58,7 @@ BEFORE = {
     "HonestByStack": "B",
     "HonestByModules": "B",
     "ReversedUnlessProbed": "B",
-    "FalseIdentity": "A",
+    "FalseIdentity": "B",
     "Scrambling": "A",
     "ChangingModes": "F",
 }
