@@ -127,7 +127,11 @@ KINDS = (NETWORK, BRANCHING, SMOOTH, ROUGH, RANDOM, RANDOM_ROUGH, DENOISER, RAND
 _BY_THREAT: dict[str, tuple[Move, ...]] = {
     "rectangle": (Move("roa"), Move("roa(location='gradient', loss='margin')", steps=2, restarts=5)),
     "border": (Move("af"), Move("af(loss='margin')", steps=2, restarts=5)),
-    "pixels": (Move("spa"), Move("spa(loss='margin')", steps=2, restarts=5)),
+    "pixels": (
+        Move("spa"),
+        Move("spa(location='gradient')"),
+        Move("spa(location='gradient', loss='margin')", steps=2, restarts=5),
+    ),
     "mult-linf": (Move("multav"), Move("multav(loss='margin')", steps=2)),
     "mult-l2": (Move("multav"), Move("multav(loss='margin')", steps=2)),
     "flicker": (Move("flicker"),),

@@ -52,7 +52,7 @@ def shown(grid: Grid) -> dict[tuple[str, str], float]:
     """What the benchmark itself shows beside the measured figures, by its own labels."""
     assert grid.reported is not None
     reported = Reported(grid.reported, shipped_folder())
-    labels = [*(s.label for s in grid.attack_sections), *grid.worst, "Union", "Mean"]
+    labels = [*(s.label for s in grid.attack_sections), *grid.worst, *grid.averages, "Union", "Mean"]
     (budget,) = (str(Budget.parse(b)) for b in grid.budgets)
     defenses = [*(str(s) for s in grid.defense_specs), *grid.oracles]
     return {(d, a): figure for d in defenses for a, figure in reported.row(d, labels, budget).items()}
