@@ -108,8 +108,10 @@ class Moves(Attack):
         return other
 
     def lighter(self) -> Attack:
-        light = copy.copy(self)
-        light._attacks = [attack.lighter() for attack in self._attacks]
+        """One plain move for each way to differentiate the defence: enough to see whether asking changes an answer."""
+        ways = {move.gradient: move for move in reversed(self.moves) if move.when == "always"}
+        light = self.armed([replace(move, steps=1, restarts=None) for move in ways.values()])
+        light._attacks = [attack.lighter() for attack in light._attacks]
         return light
 
     def check(self, budget: Budget) -> None:

@@ -129,3 +129,13 @@ def test_moves_are_written_as_columns_are() -> None:
     for wrong in ("pgd", "pgd+", "+exact", "pgd+exactly", "pgd+strongest"):
         with pytest.raises(BenchError, match="write ATTACK"):
             Move.parse(wrong)
+
+
+def test_the_control_asks_in_every_way_once() -> None:
+    """With no budget nothing breaks, and a whole list would cost more than the attack itself."""
+    moves = moves_against(KINDS[-2], Budget())
+    light = Moves(moves).lighter()
+    assert isinstance(light, Moves)
+    assert sorted(m.gradient for m in light.moves) == sorted({m.gradient for m in moves})
+    assert all((m.steps, m.restarts) == (1, None) for m in light.moves)
+    assert sum(light.passes(Budget(steps=2))) < sum(Moves(moves).passes(Budget(steps=2))) / 4
