@@ -3,9 +3,12 @@
     python benchmarks/restamp.py --note before.json    # at the commit before the edit
     python benchmarks/restamp.py --from before.json    # at the commit after it
 
+    python benchmarks/restamp.py --stale               # after an edit that did change numbers
+
 A result is re-stamped only if its identity was current at the commit before; any other says from then on that it is
 stale. That the edit changed no number is for whoever runs this to show: by tests/test_golden.py, and by running some
-clips of a grid again and comparing them with what is stored.
+clips of a grid again and comparing them with what is stored. ``--stale`` changes no identity: it marks the results that
+the present code would measure again, as their tables then say, and takes the mark from those that it would not.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from bench.records.audits import read_audit, write_audit
 from bench.records.results import CellResult, read_grid_file, read_result, result_files
 
 STALE = "Measured with other code than that before identities were given anew."
+OLD = "Measured with other code, weights or settings than the present ones."
 
 Labels = tuple[str, str, str, str]
 
@@ -89,13 +93,36 @@ def restamp(results: Path, file: Path) -> tuple[int, int]:
     return current, stale
 
 
+def mark(results: Path) -> tuple[int, int]:
+    """Marks every result that is not of the present code; returns how many are, and how many are not."""
+    current = stale = 0
+    for folder in folders(results):
+        now = cells_of(folder.name)
+        for path in result_files(folder):
+            result = read_result(path)
+            cell = now.get(labels_of(result))
+            is_current = cell is not None and cell.id == result.cell
+            current, stale = current + is_current, stale + (not is_current)
+            reason = "" if is_current else result.stale or OLD
+            if reason != result.stale:
+                result.stale = reason
+                with replacing(path) as partial:
+                    partial.write_text(result.to_text(), encoding="utf-8")
+    return current, stale
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"))
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--note", type=Path, metavar="FILE", help="write the present identities")
     what.add_argument("--from", type=Path, dest="before", metavar="FILE", help="re-stamp what was current by FILE")
+    what.add_argument("--stale", action="store_true", help="mark what the present code would measure again")
     given = parser.parse_args()
+    if given.stale:
+        current, stale = mark(given.results)
+        print(f"{current} results are current, {stale} stale")
+        return
     if given.note:
         note(given.results, given.note)
         return

@@ -151,6 +151,26 @@ def test_restamping_renews_what_was_current_and_marks_the_rest(
     assert restamp.restamp(results, tmp_path / "before.json") == (0, len(files))
 
 
+def test_what_other_code_has_measured_is_marked_and_nothing_else_of_it_changes(
+    results: Path, gray_grid: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restamp = script("restamp")
+    grid = read_grid(gray_grid(("kit.gray:Identity", "kit.gray:Lighten")))
+    monkeypatch.setattr(restamp, "find_grid", lambda name: grid)
+    before = {path: read_result(path) for path in result_files(results / "gray")}
+    assert restamp.mark(results) == (len(before), 0)
+    monkeypatch.setattr(code, "engine", lambda: "edited")
+    assert restamp.mark(results) == (0, len(before))
+    for path, was in before.items():
+        now = read_result(path)
+        assert now.stale
+        assert now.model_copy(update={"stale": ""}) == was
+    monkeypatch.undo()
+    monkeypatch.setattr(restamp, "find_grid", lambda name: grid)
+    assert restamp.mark(results) == (len(before), 0)
+    assert not any(read_result(path).stale for path in before)
+
+
 def test_the_table_of_the_training_family_counts_clips_that_nothing_breaks() -> None:
     made = script("strength_training")
     cells = {(d, "ROA"): cell(d, "ROA", "adaptive", "1101") for d in made.DEFENSES}
