@@ -351,7 +351,8 @@ def evaluate(
         clips: ``float32 (N, 3, T, H, W)`` in ``[0, 1]``, RGB.
         labels: true classes, ``(N,)`` integers.
         defense: a registered defence (``"jpeg(quality=50)"``) or an instance of your own.
-        attack: a registered attack or an instance of your own.
+        attack: a registered attack or an instance of your own; ``"adaptive"`` runs the strongest that are known for the
+            kind of the defence, each through a gradient of its own.
         gradient: ``exact``, ``bpda``, ``none`` (gray-box: the attack sees the bare classifier), or ``auto``:
             exact where it exists, else bpda.
         budget: a :class:`Budget` or its keys; linf 4/255 with 10 steps if not given.
