@@ -44,7 +44,7 @@ def test_arrays_lists_and_instances_are_taken(capsys: pytest.CaptureFixture[str]
 
 
 def test_auto_falls_back_to_bpda_where_there_is_no_exact_gradient() -> None:
-    frame = bench.evaluate(level_classifier(), CLIPS, LABELS, defense="jpeg", budget={"size": 0.15}, verbose=False)
+    frame = bench.evaluate(level_classifier(), CLIPS, LABELS, defense="halftone", budget={"size": 0.15}, verbose=False)
     assert set(frame["gradient"]) == {"bpda"}
     assert not frame["correct"].any()
     with pytest.raises(BenchError, match="no exact gradient"):

@@ -157,10 +157,10 @@ def split_imports(text: str) -> str:
     """One name a line, in reverse order."""
 
     def lines(match: re.Match[str]) -> str:
-        names = sorted((name.strip() for name in match[2].split(",")), reverse=True)
+        names = sorted((name.strip() for name in match[2].strip("()").split(",") if name.strip()), reverse=True)
         return "\n".join(f"from {match[1]} import {name}" for name in names)
 
-    new = re.sub(r"^from ([\w.]+) import ([\w, ]+)$", lines, text, flags=re.MULTILINE)
+    new = re.sub(r"^from ([\w.]+) import ([\w, ]+|\([\w,\s]+\))$", lines, text, flags=re.MULTILINE)
     assert new != text
     return new
 

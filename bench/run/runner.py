@@ -100,8 +100,8 @@ class Runner:
         the plan's ``skipped``, with the reason.
 
         Raises:
-            BenchError: a setting turns out to be impossible, or a classifier's weights are not those that were loaded;
-                everything computed so far is stored.
+            BenchError: an attack turns out not to exist for any row, or a classifier's weights are not those that were
+                loaded; everything computed so far is stored.
         """
         if self._retry:
             self._forget_flawed()
@@ -114,16 +114,22 @@ class Runner:
         work = sum(_weight(units[u]) * len(refs) for u, refs in unmade.items())
         work += sum(_cell_weight(c) * len(pending[c.id]) for c in open_cells)
         self.progress.begin(work, sum(len(pending[c.id]) for c in open_cells), len(open_cells))
+        refused: dict[str, str] = {}
         for cell in open_cells:
             try:
                 if cell.unit and unmade.get(cell.unit.id):
                     self._make_clips(cell.unit, cell, unmade[cell.unit.id])
                     del unmade[cell.unit.id]
                 self._run_cell(cell, pending[cell.id])
-            except Impossible as refused:
-                self._leave_out(cell, str(refused), pending[cell.id])
+            except Impossible as error:
+                refused[cell.attack_label] = str(error)
+                self._leave_out(cell, str(error), pending[cell.id])
         for cell in filter(self._wants_control, self.plan.cells):
             self._control(cell)
+        left = {c.attack_label for c in self.plan.cells}
+        for label, reason in refused.items():
+            if label not in left:  # of no row: a mistake in the grid, and not a gap in a table
+                raise BenchError(reason)
 
     def _leave_out(self, cell: Cell, reason: str, pending: Sequence[ClipRef]) -> None:
         """Takes a cell out of the plan, as planning would have done, had it known."""

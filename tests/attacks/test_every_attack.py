@@ -147,7 +147,7 @@ ALONE: dict[str, dict[str, Any]] = {
 NARROW = {"linf": 0.004, "l2": 0.2, "one-frame": 0.02, "flicker": 0.01, "rectangle": 4, "border": 1, "pixels": 6}
 NARROW |= {"mult-linf": 0.01, "mult-l2": 0.2}
 # Those that need more to break a clip: their mean over shifts is not of this clip alone, or they have few queries.
-MORE = {"tt": 8, "tt_mi": 8, "square": 5}
+MORE = {"tt": 8, "tt_mi": 8, "square": 5, "vbad": 60, "astfocus": 60}
 
 
 @pytest.mark.parametrize(("name", "norm"), [(n, norm) for n, norm in COMBINATIONS if made(n).uses_model])

@@ -51,7 +51,7 @@ def test_show_explains_a_gradient(bench: Bench, name: Gradient) -> None:
 @pytest.mark.parametrize(
     ("name", "has", "has_not"),
     [
-        ("bpda", "temporal_shuffle", "mean"),
+        ("bpda", "temporal_shuffle", "halftone"),
         ("bpda-lowpass", "diffpure_ddim", "jpeg"),
         ("surrogate", "videopure", "mean"),
         ("diffattack", "diffpure_ddpm", "temporal_shuffle"),

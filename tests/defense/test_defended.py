@@ -237,7 +237,7 @@ def test_surrogate_has_the_value_of_the_defence_and_the_gradient_of_the_cheaper_
 def test_surrogate_is_refused_where_there_is_none() -> None:
     with pytest.raises(BenchError, match="JPEG has no cheaper process for surrogate to differentiate; use exact or"):
         DefendedClassifier(Small(), JPEG(), "surrogate")
-    for gradient in ("bpda-identity", "bpda-negated", "surrogate"):
+    for gradient in ("bpda-lowpass", "bpda-negated", "surrogate"):
         with pytest.raises(BenchError, match=f"nothing for {gradient} to replace; use exact"):
             DefendedClassifier(Small(), Doubled(), gradient)
 

@@ -555,7 +555,7 @@ def check_evaluation_mode(robust: RobustModel) -> None:
     assert alike(parts(defended), before)  # no running mean has moved
     assert torch.equal(clips.detach(), scenes())
     with pytest.raises(BenchError, match="use exact"):
-        defended.with_gradient("bpda")
+        defended.with_gradient("surrogate")
 
 
 def check_draws(robust: RobustModel) -> None:

@@ -59,7 +59,7 @@ def test_it_is_the_descent_of_the_decisions(constraints: list[str]) -> None:
                 for i, j in pairs[name]:
                     first, second = leaf[:, :, i], leaf[:, :, j]
                     way = flow(first, second)
-                    total = total + photometric(first, second, way).sum() / len(pairs[name])
+                    total = total + photometric(first, second, way).sum() / 3  # equations 1 and 10 sum over pairs
                     if name == "forward":
                         total = total + 0.5 * smoothness(way, first, 20.0).sum() / 3
             (gradient,) = torch.autograd.grad(total, leaf)

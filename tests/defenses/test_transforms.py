@@ -89,12 +89,13 @@ def test_exact_gradients_equal_finite_differences(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHATTERED)
-def test_without_an_exact_gradient_the_identity_stands_in(name: str) -> None:
+def test_without_an_exact_gradient_something_stands_in(name: str) -> None:
     defense = DEFENSES.create(name)
     assert not defense.differentiable
     clips = draw(1, 3, 2, 8, 8).requires_grad_(True)
     assert not defense.purify(clips, ClipRandom([0])).requires_grad
-    assert defense.bpda(clips, ClipRandom([0])) is clips
+    (gradient,) = torch.autograd.grad(defense.bpda(clips, ClipRandom([0])).sum(), clips)
+    assert float((gradient != 0).double().mean()) > 0.5
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench import Attack, AttackResult, Budget, ClipRandom, Target
+from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Target
 
 
 class Shift(Attack):
@@ -31,3 +31,12 @@ class Shift(Attack):
 
     def passes(self, budget: Budget) -> tuple[int, int]:
         return 1, 0
+
+
+class Decided(Shift):
+    """An attack that wants final answers, and finds out only when it runs."""
+
+    def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
+        if target.stochastic:
+            raise BenchError("Decided needs a classifier that gives the same answer twice.")
+        return super().run(target, clips, labels, budget, rng)

@@ -51,7 +51,7 @@ def test_a_defence_that_answers_differently_when_asked_again_is_void(gray_grid: 
     assert "PGD+BPDA" in row.void
     assert "although nothing was changed" in row.void["PGD+BPDA"]
     assert row.union is None
-    assert row.blank("PGD+BPDA") == "void"
+    assert table.blank(row, "PGD+BPDA") == "void"
     assert "PGD+BPDA" not in row.scores
     healthy = next(r for r in table.rows if r.defense == "none")
     assert not healthy.void

@@ -67,18 +67,29 @@ def test_adaptive_attacks_through_the_identity_find_what_the_bare_attack_finds(
             assert bare.trace[0] == through.trace[0]
 
 
-def test_an_attack_on_what_a_network_does_not_have_costs_its_own_cells_alone(gray_grid: Write, tmp_path: Path) -> None:
-    """No row here has a selection module to attack: that column is left out with a reason, wherever it stands."""
-    attack = "{attack: joint_selection, gradient: exact, label: Joint}"
-    path = gray_grid((ALL, f"[noise, {attack}, PGD, PGD+exact]"), ('"kit.gray:Identity"', "kit.gray:Doubled"))
+def test_an_attack_that_a_row_cannot_take_costs_its_own_cell_alone(gray_grid: Write, tmp_path: Path) -> None:
+    attack = '{attack: "kit.moves:Decided(by=0.15)", gradient: query, label: Decided}'
+    path = gray_grid((ALL, f"[noise, {attack}, PGD, PGD+exact]"), ('"kit.gray:Identity"', "kit.gray:Coin"))
     plan = make_plan(read_grid(path))
     cells = {(r.defense, r.attack): r for r in run_plan(plan, tmp_path / "s")}
     left_out = {(s.defense, s.attack): s.reason for s in plan.skipped}
-    # The planner knows that the bare classifier has none; of the others only the attempt shows it.
-    assert set(left_out) == {("none", "Joint"), ("kit.gray:Doubled", "Joint")}
-    assert "a network with a selection module" in left_out["kit.gray:Doubled", "Joint"]
-    assert {attack for _, attack in cells} == {"clean", "noise", "PGD", "PGD+exact"}
+    assert left_out["kit.gray:Coin", "Decided"] == "Decided needs a classifier that gives the same answer twice."
+    assert ("kit.gray:Coin", "Decided") not in cells
+    assert cells["none", "Decided"].score.correct == 2  # the brightest can only be pushed inwards
+    assert {attack for defense, attack in cells if defense == "kit.gray:Coin"} >= {"clean", "noise", "PGD"}
     assert all(o.status == "ok" for r in cells.values() for o in r.outcomes)
+
+
+def test_an_attack_that_no_row_can_take_is_a_mistake_told_after_all_else_is_stored(
+    gray_grid: Write, tmp_path: Path
+) -> None:
+    attack = "{attack: {name: one_frame, frame: 9}, budget: {norm: one-frame}, gradient: bpda, label: Nine}"
+    plan = make_plan(read_grid(gray_grid((ALL, f"[{attack}, PGD]"))))
+    store = Store(tmp_path / "s")
+    with pytest.raises(BenchError, match="There is no frame 9"):
+        Runner(plan, store, LocalEngine(CPU), control=0).run()
+    assert {c.attack_label for c in plan.cells if len(store.done(c.id)) == 6} == {"clean", "PGD"}
+    store.close()
 
 
 def test_gray_box_clips_are_made_once_and_reused_for_every_defence(gray_grid: Write, tmp_path: Path) -> None:
