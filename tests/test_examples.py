@@ -48,7 +48,7 @@ def test_a_defence_of_ones_own(tmp_path: Path) -> None:
 
 def test_the_command_line_takes_the_defence_from_its_file(tmp_path: Path) -> None:
     command = "from bench.cli.main import main; main()"
-    how = ["--defense", "own_defense:TemporalMean", "--clips", "2", "--steps", "1"]
+    how = ["--defense", "own_defense:TemporalMean", "--clips", "2", "--steps", "1", "--attack", "PGD+BPDA"]
     printed = run(tmp_path, "-c", command, "run", *how)
     assert re.search(r"own_defense:\s*TemporalMean +[\d.]+ ", printed), printed
     assert list((tmp_path / "results").glob("*/*own_defense*.json"))
