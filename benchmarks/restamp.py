@@ -80,7 +80,7 @@ def restamp(results: Path, file: Path) -> tuple[int, int]:
                 result.cell, result.settings, result.stale = now[labels].id, now[labels].identity, ""
                 current += 1
             else:
-                result.stale = STALE
+                result.stale = result.stale or STALE
                 stale += 1
             with replacing(path) as partial:
                 partial.write_text(result.to_text(), encoding="utf-8")

@@ -188,7 +188,7 @@ def identity_of(spec: Spec, registry: Registry) -> ComponentIdentity:
 def _placeless(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Parameters with the names of files in place of their paths, and their digests: where a file lies on this machine
     changes nothing, and what it holds does."""
-    files = {key: sha256_of(Path(value)) for key, value in params.items() if _is_file(value)}
+    files = {key: sha256_of(Path(value)) for key, value in params.items() if is_file(value)}
     return {key: Path(value).name if key in files else value for key, value in params.items()}, files
 
 
@@ -197,7 +197,7 @@ def _fixed(entry: Entry) -> dict[str, str]:
     return {"fixed": digest(dict(entry.fixed))} if entry.fixed else {}
 
 
-def _is_file(value: Any) -> bool:
+def is_file(value: Any) -> bool:
     """Whether a parameter is a file with an ending; a word such as ``margin`` is none, whatever lies in this folder."""
     if not isinstance(value, str) or not Path(value).suffix:
         return False

@@ -34,7 +34,7 @@ from bench.defense.trained import know_origin
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
 from bench.plan.cells import Cell, Component, Plan
-from bench.plan.components import defend, make_component
+from bench.plan.components import defend, is_file, make_component
 from bench.records.identity import ComponentIdentity, Gradient
 from bench.records.outcome import Outcome
 from bench.registry import DEFENSES, MODELS, Spec
@@ -233,19 +233,12 @@ class Alone:
 
     def _with_files(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters with copies of the files that they name: a path would say where other files are."""
-        return {
-            key: str(self._copied(Path(value))) if isinstance(value, str) and _is_file(value) else value
-            for key, value in params.items()
-        }
+        return {key: str(self._copied(Path(value))) if is_file(value) else value for key, value in params.items()}
 
     def _copied(self, path: Path) -> Path:
         copy = self._folder / f"{len(list(self._folder.iterdir()))}-{path.name}"
         shutil.copyfile(path, copy)
         return copy
-
-
-def _is_file(text: str) -> bool:
-    return bool(Path(text).suffix) and os.path.isfile(text)
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bench import Spec, Target, margin
+from bench import Attack, Budget, ClipRandom, Spec, Target, margin
 from bench.registry import DATASETS
 from bench.weights.zoo import build_classifier, zoo_file
 
@@ -65,3 +65,12 @@ def close_calls(model: nn.Module, count: int) -> tuple[Tensor, Tensor]:
     nearest = ahead.masked_fill(ahead <= 0, torch.inf).argsort()[:count]
     assert (ahead[nearest] > 0).all()
     return clips[nearest], labels[nearest]
+
+
+@torch.no_grad()
+def left_of_close_calls(attack: Attack) -> int:
+    """How many of four :func:`close_calls` of ``nl_tiny`` an attack leaves right at linf 8/255."""
+    model = shipped("nl_tiny")
+    clips, labels = close_calls(model, 4)
+    found = attack(model, clips, labels, Budget("linf", 8 / 255), ClipRandom(range(4))).clips
+    return int((model(found).argmax(1) == labels).sum())
