@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bench import (
     NETWORK,
+    THREATS,
     AttackResult,
     Budget,
     ClipRandom,
@@ -39,9 +40,7 @@ class Adaptive(Moves):
         looks: how often a randomised defence is asked about each move's clip.
     """
 
-    norms = tuple(
-        norm for norm in Moves.norms if norm != "framing"
-    )  # nothing adaptive is known against a learned border
+    norms = THREATS
 
     def __init__(self, extra: Sequence[str] = (), draws: int = 5, looks: int = 5) -> None:
         at_least("draws", draws, 1)

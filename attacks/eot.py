@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,9 +9,8 @@ import torch
 from torch import Tensor
 
 from bench import (
-    ATTACKS,
     Answer,
-    Attack,
+    Around,
     AttackResult,
     Budget,
     Climb,
@@ -114,7 +112,7 @@ def _votes_by_draw(votes: Tensor, count: int, clips: int) -> Tensor:
     "defences: Athalye, Carlini and Wagner, Obfuscated Gradients Give a False Sense of Security, ICML 2018; averaged "
     "logits: Nie et al., Diffusion Models for Adversarial Purification, ICML 2022, released code",
 )
-class EOT(Attack):
+class EOT(Around):
     """Runs another attack on the expectation over a randomised defence: each of its passes becomes ``draws`` passes.
 
     A deterministic defence gives the same answer every time and is asked once.
@@ -140,21 +138,8 @@ class EOT(Attack):
         at_least("at_once", at_once, 1)
         if average not in ("logits", "losses", "gradients"):
             raise ValueError(f"average must be logits, losses or gradients, not {average!r}")
-        self.attack: Attack = ATTACKS.create(attack)
-        self.parts = [attack]
+        super().__init__(attack)
         self.draws, self.average, self.at_once = draws, average, at_once
-        self.decisive_only = self.attack.decisive_only
-
-    def lighter(self) -> Attack:
-        light = copy.copy(self)
-        light.attack = self.attack.lighter()
-        return light
-
-    def check(self, budget: Budget) -> None:
-        self.attack.check(budget)
-
-    def refuses(self, *, stochastic: bool, transfer: bool) -> str | None:
-        return self.attack.refuses(stochastic=stochastic, transfer=transfer)
 
     def passes(self, budget: Budget) -> tuple[int, int]:
         forwards, backwards = self.attack.passes(budget)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from bench import (
-    ATTACKS,
-    Answer,
-    Attack,
+    Around,
     AttackResult,
     Budget,
     Climb,
@@ -40,9 +37,6 @@ class Surroundings(Wrapped):
         super().__init__(target)
         self._copies, self._noise, self._rng = copies, noise, rng
 
-    def ask(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Answer:
-        return self._inner.ask(clips, rows, then)
-
     def gradient(
         self,
         clips: Tensor,
@@ -69,7 +63,7 @@ class Surroundings(Wrapped):
     "attacker's own for the transformation; a mean over noise as the derivative of a step: Duchi, Bartlett and "
     "Wainwright, Randomized Smoothing for Stochastic Optimization, SIAM Journal on Optimization 22, 2012",
 )
-class Smoothed(Attack):
+class Smoothed(Around):
     """Runs another attack on gradients that are averaged over noisy copies of the iterate.
 
     A defence that rounds, thresholds or counts answers small changes with jumps, and the classifier's gradient at one
@@ -85,25 +79,12 @@ class Smoothed(Attack):
     """
 
     def __init__(self, attack: str | Mapping[str, Any] = "pgd", copies: int = 6, noise: float | str = "8/255") -> None:
+        super().__init__(attack)
         at_least("copies", copies, 1)
         self.noise = parse_size(noise)
         if not self.noise > 0:
             raise ValueError(f"noise must be above 0, not {noise}")
-        self.attack: Attack = ATTACKS.create(attack)
-        self.parts = [attack]
         self.copies = copies
-        self.decisive_only = self.attack.decisive_only
-
-    def lighter(self) -> Attack:
-        light = copy.copy(self)
-        light.attack = self.attack.lighter()
-        return light
-
-    def check(self, budget: Budget) -> None:
-        self.attack.check(budget)
-
-    def refuses(self, *, stochastic: bool, transfer: bool) -> str | None:
-        return self.attack.refuses(stochastic=stochastic, transfer=transfer)
 
     def passes(self, budget: Budget) -> tuple[int, int]:
         forwards, backwards = self.attack.passes(budget)

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.api import evaluate as evaluate
+    from bench.attack.around import Around as Around
     from bench.attack.base import Attack as Attack
     from bench.attack.base import AttackResult as AttackResult
     from bench.attack.best import Best as Best
     from bench.attack.gradient import GradientAttack as GradientAttack
     from bench.attack.gradient import Run as Run
     from bench.attack.known import NETWORK as NETWORK
+    from bench.attack.known import THREATS as THREATS
     from bench.attack.known import moves_against as moves_against
     from bench.attack.losses import LOSSES as LOSSES
     from bench.attack.losses import cross_entropy as cross_entropy
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from bench.data.base import MissingClip as MissingClip
     from bench.data.base import listing as listing
     from bench.defense.base import Defense as Defense
+    from bench.defense.base import Filter as Filter
     from bench.defense.base import Purifier as Purifier
     from bench.defense.base import RobustModel as RobustModel
     from bench.defense.defended import DefendedClassifier as DefendedClassifier
@@ -79,6 +82,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ATTACKS": "bench.registry",
     "Answer": "bench.attack.target",
+    "Around": "bench.attack.around",
     "Attack": "bench.attack.base",
     "AttackResult": "bench.attack.base",
     "Behind": "bench.defense.trained",
@@ -91,6 +95,7 @@ _HOME = {
     "Dataset": "bench.data.base",
     "DefendedClassifier": "bench.defense.defended",
     "Defense": "bench.defense.base",
+    "Filter": "bench.defense.base",
     "GradientAttack": "bench.attack.gradient",
     "LOSSES": "bench.attack.losses",
     "Looks": "bench.attack.turns",
@@ -111,6 +116,7 @@ _HOME = {
     "Spec": "bench.registry",
     "Subspace": "bench.attack.sampled",
     "Survivors": "bench.attack.survivors",
+    "THREATS": "bench.attack.known",
     "Target": "bench.attack.target",
     "TrainedDefense": "bench.defense.trained",
     "Transform": "bench.attack.target",

@@ -20,7 +20,7 @@ from bench.attack.base import Attack
 from bench.attack.moves import Moves
 from bench.data.base import ClipRef, Dataset
 from bench.defense.base import Defense, Purifier, RobustModel
-from bench.defense.defended import why_not
+from bench.defense.defended import automatic, why_not
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
 from bench.plan.cells import Component, Plan
@@ -276,7 +276,7 @@ class _Question:
                 raise BenchError(f"{attack.label} takes gradients of its own, not {gradient!r}: leave it out.")
             chosen = "strongest"
         elif gradient == "auto":
-            chosen = "exact" if why_not(defense.instance, "exact") is None else "bpda"
+            chosen = automatic(defense.instance)
         reason = why_not(defense.instance, chosen)
         if reason:
             raise BenchError(reason)

@@ -84,7 +84,7 @@ def restamp(results: Path, file: Path) -> tuple[int, int]:
                 stale += 1
             with replacing(path) as partial:
                 partial.write_text(result.to_text(), encoding="utf-8")
-        audits = read_audit(folder)
+        audits = read_audit(folder) if renamed else []
         for row in audits:
             row.measured = sorted(renamed.get(cell, cell) for cell in row.measured)
         if audits:

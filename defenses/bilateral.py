@@ -5,7 +5,7 @@ from __future__ import annotations
 from kornia.filters import bilateral_blur
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, clip01, parse_size, register
+from bench import ClipRandom, Filter, clip01, parse_size, register
 
 
 @register(
@@ -13,7 +13,7 @@ from bench import ClipRandom, Purifier, clip01, parse_size, register
     source="Tomasi and Manduchi, Bilateral Filtering for Gray and Color Images, ICCV 1998; as a defence: Raff, "
     "Sylvester, Forsyth and McLean, Barrage of Random Transforms for Adversarially Robust Defense, CVPR 2019",
 )
-class Bilateral(Purifier):
+class Bilateral(Filter):
     """Averages neighbours that are close in place and in colour: it smooths and keeps edges (Kornia).
 
     The same for all frames; border pixels are repeated outwards. The distance of two colours is the sum of the three
@@ -42,6 +42,3 @@ class Bilateral(Purifier):
         frames = clips.transpose(1, 2).flatten(0, 1)  # (BT, 3, H, W)
         smooth = bilateral_blur(frames, window, self.sigma_color, reach, border_type="replicate")
         return clip01(smooth.unflatten(0, (len(clips), -1)).transpose(1, 2))
-
-    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        return self.purify(clips, rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, clip01, register
+from bench import ClipRandom, Filter, clip01, register
 
 
 @register(
@@ -13,7 +13,7 @@ from bench import ClipRandom, Purifier, clip01, register
     source="Raff, Sylvester, Forsyth and McLean, Barrage of Random Transforms for Adversarially Robust Defense, CVPR "
     "2019, with a fixed cut-off",
 )
-class FFT(Purifier):
+class FFT(Filter):
     """Removes the high frequencies of every frame and clamps the rest to ``[0, 1]``.
 
     The barrage draws the cut-off per channel and scales what is left by up to 2 %; here all channels and frames have
@@ -36,6 +36,3 @@ class FFT(Purifier):
         columns = torch.fft.rfftfreq(width, device=clips.device) <= self.keep / 2
         spectrum = torch.fft.rfft2(clips) * (rows[:, None] & columns)
         return clip01(torch.fft.irfft2(spectrum, s=(height, width)))
-
-    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        return self.purify(clips, rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, clip01, register
+from bench import ClipRandom, Filter, clip01, register
 
 
 @register(
@@ -13,7 +13,7 @@ from bench import ClipRandom, Purifier, clip01, register
     source="Raff, Sylvester, Forsyth and McLean, Barrage of Random Transforms for Adversarially Robust Defense, CVPR "
     "2019, with a fixed sigma",
 )
-class GaussianBlur(Purifier):
+class GaussianBlur(Filter):
     """Blurs every frame with the same Gaussian (Kornia); border pixels are repeated outwards.
 
     It is linear, so its exact gradient exists, and ``bpda`` is exact, too.
@@ -36,6 +36,3 @@ class GaussianBlur(Purifier):
         frames = clips.flatten(1, 2)  # (B, 3T, H, W)
         blurred = gaussian_blur2d(frames, (self.size, self.size), (self.sigma, self.sigma), border_type="replicate")
         return clip01(blurred.view_as(clips))
-
-    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        return self.purify(clips, rng)

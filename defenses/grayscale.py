@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, clip01, register
+from bench import ClipRandom, Filter, clip01, register
 
 
 @register(
@@ -12,7 +12,7 @@ from bench import ClipRandom, Purifier, clip01, register
     source="Raff, Sylvester, Forsyth and McLean, Barrage of Random Transforms for Adversarially Robust Defense, CVPR "
     "2019, with the weights of ITU-R BT.601",
 )
-class Grayscale(Purifier):
+class Grayscale(Filter):
     """Gives all three channels the luma ``0.299 R + 0.587 G + 0.114 B``.
 
     The barrage draws the weights; those of BT.601, for every frame, are this benchmark's choice. It is linear, so its
@@ -22,6 +22,3 @@ class Grayscale(Purifier):
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         luma = 0.299 * clips[:, 0] + 0.587 * clips[:, 1] + 0.114 * clips[:, 2]
         return clip01(luma.unsqueeze(1).expand_as(clips))
-
-    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        return self.purify(clips, rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kornia.filters import box_blur
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, clip01, register
+from bench import ClipRandom, Filter, clip01, register
 
 
 @register(
@@ -13,7 +13,7 @@ from bench import ClipRandom, Purifier, clip01, register
     source="Raff, Sylvester, Forsyth and McLean, Barrage of Random Transforms for Adversarially Robust Defense, CVPR "
     "2019, with a fixed square window",
 )
-class Mean(Purifier):
+class Mean(Filter):
     """Replaces every value by the mean of the square around it (Kornia); border pixels are repeated outwards.
 
     It is linear, so its exact gradient exists, and ``bpda`` is exact, too.
@@ -32,6 +32,3 @@ class Mean(Purifier):
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         frames = clips.flatten(1, 2)  # (B, 3T, H, W)
         return clip01(box_blur(frames, (self.size, self.size), border_type="replicate").view_as(clips))
-
-    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        return self.purify(clips, rng)

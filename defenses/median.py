@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, register
+from bench import ClipRandom, Filter, register
 
 
 @register(
     "median",
     source="Xu, Evans and Qi, Feature Squeezing: Detecting Adversarial Examples in Deep Neural Networks, NDSS 2018",
 )
-class Median(Purifier):
+class Median(Filter):
     """Replaces every value by the median of the square around it; border pixels are repeated outwards.
 
     A median picks one of the values, so its exact gradient exists almost everywhere: it goes to the value picked, and
@@ -34,6 +34,3 @@ class Median(Purifier):
         padded = F.pad(clips.flatten(1, 2), (before, after, before, after), mode="replicate")
         squares = padded.unfold(2, self.size, 1).unfold(3, self.size, 1).flatten(4)  # (B, 3T, H, W, size^2)
         return squares.kthvalue(self.size**2 // 2 + 1, dim=4).values.view_as(clips)
-
-    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        return self.purify(clips, rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, clip01, register
+from bench import ClipRandom, Filter, clip01, register
 
 
 @register(
@@ -13,7 +13,7 @@ from bench import ClipRandom, Purifier, clip01, register
     source="VideoRobustBench's own baseline; resizing, there at random, as a defence: Xie et al., Mitigating "
     "Adversarial Effects Through Randomization, ICLR 2018",
 )
-class Resize(Purifier):
+class Resize(Filter):
     """Makes every frame smaller and then as large as it was, both with bilinear interpolation.
 
     It is linear, so its exact gradient exists, and ``bpda`` is exact, too.
@@ -35,6 +35,3 @@ class Resize(Purifier):
         for size in (small, clips.shape[-2:]):
             frames = F.interpolate(frames, size=tuple(size), mode="bilinear", align_corners=False)
         return clip01(frames.view_as(clips))
-
-    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        return self.purify(clips, rng)

@@ -9,7 +9,7 @@ import pywt
 import torch
 from torch import Tensor
 
-from bench import ClipRandom, Purifier, clip01, register
+from bench import ClipRandom, Filter, clip01, register
 
 # ITU-R BT.601 studio-range conversion, RGB in [0, 1] to YCbCr in [16, 240].
 _YCBCR = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
@@ -22,7 +22,7 @@ _OFFSET = np.array([16.0, 128.0, 128.0])
     "step; BayesShrink: Chang, Yu and Vetterli, Adaptive Wavelet Thresholding for Image Denoising and Compression, "
     "IEEE TIP 2000",
 )
-class Wavelet(Purifier):
+class Wavelet(Filter):
     """BayesShrink soft thresholding of each frame's YCbCr wavelet coefficients (transforms of PyWavelets).
 
     The threshold of a sub-band with coefficients ``w`` is ``s^2 / sqrt(max(mean(w^2) - s^2, 0))``, where ``s``
@@ -54,9 +54,6 @@ class Wavelet(Purifier):
         planes = [self._shrink(plane, level) for plane, level in zip(ycbcr.unbind(1), levels, strict=True)]
         denoised = torch.einsum("cd,bdthw->bcthw", torch.linalg.inv(colours), torch.stack(planes, dim=1) - offset)
         return clip01(denoised.to(clips.dtype))
-
-    def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        return self.purify(clips, rng)
 
     def _shrink(self, frames: Tensor, sigma: float) -> Tensor:
         """Denoises single-channel frames ``(..., H, W)``, each sub-band of each frame by itself."""

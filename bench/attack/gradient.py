@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench.attack.base import Attack, AttackResult
 from bench.attack.best import Best
+from bench.attack.goals import Goal, aim_at, check_goal
 from bench.attack.losses import loss_of
 from bench.attack.survivors import Survivors
 from bench.attack.target import Climb, EachVote, Objective, Target
@@ -75,15 +76,14 @@ class GradientAttack(Attack):
     def __init__(
         self,
         loss: str = "ce",
-        target: Literal["runner_up", "least_likely"] | None = None,
+        target: Goal | None = None,
         keep: Literal["worst", "last"] = "worst",
         momentum: float = 0.0,
         votes: Literal["pooled", "each"] = "pooled",
         enough: float | None = None,
     ) -> None:
         self._loss = loss_of(loss)
-        if target not in (None, "runner_up", "least_likely"):
-            raise ValueError(f"target must be runner_up, least_likely or nothing, not {target!r}")
+        check_goal(target)
         if keep not in ("worst", "last"):
             raise ValueError(f"keep must be worst or last, not {keep!r}")
         if not momentum >= 0:
@@ -140,18 +140,10 @@ class GradientAttack(Attack):
         checks = budget.restarts if self.keep == "worst" else 0
         return gradients + checks + (self.target is not None), gradients
 
-    def _aim(self, target: Target, clips: Tensor, labels: Tensor) -> Tensor:
-        """The class each clip is pushed away from (untargeted) or towards (targeted)."""
-        if self.target is None:
-            return labels
-        with torch.no_grad():
-            logits = target(clips).scatter(1, labels[:, None], float("-inf" if self.target == "runner_up" else "inf"))
-        return logits.argmax(1) if self.target == "runner_up" else logits.argmin(1)
-
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
         run = Run(target=target, clips=clips, labels=labels, budget=budget, rng=rng)
         run.kept = self.prepare(run)
-        aim = self._aim(target, clips, labels)
+        aim = aim_at(target, clips, labels, self.target)
         objective = self._objective(1.0 if self.target is None else -1.0)
         velocity = torch.zeros_like(clips) if self.momentum else None
         trace = torch.full((budget.steps * budget.restarts, len(clips)), float("nan"))

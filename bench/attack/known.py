@@ -139,6 +139,10 @@ _BY_THREAT: dict[str, tuple[Move, ...]] = {
 }
 
 
+# The threats against which anything is known.
+THREATS = ("linf", "l2", *_BY_THREAT)
+
+
 def moves_against(kind: Kind, budget: Budget, draws: int = 5) -> list[Move]:
     """The strongest moves known against a kind of defence under a budget.
 

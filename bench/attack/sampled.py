@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bench.attack.base import Attack, AttackResult
 from bench.attack.best import Best
+from bench.attack.goals import Goal, aim_at, check_goal
 from bench.attack.gradient import Run
 from bench.attack.losses import loss_of
 from bench.attack.survivors import Survivors
@@ -125,7 +126,7 @@ class SampledAttack(Attack):
         samples: int,
         sigma: float,
         loss: str,
-        target: Literal["runner_up", "least_likely"] | None,
+        target: Goal | None,
         ranked: bool,
     ) -> None:
         at_least("queries", queries, 4, ", two to look and two to estimate")
@@ -134,8 +135,7 @@ class SampledAttack(Attack):
             raise ValueError(f"samples come in pairs: they must be even, not {samples}")
         if not sigma > 0:
             raise ValueError(f"sigma must be positive, not {sigma!r}")
-        if target not in (None, "runner_up", "least_likely"):
-            raise ValueError(f"target must be runner_up, least_likely or nothing, not {target!r}")
+        check_goal(target)
         self.queries, self.samples, self.sigma, self.target, self.ranked = queries, samples, sigma, target, ranked
         self._loss = loss_of(loss)
 
@@ -173,7 +173,7 @@ class SampledAttack(Attack):
     @torch.no_grad()
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
         run = Run(target=target, clips=clips, labels=labels, budget=budget, rng=rng)
-        aim = self._aim(target, clips, labels)
+        aim = aim_at(target, clips, labels, self.target)
         best, left, traces = Best(clips, of_equals="earlier"), Survivors(clips, labels, budget, rng), []
         for run.restart in range(budget.restarts):
             if not len(left):
@@ -188,13 +188,6 @@ class SampledAttack(Attack):
                 late = torch.stack(search.losses[len(search.losses) // 2 :]).mean(0).to(clips.device)
                 best.keep(search.x, late, torch.zeros_like(late, dtype=torch.bool))
         return AttackResult(best.clips, torch.cat(traces))
-
-    def _aim(self, target: Target, clips: Tensor, labels: Tensor) -> Tensor:
-        """The class each clip is pushed away from (untargeted) or towards (targeted)."""
-        if self.target is None:
-            return labels
-        logits = target(clips).scatter(1, labels[:, None], float("-inf" if self.target == "runner_up" else "inf"))
-        return logits.argmax(1) if self.target == "runner_up" else logits.argmin(1)
 
     def _begin(self, run: Run, left: Survivors) -> _Search:
         x = run.clips.clone()

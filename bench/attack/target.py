@@ -231,3 +231,6 @@ class Wrapped(Target):
         self.stochastic, self.decisive = inner.stochastic, inner.decisive
         self.forwards, self.backwards = inner.forwards, inner.backwards
         self.selection, self.views = inner.selection, inner.views
+
+    def ask(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Answer:
+        return self._inner.ask(clips, rows, then)

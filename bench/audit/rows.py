@@ -14,7 +14,7 @@ from bench.audit.asked import Asked, Setting, ask, seconds_of_a_pass
 from bench.audit.outcomes import Evidence, examine, rows_of
 from bench.audit.probes import ProbedRow, passes, probe
 from bench.defense.base import changes_nothing
-from bench.defense.defended import DefendedClassifier, why_not
+from bench.defense.defended import DefendedClassifier, automatic, why_not
 from bench.errors import BenchError
 from bench.plan.cells import Cell, Plan
 from bench.records.audits import AuditedRow, Finding
@@ -57,7 +57,7 @@ def _probed_row(
     if not refs:
         return None
     if gradient == "auto":
-        gradient = "exact" if why_not(cell.defense.instance, "exact") is None else "bpda"
+        gradient = automatic(cell.defense.instance)
     return ProbedRow(
         make=_maker(cell.defended, device),
         clips=torch.stack([plan.dataset.load(r) for r in refs]).to(device),

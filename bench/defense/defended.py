@@ -133,7 +133,7 @@ class DefendedClassifier(nn.Module):
             return clips[None]
         gradient = self.gradient
         if gradient == "strongest":  # asked as a whole, and not through one of the attack's moves
-            gradient = "exact" if purifier.differentiable else "bpda"
+            gradient = automatic(purifier)
         if gradient in ("exact", "diffattack") or not (torch.is_grad_enabled() and clips.requires_grad):
             purified = _purify(purifier, clips, rng)
         else:
@@ -328,6 +328,11 @@ _OF_NETWORKS = ("bpda", "bpda-identity")
 def settled(defense: Defense, gradient: Gradient) -> Gradient:
     """The gradient that is really taken: nothing of a network needs a stand-in, and its ``bpda`` is its exact one."""
     return "exact" if gradient in _OF_NETWORKS and isinstance(defense, RobustModel) else gradient
+
+
+def automatic(defense: Defense) -> Gradient:
+    """The gradient of an attacker who names none: exact where it exists, else bpda."""
+    return "exact" if why_not(defense, "exact") is None else "bpda"
 
 
 def why_not(defense: Defense, gradient: Gradient) -> str | None:

@@ -11,7 +11,7 @@ from torch import nn
 from bench.attack.base import Attack
 from bench.defense.base import Defense, changes_nothing
 from bench.defense.defended import DefendedClassifier, settled, why_not
-from bench.errors import BenchError, Impossible
+from bench.errors import BenchError
 from bench.grids.grid import AttackSection, Grid
 from bench.plan.cells import Cell, ClipsUnit, Component, Plan
 from bench.plan.components import Parts, budgets_of, defend, make_parts
@@ -179,11 +179,7 @@ def _add_against(plan: Plan, parts: Parts, row: _Row, column: _Column, against: 
 def _add_cell(plan: Plan, parts: Parts, row: _Row, column: _Column, bare: _Row) -> None:
     """Adds an attacked cell with its unit, or the reason why there is none."""
     defense = row.defense.instance
-    try:
-        component = arm(column.attack, defense, row.defended.classifier, column.budget)
-    except Impossible as unknown:
-        _skip(plan, row, column, str(unknown))
-        return
+    component = arm(column.attack, defense, row.defended.classifier, column.budget)
     attack = component.instance
     gradient = column.section.gradient or "none"
     adaptive = gradient != "none" and attack.uses_model
