@@ -90,6 +90,7 @@ def run_plan(
     batch_size: int | None = None,
     retry: bool = False,
     control: int = CONTROL_CLIPS,
+    fail_fast: bool = False,
     progress: Progress | None = None,
 ) -> GridRun:
     """Brings every cell of a plan up to date and makes its tables. What is stored already is not computed again.
@@ -100,6 +101,7 @@ def run_plan(
         batch_size: clips per batch; chosen if not given.
         retry: run clips again that failed, were missing or came back invalid.
         control: clips per adaptive cell that are also attacked with a budget of size 0.
+        fail_fast: stop at the first clip with which a component fails.
         progress: is told what is done.
 
     Raises:
@@ -114,7 +116,16 @@ def run_plan(
     store = Store(store_folder)
     try:
         engine = LocalEngine(device)
-        Runner(plan, store, engine, batch_size=batch_size, retry=retry, control=control, progress=counted).run()
+        Runner(
+            plan,
+            store,
+            engine,
+            batch_size=batch_size,
+            retry=retry,
+            control=control,
+            fail_fast=fail_fast,
+            progress=counted,
+        ).run()
         removed: list[str] = []
         if results_folder is None:
             results = collect(plan, store)

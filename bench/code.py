@@ -62,6 +62,7 @@ SILENT = (
     "bench.run.control",
     "bench.run.alone",
     "bench.run.export",
+    "bench.run.faults",
     "bench.run.guard",
     "bench.run.store",
     "bench.training",

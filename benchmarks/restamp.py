@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.files import replacing
+from bench.files import write_whole
 from bench.grids.grid import find_grid
 from bench.plan.cells import Cell
 from bench.plan.expand import make_plan
@@ -82,8 +82,7 @@ def restamp(results: Path, file: Path) -> tuple[int, int]:
             else:
                 result.stale = result.stale or STALE
                 stale += 1
-            with replacing(path) as partial:
-                partial.write_text(result.to_text(), encoding="utf-8")
+            write_whole(path, result.to_text())
         audits = read_audit(folder) if renamed else []
         for row in audits:
             row.measured = sorted(renamed.get(cell, cell) for cell in row.measured)
@@ -106,8 +105,7 @@ def mark(results: Path) -> tuple[int, int]:
             reason = "" if is_current else result.stale or OLD
             if reason != result.stale:
                 result.stale = reason
-                with replacing(path) as partial:
-                    partial.write_text(result.to_text(), encoding="utf-8")
+                write_whole(path, result.to_text())
     return current, stale
 
 

@@ -26,7 +26,7 @@ from bench.registry import MODELS, Spec
 from bench.run.alone import Alone, Suspect, defended_weights
 from bench.run.engine import LocalEngine
 from bench.run.judge import distances
-from bench.run.store import Adversarial, Store
+from bench.run.store import Adversarial, LostClips, Store
 from bench.seeds import ClipRandom
 from bench.weights.zoo import find_weights
 
@@ -282,15 +282,15 @@ class _Asking:
         return [known[r.id] for r in refs]
 
     def _from_store(self, unit: ClipsUnit) -> Adversarial | None:
-        if not unit.shared or self.setting.store is None or not self.setting.store.is_dir():
+        if not unit.shared or self.setting.store is None:
             return None
-        store = Store(self.setting.store)
-        try:
+        with Store(self.setting.store, writable=False) as store:
             ids = [r.id for r in self.refs]
             there = set(ids) <= store.clips_done(unit.id) - store.clip_errors(unit.id).keys()
-            return store.load_clips(unit.id, ids) if there else None
-        finally:
-            store.close()
+            try:
+                return store.load_clips(unit.id, ids) if there else None
+            except LostClips:
+                return None
 
     def _as_recorded(self, i: int, stored: Outcome, made: Adversarial) -> bool:
         """Whether a clip that was made again is the one that was measured, by its loss at every step and its size."""

@@ -60,7 +60,7 @@ def audit(
         from bench.run.engine import pick_device
 
         cells = read_results(folder)
-        asking = Asking(pick_device(device), results / ".store", watch)
+        asking = Asking(pick_device(device), results / ".store", watch, keep=False)
         plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint, asking=asking)
     with err.status("Auditing ...") as status:
         warn_broken()
@@ -77,12 +77,14 @@ def audit(
             checkpoint=checkpoint,
             working_on=lambda row: status.update(f"Auditing {row.model}, {row.defense} ..."),
         )
-    path = write_audit(folder, rows)
     if as_json:
         typer.echo(json.dumps([r.model_dump() for r in rows], indent=1))
+    else:
+        for row in rows:
+            _print_row(row)
+    path = write_audit(folder, rows)  # after what was found is shown: the folder may be somebody else's
+    if as_json:
         return
-    for row in rows:
-        _print_row(row)
     out.print(f"\nWritten to {path}. Next: bench leaderboard", highlight=False)
 
 

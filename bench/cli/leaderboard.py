@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.app import Results, out
 from bench.errors import BenchError
+from bench.files import write_whole
 
 
 def leaderboard(
@@ -23,7 +24,7 @@ def leaderboard(
     if not unchanged:
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(text, encoding="utf-8")
+            write_whole(output, text)
         except OSError as error:
             raise BenchError(f"Cannot write {output}: {error}; choose another --output.") from error
     out.print(f"{output} {'is up to date' if unchanged else 'written'}", highlight=False)

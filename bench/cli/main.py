@@ -27,7 +27,7 @@ for name, command in COMMANDS.items():
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: bad input is one sentence on standard error and exit code 2.
+    """Entry point: bad input, and a machine that fails, are one sentence on standard error and exit code 2.
 
     Args:
         arguments: those of the command line, without the program's name; the process's own if not given.
@@ -38,3 +38,21 @@ def main(arguments: list[str] | None = None) -> None:
     except BenchError as error:
         err.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
         raise SystemExit(2) from None
+    except Exception as error:
+        fault = _machine_fault(error)
+        if not fault:
+            raise
+        err.print(
+            f"Error: The machine failed: {fault}. What was finished before is stored; mend that and give the same "
+            "command again.",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise SystemExit(2) from None
+
+
+def _machine_fault(error: Exception) -> str:
+    from bench.run.faults import machine_fault  # torch, which most commands that fail have loaded already
+
+    return machine_fault(error)

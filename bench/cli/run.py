@@ -68,6 +68,11 @@ def run(
     results: Results = Path("results"),
     control: ControlClips = 4,
     retry_failed: Annotated[bool, typer.Option(help="Run failed, missing and invalid clips again.")] = False,
+    fail_fast: Annotated[
+        bool,
+        typer.Option("--fail-fast", help="Stop at the first clip with which a component fails; it is not charged."),
+    ] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Print each failure's whole traceback.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
 ) -> None:
     """Run a grid and print its Standard / Robust* / Robust table.
@@ -94,9 +99,7 @@ def run(
         from bench.plan.select import Asking
 
         torch_device = prepare_device(device)
-        # Looking leaves nothing behind.
-        folder = None if dry_run and not store_folder.is_dir() else store_folder
-        asking = Asking(torch_device, folder, watch)
+        asking = Asking(torch_device, store_folder, watch, keep=not dry_run)
         plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint, asking=asking)
     warn_broken()
     if plan.note:
@@ -113,12 +116,13 @@ def run(
             batch_size=size,
             retry=retry_failed,
             control=control,
+            fail_fast=fail_fast,
             progress=progress,
         )
     _print_run(chosen.title, measured)
     _print_warnings(measured.warnings)
     _print_end(measured.computed, time.monotonic() - begun, results / chosen.name)
-    if _print_flaws(measured.results):
+    if _print_flaws(measured.results, whole=traceback):
         raise typer.Exit(1)
 
 
@@ -159,21 +163,36 @@ def _print_end(computed: int, seconds: float, folder: Path) -> None:
     out.print(f"\n{work}; every outcome is in {folder}/. Next: bench leaderboard", highlight=False)
 
 
-def _print_flaws(results: Sequence[CellResult]) -> bool:
-    """Says on standard error which outcomes count as not robust, and returns whether any do."""
+# Lines of a traceback that say where something failed; and tracebacks that are printed whole.
+_LAST_LINES, _TRACEBACKS = 6, 10
+
+
+def _print_flaws(results: Sequence[CellResult], *, whole: bool) -> bool:
+    """Says on standard error which outcomes count as not robust, and returns whether any do.
+
+    Args:
+        whole: print all of each traceback, and not the end of the first.
+    """
     outcomes = [outcome for result in results for outcome in result.outcomes]
     counts = Counter(outcome.status for outcome in outcomes)
     flaws = ", ".join(f"{counts[status]} {status}" for status in ("invalid", "missing", "failed") if counts[status])
-    if flaws:
-        example = next(outcome.error for outcome in outcomes if outcome.error)
-        err.print(
-            f"{flaws} outcomes count as not robust; the first says: {example}. "
-            "Mend the cause and run again with --retry-failed.",
-            style="bold red",
-            markup=False,
-            soft_wrap=True,
-        )
-    return bool(flaws)
+    if not flaws:
+        return False
+    example = next(outcome.error for outcome in outcomes if outcome.error)
+    err.print(
+        f"{flaws} outcomes count as not robust; the first says: {example}. "
+        "Mend the cause and run again with --retry-failed.",
+        style="bold red",
+        markup=False,
+        soft_wrap=True,
+    )
+    seen = Counter(outcome.traceback for outcome in outcomes if outcome.traceback)
+    for text, times in seen.most_common(_TRACEBACKS if whole else 1):
+        lines = text.splitlines()
+        cut = [] if whole or len(lines) <= _LAST_LINES else ["... (--traceback shows all of it)"]
+        shown = [f"{times} of them:", *cut, *(lines if whole else lines[-_LAST_LINES:])]
+        err.print("\n".join(shown), markup=False, soft_wrap=True)
+    return True
 
 
 class RunProgress:
@@ -259,11 +278,7 @@ def _print_plan(plan: Plan, store_folder: Path) -> None:
 def _print_stored(plan: Plan, folder: Path) -> None:
     from bench.run.store import Store
 
-    if not folder.is_dir():  # opening a store makes one
-        return
-    store, clips = Store(folder), {r.id for r in plan.refs}
-    try:
+    clips = {r.id for r in plan.refs}
+    with Store(folder, writable=False) as store:
         done = sum(len(clips & store.done(cell.id)) for cell in plan.cells)
-    finally:
-        store.close()
     out.print(f"{done} of {len(plan.cells) * len(clips)} outcomes are stored in {folder}.", highlight=False)

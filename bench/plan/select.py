@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from bench import code
 from bench.data.base import ClipRef, Dataset, MissingClip
 from bench.errors import BenchError
-from bench.files import replacing
+from bench.files import write_whole
 from bench.grids.grid import Grid
 from bench.plan.cells import Component
 from bench.records.identity import digest
+from bench.run.faults import MachineFault, machine_fault
 from bench.seeds import seed_of
 
 # Answers that a run which is killed may have to ask for again.
@@ -33,12 +34,14 @@ class Asking:
     Attributes:
         device: where the classifiers go.
         folder: where answers are kept, so that no clip is asked twice; they are forgotten if it is not given.
+        keep: whether new answers are written there.
         watch: is told how far it is.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     folder: Path | None = None
     watch: Watch | None = None
+    keep: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,7 @@ def choose_clips(
     identities = [judge.identity for judge in judges.values()]
     names = " and ".join(judges)
     key = digest({"dataset": dataset.identity.model_dump(), "classifiers": [i.model_dump() for i in identities]})
-    asked = _Asked(
-        dataset.instance, judges, asking.device, asking.folder and asking.folder / "selected" / f"{key}.json"
-    )
+    asked = _Asked(dataset.instance, judges, asking, f"{key}.json")
     kept: set[str] = set()
     groups = _groups(refs, select.per_class, grid.seed)
     for done, group in enumerate(groups):
@@ -137,22 +138,36 @@ def _first(asked: _Asked, group: Sequence[ClipRef], wanted: int) -> Iterator[str
             yield ref.id
 
 
+def _answers(file: Path) -> dict[str, bool]:
+    """Answers that were kept; none where the file is torn, and all clips are asked again.
+
+    Raises:
+        BenchError: it holds something else.
+    """
+    try:
+        read = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise BenchError(f"Cannot read the selection of clips {file}: {error}.") from error
+    except ValueError:
+        return {}
+    if not isinstance(read, dict) or not all(isinstance(right, bool) for right in read.values()):
+        raise BenchError(f"{file} is no selection of clips: remove that file.")
+    return read
+
+
 class _Asked:
     """What the classifiers said of clips, kept in a file if there is one."""
 
-    def __init__(
-        self, dataset: Dataset, judges: Mapping[str, Component[nn.Module]], device: torch.device, file: Path | None
-    ) -> None:
-        self._dataset, self._judges, self._device, self._file = dataset, judges, device, file
+    def __init__(self, dataset: Dataset, judges: Mapping[str, Component[nn.Module]], asking: Asking, name: str) -> None:
+        self._dataset, self._judges, self._device = dataset, judges, asking.device
+        file = asking.folder / "selected" / name if asking.folder is not None else None
+        self._file = file if asking.keep else None
         self._known: dict[str, bool] = {}
         self._saved = 0
         self.looked_at: set[str] = set()
         self.unread: set[str] = set()
         if file is not None and file.is_file():
-            try:
-                self._known = {str(clip): bool(right) for clip, right in json.loads(file.read_text("utf-8")).items()}
-            except (OSError, ValueError, AttributeError) as error:
-                raise BenchError(f"Cannot read the selection of clips {file}: {error}; remove that file.") from error
+            self._known = _answers(file)
             self._saved = len(self._known)
 
     def right(self, ref: ClipRef) -> bool:
@@ -161,7 +176,12 @@ class _Asked:
         if ref.id not in self._known:
             try:
                 clip = self._dataset.load(ref)
-            except (MissingClip, BenchError, OSError, RuntimeError, ValueError):
+            except (MissingClip, BenchError, OSError, RuntimeError, ValueError) as error:
+                fault = machine_fault(error)
+                if fault:
+                    raise MachineFault(
+                        f"Clip {ref.id}, which is to be selected or not, cannot be read: {fault}."
+                    ) from error
                 self.unread.add(ref.id)  # counted and said; asked again next time, when the file may be there
                 return False
             self._known[ref.id] = all(self._says(judge, clip) == ref.label for judge in self._judges.values())
@@ -185,8 +205,7 @@ class _Asked:
             return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._file) as partial:
-                partial.write_text(json.dumps(self._known, sort_keys=True), encoding="utf-8")
+            write_whole(self._file, json.dumps(self._known, sort_keys=True))
         except OSError as error:
             raise BenchError(f"Cannot keep the selection of clips in {self._file}: {error}.") from error
         self._saved = len(self._known)

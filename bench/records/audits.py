@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from bench.errors import BenchError
-from bench.files import replacing
+from bench.files import write_whole
 from bench.records.results import CellResult
 
 AUDIT_FILE = "_audit.json"
@@ -122,8 +122,10 @@ def write_audit(folder: Path, rows: Sequence[AuditedRow]) -> Path:
     mine = {(r.model, r.defense, r.budget) for r in rows}
     kept = [r for r in read_audit(folder) if (r.model, r.defense, r.budget) not in mine]
     text = json.dumps([r.model_dump() for r in (*kept, *rows)], indent=1)
-    with replacing(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+    try:
+        write_whole(path, text + "\n")
+    except OSError as error:
+        raise BenchError(f"Cannot write the audit to {path}: {error}.") from error
     return path
 
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 Status = Literal["ok", "invalid", "missing", "failed"]
 """``ok``: judged. ``invalid``: the adversarial clip broke its budget. ``missing``: the clip has no file.
 ``failed``: something raised. Only ``ok`` can be correct; the others count against robustness."""
+
+
+class Flaw(NamedTuple):
+    """Why a clip has no answer.
+
+    Attributes:
+        status: any but ``ok``.
+        error: in words.
+        traceback: of what was raised, if anything was.
+    """
+
+    status: Status
+    error: str
+    traceback: str = ""
 
 
 class Control(BaseModel):
@@ -53,6 +67,7 @@ class Outcome(BaseModel):
         seconds: wall time of the batch divided by its clips; kept in the store, not in the exported file,
             which is reproducible.
         error: why the status is not ``ok``.
+        traceback: of what was raised; kept in the store, not in the exported file.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -75,6 +90,12 @@ class Outcome(BaseModel):
     backwards: int = 0
     seconds: float = 0.0
     error: str | None = None
+    traceback: str = ""
+
+    @classmethod
+    def of_flaw(cls, clip: str, label: int, flaw: Flaw) -> Outcome:
+        """The outcome of a clip that has no answer."""
+        return cls(clip=clip, label=label, status=flaw.status, error=flaw.error, traceback=flaw.traceback)
 
     @property
     def verdicts(self) -> list[bool]:

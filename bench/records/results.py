@@ -112,8 +112,8 @@ class CellResult(BaseModel):
         return file_name(self.model, self.defense, self.attack, self.budget)
 
     def to_text(self) -> str:
-        """JSON with one line per clip, so that a diff shows which clips changed. Wall times are left out:
-        the text depends on the outcomes alone."""
+        """JSON with one line per clip, so that a diff shows which clips changed. Wall times and
+        tracebacks are left out: the text depends on the outcomes alone, and on no machine."""
         head = self.model_dump(mode="json", exclude={"outcomes", "score", "control", "stale", "settings"})
         head["settings"] = self.settings.model_dump(mode="json", exclude_defaults=True)
         head["score"] = self.score.model_dump(exclude_none=True)
@@ -121,7 +121,8 @@ class CellResult(BaseModel):
         head |= {"stale": self.stale} if self.stale else {}
         values = {key: json.dumps(value, indent=1, sort_keys=True) for key, value in head.items()}
         lines = [
-            json.dumps(o.model_dump(exclude={"seconds"}, exclude_defaults=True), sort_keys=True) for o in self.outcomes
+            json.dumps(o.model_dump(exclude={"seconds", "traceback"}, exclude_defaults=True), sort_keys=True)
+            for o in self.outcomes
         ]
         values["outcomes"] = "[\n " + ",\n ".join(lines) + "\n]"
         # Strings hold no line break in JSON, so every line can be moved to the right.

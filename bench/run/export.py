@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.errors import BenchError
+from bench.files import write_whole
 from bench.plan.cells import Plan
 from bench.records.description import GridFile
 from bench.records.outcome import Outcome
@@ -69,11 +70,11 @@ def export(
     plan: Plan, store: Store, folder: Path, device: str, *, ran: bool = True
 ) -> tuple[list[CellResult], list[str]]:
     """Writes ``folder/<grid>/``: a file per cell, the grid's description and, apart from the reproducible
-    record, when, where and how long it ran.
+    record, when, where and how long it ran. Each file is the old or the new one, whatever happens.
 
     Files of cells that are not in the plan stay (a run with ``--defense mine`` adds a row) unless one of their
     labels now stands for something else: other weights, edited code, other clips. Those are removed, since no table
-    may mix two measurements; their outcomes remain in the store.
+    may mix two measurements; their outcomes remain in the store. So are files that cannot be read: they hold nothing.
 
     Args:
         device: PyTorch's name of the device that was used.
@@ -83,23 +84,35 @@ def export(
         The plan's results, and the names of the files that were removed.
 
     Raises:
-        BenchError: the folder cannot be written.
+        BenchError: the folder cannot be written, or a file in it was changed by hand.
     """
     own_folder = folder / plan.grid.name
     results = collect(plan, store)
     try:
         own_folder.mkdir(parents=True, exist_ok=True)
         for result in results:
-            (own_folder / result.file_name).write_text(result.to_text(), encoding="utf-8")
+            write_whole(own_folder / result.file_name, result.to_text())
+        stale = _remove_stale(own_folder, results)
+        _describe(plan, own_folder, [r.file_name for r in results])
+        if ran or not (own_folder / RUN_FILE).is_file():
+            _record_run(own_folder, results, device)
+        elif not _known_seconds(own_folder):
+            _record_seconds(own_folder, results)
     except OSError as error:
-        raise BenchError(f"Cannot write results to {own_folder}: {error}.") from error
-    stale = _remove_stale(own_folder, results)
-    _describe(plan, own_folder, [r.file_name for r in results])
-    if ran or not (own_folder / RUN_FILE).is_file():
-        _record_run(own_folder, results, device)
-    elif not read_seconds(own_folder):
-        _record_seconds(own_folder, results)
+        raise BenchError(
+            f"Cannot write results to {own_folder}: {error}. Every outcome is in the store: mend that, and the same "
+            "command writes them."
+        ) from error
     return results, stale
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a file is empty or breaks off, as a machine that fails leaves it."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return True
+    return False
 
 
 def _remove_stale(folder: Path, results: list[CellResult]) -> list[str]:
@@ -107,16 +120,15 @@ def _remove_stale(folder: Path, results: list[CellResult]) -> list[str]:
     written = {result.file_name for result in results}
     stale = []
     for path in result_files(folder):
-        if path.name not in written:
-            other = read_result(path)
-            if difference(known, meanings(other)):
-                path.unlink()
-                stale.append(path.name)
+        if path.name not in written and (_is_torn(path) or difference(known, meanings(read_result(path)))):
+            path.unlink()
+            stale.append(path.name)
     return stale
 
 
 def _describe(plan: Plan, folder: Path, order: list[str]) -> None:
-    old = read_grid_file(folder)
+    file = folder / GRID_FILE
+    old = None if file.is_file() and _is_torn(file) else read_grid_file(folder)
     run = {(c.model.label, c.defense.label, c.attack_label) for c in plan.cells}
     skipped = list(plan.skipped)
     if old:
@@ -139,17 +151,14 @@ def _describe(plan: Plan, folder: Path, order: list[str]) -> None:
         across=plan.grid.across,
         reported=plan.grid.reported,
     )
-    (folder / GRID_FILE).write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_whole(file, described.model_dump_json(indent=1) + "\n")
 
 
 def _record_run(folder: Path, results: list[CellResult], device: str) -> None:
     import torch  # the only use; reading results needs no torch
 
     seconds = sum(o.seconds for r in results for o in r.outcomes)
-    try:
-        known = read_seconds(folder)  # a run of some rows says nothing about the others
-    except BenchError:
-        known = {}  # a damaged record is replaced by this one
+    known = _known_seconds(folder)  # a run of some rows says nothing about the others
     run = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device if device == "cpu" else torch.cuda.get_device_name(device),
@@ -160,11 +169,20 @@ def _record_run(folder: Path, results: list[CellResult], device: str) -> None:
         "clip_seconds_of_all_outcomes": round(seconds, 1),
         "seconds_of_a_pass": by_model({**known, **pass_seconds(results)}),
     }
-    (folder / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / RUN_FILE, json.dumps(run, indent=1) + "\n")
+
+
+def _known_seconds(folder: Path) -> dict[tuple[str, str], float]:
+    """The times that were recorded; none where the record is damaged, which is then written anew."""
+    try:
+        return read_seconds(folder)
+    except BenchError:
+        return {}
 
 
 def _record_seconds(folder: Path, results: list[CellResult]) -> None:
-    """Adds the times to the record of a run that was made before they were part of it."""
+    """Adds the times to a record that was made before they were part of it, or is damaged."""
     path = folder / RUN_FILE
-    run = {**json.loads(path.read_text(encoding="utf-8")), "seconds_of_a_pass": by_model(pass_seconds(results))}
-    path.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    old = {} if _is_torn(path) else json.loads(path.read_text(encoding="utf-8"))
+    run = {**(old if isinstance(old, dict) else {}), "seconds_of_a_pass": by_model(pass_seconds(results))}
+    write_whole(path, json.dumps(run, indent=1) + "\n")

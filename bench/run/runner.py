@@ -16,11 +16,12 @@ from bench.errors import BenchError, Impossible
 from bench.plan.cells import Cell, ClipsUnit, Plan
 from bench.records.description import Skipped
 from bench.records.identity import digest
-from bench.records.outcome import Outcome, Status
+from bench.records.outcome import Flaw, Outcome
 from bench.run.control import compare
 from bench.run.engine import LocalEngine
+from bench.run.faults import Failure, MachineFault, machine_fault
 from bench.run.guard import Guard
-from bench.run.store import Adversarial, Store
+from bench.run.store import Adversarial, LostClips, Store
 from bench.weights.files import fingerprint
 
 # Clips of each adaptive cell that the zero-budget control attacks, and the steps it takes: enough to notice a pipeline
@@ -71,6 +72,7 @@ class Runner:
         retry: run clips again that failed, were missing or came back invalid.
         control: clips of each adaptive cell that are also attacked with a budget of size 0, see
             :class:`bench.records.outcome.Control`; 0 for none.
+        fail_fast: stop at the first clip with which a component fails, in place of charging it.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Runner:
         batch_size: int | None = None,
         retry: bool = False,
         control: int = CONTROL_CLIPS,
+        fail_fast: bool = False,
         progress: Progress | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
@@ -89,9 +92,10 @@ class Runner:
         self.plan, self.store, self.engine = plan, store, engine
         self.progress: Progress = progress or Silent()
         self._asked_size = batch_size
-        self._retry, self._control_clips = retry, control
+        self._retry, self._control_clips, self._fail_fast = retry, control, fail_fast
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
         self._cached_bytes = 0
+        self._limit = 1  # clips that the memory has room for, as far as the cell at work has shown
         self._guard: Guard | None = None
         self._clean_cells = {(c.model.label, c.defense.label): c for c in plan.cells if c.knowledge == "clean"}
 
@@ -100,8 +104,9 @@ class Runner:
         the plan's ``skipped``, with the reason.
 
         Raises:
-            BenchError: an attack turns out not to exist for any row, or a classifier's weights are not those that were
-                loaded; everything computed so far is stored.
+            BenchError: an attack turns out not to exist for any row, a classifier's weights are not those that were
+                loaded, or a component fails where that is to stop the run; everything computed so far is stored.
+            MachineFault: the disk, the memory or the device failed; so it is then.
         """
         if self._retry:
             self._forget_flawed()
@@ -174,8 +179,8 @@ class Runner:
             adversarial = self._attack(unit, batch, clips, [False] * len(batch))
             return lambda: self.store.add_clips(unit.id, [r.id for r in batch], adversarial)
 
-        def give_up(ref: ClipRef, status: Status, error: str) -> None:
-            self.store.add_clip_error(unit.id, ref.id, status, error)
+        def give_up(ref: ClipRef, flaw: Flaw) -> None:
+            self.store.add_clip_error(unit.id, ref.id, flaw)
 
         self._watch(unit.defended)
         who = f"attack {cell.attack_label} on {cell.model.label}"
@@ -193,24 +198,33 @@ class Runner:
         def work(batch: Sequence[ClipRef], clips: Tensor) -> Callable[[], None]:
             adversarial: Adversarial | None = None
             if shared:
-                adversarial = self.store.load_clips(shared.id, [r.id for r in batch])
+                adversarial = self._shared_clips(shared, batch, clips)
             elif cell.unit:
                 adversarial = self._attack(cell.unit, batch, clips, [r.id in mistaken for r in batch])
             outcomes = self.engine.judge(cell, batch, clips, adversarial)
             return lambda: self.store.add(cell.id, settings, outcomes)
 
-        def give_up(ref: ClipRef, status: Status, error: str) -> None:
-            outcome = Outcome(clip=ref.id, label=ref.label, status=status, error=error)
-            self.store.add(cell.id, settings, [outcome])
+        def give_up(ref: ClipRef, flaw: Flaw) -> None:
+            self.store.add(cell.id, settings, [Outcome.of_flaw(ref.id, ref.label, flaw)])
 
         suspect = self._suspect(cell)
         for batch in self._batches(cell, refs):
             for ref in batch:
                 if ref.id in errors:
-                    give_up(ref, *errors[ref.id])
+                    give_up(ref, errors[ref.id])
             self._attempt([r for r in batch if r.id not in errors], work, give_up, suspect)
             self.progress.advance(_cell_weight(cell) * len(batch), len(batch), 0)
         self.progress.advance(0, 0, 1)
+
+    def _shared_clips(self, unit: ClipsUnit, batch: Sequence[ClipRef], clips: Tensor) -> Adversarial:
+        """The stored adversarial clips of a batch; made again where somebody removed them or they are torn."""
+        ids = [r.id for r in batch]
+        try:
+            return self.store.load_clips(unit.id, ids)
+        except LostClips:
+            made = self._attack(unit, batch, clips, [False] * len(batch))
+            self.store.add_clips(unit.id, ids, made)
+            return made
 
     def _control(self, cell: Cell) -> None:
         """Attacks a few clips with a budget of size 0 and stores whether their answers are those on the clean clips."""
@@ -231,12 +245,12 @@ class Runner:
             outcomes = self.engine.judge(replace(cell, unit=unit), batch, clips, adversarial)
             return lambda: attacked.extend(outcomes)
 
-        def give_up(ref: ClipRef, status: Status, error: str) -> None:
-            attacked.append(Outcome(clip=ref.id, label=ref.label, status=status, error=error))
+        def give_up(ref: ClipRef, flaw: Flaw) -> None:
+            attacked.append(Outcome.of_flaw(ref.id, ref.label, flaw))
 
-        size, suspect = self._batch_size(cell), self._suspect(cell)
-        for first in range(0, len(refs), size):
-            self._attempt(refs[first : first + size], work, give_up, suspect)
+        self._limit, suspect = self._batch_size(cell), self._suspect(cell)
+        for batch in self._parts(refs):
+            self._attempt(batch, work, give_up, suspect)
         self.store.add_control(cell.id, compare(attacked, [clean[o.clip] for o in attacked]))
 
     def _loaded_classifiers(self) -> dict[str, nn.Module]:
@@ -284,7 +298,17 @@ class Runner:
         groups: dict[int, list[ClipRef]] = {}
         for ref in refs:
             groups.setdefault(where[ref.id], []).append(ref)
-        yield from groups.values()
+        self._limit = size
+        for group in groups.values():
+            yield from self._parts(group)
+
+    def _parts(self, refs: Sequence[ClipRef], most: int | None = None) -> Iterator[list[ClipRef]]:
+        """Parts of a batch for which there is room, and of ``most`` clips; the room may shrink from one to the next."""
+        done = 0
+        while done < len(refs):
+            part = list(refs[done : done + min(self._limit, most or self._limit)])
+            yield part
+            done += len(part)
 
     def _batch_size(self, cell: Cell) -> int:
         if self._asked_size is not None:
@@ -299,7 +323,15 @@ class Runner:
 
     def _choose_size(self, *modules: DefendedClassifier) -> int:
         clip = self._any_clip()
-        return 1 if clip is None else min(self.engine.batch_size(module, clip) for module in modules)
+        return 1 if clip is None else min(self._size_of(module, clip) for module in modules)
+
+    def _size_of(self, defended: DefendedClassifier, clip: Tensor) -> int:
+        try:
+            return self.engine.batch_size(defended, clip)
+        except BenchError:
+            raise
+        except Exception:  # noqa: BLE001 - with one clip a batch, whoever fails is told and charged
+            return 1
 
     def _check_classifiers(self, cells: Sequence[Cell]) -> None:
         """Asks every classifier that has work to do once."""
@@ -323,14 +355,22 @@ class Runner:
                 self._cached_bytes -= old.numel() * old.element_size()
         return self._cache[ref.id]
 
-    def _try_load(self, ref: ClipRef) -> Tensor | tuple[Status, str]:
-        """A clip, or the status and reason with which its outcome is entered."""
+    def _try_load(self, ref: ClipRef) -> Tensor | Flaw:
+        """A clip, or why there is none."""
         try:
             return self._load(ref)
         except MissingClip as error:
-            return "missing", self._placeless(error)
-        except (BenchError, OSError, RuntimeError, ValueError) as error:
-            return "failed", f"cannot be loaded: {self._placeless(error)}"
+            return Flaw("missing", self._placeless(error))
+        except Exception as error:
+            fault = machine_fault(error)
+            if fault:
+                raise MachineFault(
+                    f"Clip {ref.id} cannot be loaded ({fault}): it is charged to nobody, and the same command goes on "
+                    "from there."
+                ) from error
+            if not isinstance(error, (BenchError, OSError, RuntimeError, ValueError)):
+                raise
+            return Flaw("failed", f"cannot be loaded: {self._placeless(error)}")
 
     def _placeless(self, error: Exception) -> str:
         """The message without the place of the files on this machine, on which no result file may depend."""
@@ -341,17 +381,21 @@ class Runner:
         self,
         batch: Sequence[ClipRef],
         work: Callable[[Sequence[ClipRef], Tensor], Callable[[], None]],
-        give_up: Callable[[ClipRef, Status, str], None],
+        give_up: Callable[[ClipRef, Flaw], None],
         suspect: _Suspect,
     ) -> None:
-        """Works on a batch; if that raises, on each clip alone, so that only the guilty ones are charged.
+        """Works on a batch; if that raises, on each clip alone, so that only the guilty ones are charged. Where memory
+        is lacking, on halves of it.
 
         Nothing of it is kept where weights or modes are other ones afterwards than before: see :class:`Guard`.
 
         Args:
             work: returns what keeps its result.
-            give_up: keeps a status and its reason in place of one.
+            give_up: keeps a flaw in place of one.
             suspect: who is at work.
+
+        Raises:
+            MachineFault: nobody is charged with what the machine could not do.
         """
         loaded: list[ClipRef] = []
         clips: list[Tensor] = []
@@ -361,32 +405,52 @@ class Runner:
                 loaded.append(ref)
                 clips.append(clip)
             else:
-                give_up(ref, *clip)
+                give_up(ref, clip)
         if not loaded:
             return
         keep: Callable[[], None] | None = None
-        message = ""
+        failure = Failure("", "")
         try:
             keep = work(loaded, torch.stack(clips))
         except BenchError:
             self._spoiled(suspect)
             raise
         except Exception as error:  # noqa: BLE001 - recorded with the clip, shown in every table, never robust
-            reason = str(error).strip().splitlines()
-            message = f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
+            failure = Failure.of(error)
         # Out of the except block: its traceback would keep the tensors of the failed batch alive.
         spoiled = self._spoiled(suspect)
-        if spoiled is not None or (keep is None and len(loaded) == 1):
-            for ref in loaded:
-                give_up(ref, "failed", spoiled or message)
-            return
-        if keep is not None:
+        if keep is not None and spoiled is None:
             keep()
             return
         if self.engine.device.type == "cuda":
             torch.cuda.empty_cache()
-        for ref in loaded:
-            self._attempt([ref], work, give_up, suspect)
+        whole_batch = spoiled is not None or len(loaded) == 1
+        if failure.machine and (whole_batch or not failure.memory):
+            raise MachineFault(
+                f"{failure.machine[0].upper()}{failure.machine[1:]}: {suspect.name} was at work on "
+                f"{_clips(len(loaded))}. No clip is charged; every finished batch is stored, and the same command goes "
+                "on from there."
+            )
+        if whole_batch:
+            flaw = Flaw("failed", spoiled or failure.message, failure.traceback)
+            self._check_patience(suspect, loaded, flaw)
+            for ref in loaded:
+                give_up(ref, flaw)
+            return
+        if failure.memory:
+            self._limit = min(self._limit, len(loaded) // 2)
+        for part in self._parts(loaded, None if failure.memory else 1):
+            self._attempt(part, work, give_up, suspect)
+
+    def _check_patience(self, suspect: _Suspect, refs: Sequence[ClipRef], flaw: Flaw) -> None:
+        """Stops where one failure is enough."""
+        if self._fail_fast:
+            ids = ", ".join(ref.id for ref in refs)
+            raise BenchError(f"{flaw.error}, from {suspect.name}, on {ids}.\n{flaw.traceback}".rstrip())
+
+
+def _clips(count: int) -> str:
+    return "one clip" if count == 1 else f"{count} clips"
 
 
 def _weight(unit: ClipsUnit) -> float:

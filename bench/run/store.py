@@ -1,7 +1,7 @@
 """Outcomes as they come, in SQLite; adversarial clips beside them.
 
 Every batch is one transaction, and a clip file is complete before a row names it: a process killed at any
-moment leaves whole batches and nothing else.
+moment leaves whole batches and nothing else. What cannot be read back is as if it had never been stored.
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench.errors import BenchError
 from bench.files import replacing
-from bench.records.outcome import Control, Outcome, Status
+from bench.records.outcome import Control, Flaw, Outcome
+from bench.run.faults import MachineFault, machine_fault
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cells (id TEXT PRIMARY KEY, settings TEXT NOT NULL);
@@ -34,6 +38,7 @@ CREATE TABLE IF NOT EXISTS clips (
 CREATE TABLE IF NOT EXISTS controls (cell TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS batch_sizes (key TEXT PRIMARY KEY, size INTEGER NOT NULL);
 """
+_TABLES = {"cells", "outcomes", "clips", "controls", "batch_sizes"}
 
 
 @dataclass
@@ -56,109 +61,170 @@ class Adversarial:
     seconds: float
 
 
+class LostClips(Exception):
+    """Adversarial clips were stored, and their file is gone or torn: they have to be made again."""
+
+
 class Store:
     """The working state of all runs under one results folder.
 
     Args:
         folder: made if absent; holds ``outcomes.sqlite`` and ``clips/``.
+        writable: if not, nothing is made or changed there, and what is absent is empty.
+        patience: seconds to wait for another process that writes.
 
     Raises:
-        BenchError: the folder cannot be written, or the file in it is no store.
+        MachineFault: the folder cannot be written, the file in it is no store, the disk is full, or another process
+            holds the store for too long. So do all methods.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(folder / "outcomes.sqlite", timeout=60)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise BenchError(f"Cannot open the store in {folder}: {error}; is it writable?") from error
+    def __init__(self, folder: Path, *, writable: bool = True, patience: float = 60.0) -> None:
+        self.folder, self._patience = folder, patience
+        with self._told("open"):
+            if writable:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._db = sqlite3.connect(folder / "outcomes.sqlite", timeout=patience)
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.executescript(_SCHEMA)
+            else:
+                self._db = self._to_read()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._db.close()
 
+    def _to_read(self) -> sqlite3.Connection:
+        """A connection that leaves no trace in the folder."""
+        file = self.folder / "outcomes.sqlite"
+        if file.is_file():
+            log = file.with_name(f"{file.name}-wal")
+            # Without a log nobody writes, and SQLite need not make one to read.
+            how = "mode=ro" if log.is_file() and log.stat().st_size else "immutable=1"
+            db = sqlite3.connect(f"{file.resolve().as_uri()}?{how}", uri=True, timeout=self._patience)
+            there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if there >= _TABLES:
+                return db
+            db.close()
+        db = sqlite3.connect(":memory:")
+        db.executescript(_SCHEMA)
+        return db
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Whatever goes wrong with the disk is told in one sentence."""
+        try:
+            yield
+        except (OSError, sqlite3.Error, SafetensorError) as error:
+            reason = machine_fault(error) or str(error)
+            hint = "free some space or make it writable"
+            if isinstance(error, sqlite3.OperationalError) and "locked" in reason:
+                hint = f"another process has held it for {self._patience:g} s: wait for that one, or end it"
+            elif isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                hint = f"move {self.folder / 'outcomes.sqlite'} away, and what only it holds is measured again"
+            raise MachineFault(
+                f"Cannot {what} the store in {self.folder} ({reason}): {hint}. Nothing that was stored is lost; the "
+                "same command goes on from there."
+            ) from error
+
+    def _rows(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        with self._told("read"):
+            return self._db.execute(query, parameters).fetchall()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """All of a block is stored, or none of it."""
+        with self._told("write to"), self._db:
+            yield self._db
+
     def batch_size(self, key: str, choose: Callable[[], int]) -> int:
         """The batch size once chosen for ``key``; later runs repeat it, so that they form the same batches."""
-        row = self._db.execute("SELECT size FROM batch_sizes WHERE key = ?", (key,)).fetchone()
-        if row:
-            return int(row[0])
+        known = self._rows("SELECT size FROM batch_sizes WHERE key = ?", (key,))
+        if known and isinstance(known[0][0], int) and known[0][0] > 0:
+            return known[0][0]
         size = int(choose())
-        with self._db:
-            self._db.execute("INSERT OR REPLACE INTO batch_sizes VALUES (?, ?)", (key, size))
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO batch_sizes VALUES (?, ?)", (key, size))
         return size
 
     def outcomes(self, cell: str) -> dict[str, Outcome]:
-        """All outcomes of a cell, by clip id."""
-        rows = self._db.execute("SELECT clip, body FROM outcomes WHERE cell = ?", (cell,))
-        return {clip: Outcome.model_validate_json(body) for clip, body in rows}
+        """All outcomes of a cell that can be read, by clip id."""
+        rows = self._rows("SELECT clip, body FROM outcomes WHERE cell = ?", (cell,))
+        read = {clip: _outcome(body) for clip, body in rows}
+        return {clip: outcome for clip, outcome in read.items() if outcome is not None and outcome.clip == clip}
 
     def done(self, cell: str) -> set[str]:
         """Clip ids with an outcome."""
-        return {r[0] for r in self._db.execute("SELECT clip FROM outcomes WHERE cell = ?", (cell,))}
+        return set(self.outcomes(cell))
 
     def forget(self, cell: str, statuses: Iterable[str]) -> list[str]:
         """Removes the outcomes of some statuses, so that they are run again; returns the clip ids."""
-        gone: list[str] = []
-        with self._db:
-            for status in statuses:
-                where = "WHERE cell = ? AND status = ?"
-                gone += [r[0] for r in self._db.execute(f"SELECT clip FROM outcomes {where}", (cell, status))]
-                self._db.execute(f"DELETE FROM outcomes {where}", (cell, status))
+        wanted = set(statuses)
+        gone = [clip for clip, outcome in self.outcomes(cell).items() if outcome.status in wanted]
+        with self._writing() as db:
+            db.executemany("DELETE FROM outcomes WHERE cell = ? AND clip = ?", [(cell, clip) for clip in gone])
         return gone
 
     def add(self, cell: str, settings: str, outcomes: Sequence[Outcome]) -> None:
         """Stores the outcomes of a batch, all or none; ``settings`` is the cell's identity, as JSON."""
-        with self._db:
-            self._db.execute("INSERT OR IGNORE INTO cells VALUES (?, ?)", (cell, settings))
-            self._db.executemany(
+        with self._writing() as db:
+            db.execute("INSERT OR IGNORE INTO cells VALUES (?, ?)", (cell, settings))
+            db.executemany(
                 "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)",
                 [(cell, o.clip, o.status, o.model_dump_json()) for o in outcomes],
             )
 
     def control(self, cell: str) -> Control | None:
         """The zero-budget control of a cell, if it was run."""
-        row = self._db.execute("SELECT body FROM controls WHERE cell = ?", (cell,)).fetchone()
-        return Control.model_validate_json(row[0]) if row else None
+        stored = self._rows("SELECT body FROM controls WHERE cell = ?", (cell,))
+        try:
+            return Control.model_validate_json(stored[0][0]) if stored else None
+        except ValidationError:  # torn
+            return None
 
     def add_control(self, cell: str, control: Control) -> None:
         """Stores the control of a cell, in place of an earlier one."""
-        with self._db:
-            self._db.execute("INSERT OR REPLACE INTO controls VALUES (?, ?)", (cell, control.model_dump_json()))
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO controls VALUES (?, ?)", (cell, control.model_dump_json()))
 
     def clips_done(self, unit: str) -> set[str]:
         """Clip ids whose adversarial clip is stored and whose file is still there, or that failed."""
-        rows = self._db.execute("SELECT clip, file FROM clips WHERE unit = ?", (unit,)).fetchall()
-        present = {file: not file or (self.folder / "clips" / file).is_file() for file in {f for _, f in rows}}
-        return {clip for clip, file in rows if present[file]}
+        rows = self._made(unit)
+        present = {file: not file or self._is_there(file) for file, _ in rows.values()}
+        return {clip for clip, (file, _) in rows.items() if present[file]}
 
-    def clip_errors(self, unit: str) -> dict[str, tuple[Status, str]]:
-        """Clips of which no adversarial version could be made: status and reason."""
-        rows = self._db.execute("SELECT clip, body FROM clips WHERE unit = ? AND file = ''", (unit,))
-        bodies = {clip: json.loads(body) for clip, body in rows}
-        return {clip: (body["status"], body["error"]) for clip, body in bodies.items()}
+    def clip_errors(self, unit: str) -> dict[str, Flaw]:
+        """Clips of which no adversarial version could be made, and why."""
+        return {
+            clip: Flaw(body["status"], body["error"], body.get("traceback", ""))
+            for clip, (file, body) in self._made(unit).items()
+            if not file
+        }
 
     def forget_clips(self, unit: str, clips: Iterable[str]) -> None:
         """Lets some adversarial clips of a unit be made again, and all that could not be made."""
-        with self._db:
-            self._db.execute("DELETE FROM clips WHERE unit = ? AND file = ''", (unit,))
-            self._db.executemany("DELETE FROM clips WHERE unit = ? AND clip = ?", [(unit, clip) for clip in clips])
+        with self._writing() as db:
+            db.execute("DELETE FROM clips WHERE unit = ? AND file = ''", (unit,))
+            db.executemany("DELETE FROM clips WHERE unit = ? AND clip = ?", [(unit, clip) for clip in clips])
 
-    def add_clip_error(self, unit: str, clip: str, status: Status, error: str) -> None:
+    def add_clip_error(self, unit: str, clip: str, flaw: Flaw) -> None:
         """Records that no adversarial version of a clip could be made."""
-        body = json.dumps({"status": status, "error": error})
-        with self._db:
-            self._db.execute("INSERT OR REPLACE INTO clips VALUES (?, ?, '', ?)", (unit, clip, body))
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO clips VALUES (?, ?, '', ?)", (unit, clip, json.dumps(flaw._asdict())))
 
     def add_clips(self, unit: str, ids: Sequence[str], adversarial: Adversarial) -> None:
         """Stores adversarial clips: the file first, whole, then the rows that name it."""
         name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
         file = f"{unit}/{name}.safetensors"
         path = self.folder / "clips" / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            save_file({str(i): adversarial.clips[i].cpu().contiguous() for i in range(len(ids))}, partial)
+        with self._told("write to"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as partial:
+                save_file({str(i): adversarial.clips[i].cpu().contiguous() for i in range(len(ids))}, partial)
         columns = zip(
             ids, adversarial.attacked, adversarial.traces, adversarial.forwards, adversarial.backwards, strict=True
         )
@@ -173,24 +239,71 @@ class Store:
                 "seconds": adversarial.seconds,
             }
             rows.append((unit, clip, file, json.dumps(body)))
-        with self._db:
-            self._db.executemany("INSERT OR REPLACE INTO clips VALUES (?, ?, ?, ?)", rows)
+        with self._writing() as db:
+            db.executemany("INSERT OR REPLACE INTO clips VALUES (?, ?, ?, ?)", rows)
 
     def load_clips(self, unit: str, ids: Sequence[str]) -> Adversarial:
-        """Adversarial clips of some ids, in that order; all must be stored without error."""
-        places = ", ".join("?" * len(ids))
-        rows = self._db.execute(
-            f"SELECT clip, file, body FROM clips WHERE unit = ? AND clip IN ({places})",
-            (unit, *ids),
-        )
-        stored = {clip: (file, json.loads(body)) for clip, file, body in rows}
-        files = {file: load_file(self.folder / "clips" / file) for file in {stored[i][0] for i in ids}}
-        bodies = [stored[i][1] for i in ids]
+        """Adversarial clips of some ids, in that order; all must be stored without error.
+
+        Raises:
+            LostClips: a file is gone or torn.
+        """
+        made = self._made(unit)
+        stored = [made[i] for i in ids if i in made]
+        if len(stored) < len(ids):
+            raise LostClips
+        files = {file: self._read(file) for file in {file for file, _ in stored}}
+        bodies = [body for _, body in stored]
+        try:
+            clips = torch.stack([files[file][str(body["row"])] for file, body in stored])
+        except (KeyError, RuntimeError) as error:  # a whole file of other clips
+            raise LostClips from error
         return Adversarial(
-            clips=torch.stack([files[stored[i][0]][str(stored[i][1]["row"])] for i in ids]),
+            clips=clips,
             attacked=[b["attacked"] for b in bodies],
             traces=[b["trace"] for b in bodies],
             forwards=[b["forwards"] for b in bodies],
             backwards=[b["backwards"] for b in bodies],
             seconds=sum(b["seconds"] for b in bodies) / len(bodies),
         )
+
+    def _made(self, unit: str) -> dict[str, tuple[str, dict[str, Any]]]:
+        """By clip, the file of its adversarial version, empty if there is none, and what is known of it."""
+        rows = self._rows("SELECT clip, file, body FROM clips WHERE unit = ?", (unit,))
+        read = {clip: (file, _made_of(file, body)) for clip, file, body in rows}
+        return {clip: (file, body) for clip, (file, body) in read.items() if body is not None}
+
+    def _is_there(self, file: str) -> bool:
+        path = self.folder / "clips" / file
+        return path.is_file() and path.stat().st_size > 0
+
+    def _read(self, file: str) -> dict[str, Tensor]:
+        with self._told("read"):
+            try:
+                return load_file(self.folder / "clips" / file)
+            except (FileNotFoundError, SafetensorError) as error:
+                if machine_fault(error):
+                    raise
+                raise LostClips from error
+
+
+_OF_CLIP = {"row", "attacked", "trace", "forwards", "backwards", "seconds"}
+_OF_FLAW = {"status", "error"}
+
+
+def _outcome(body: Any) -> Outcome | None:
+    """A stored outcome; nothing if it is torn."""
+    try:
+        return Outcome.model_validate_json(body)
+    except ValidationError:
+        return None
+
+
+def _made_of(file: str, body: Any) -> dict[str, Any] | None:
+    """What was stored of an adversarial clip; nothing if it is torn."""
+    try:
+        read = json.loads(body)
+    except (TypeError, ValueError):
+        return None
+    whole = isinstance(read, dict) and read.keys() >= (_OF_CLIP if file else _OF_FLAW)
+    return read if whole else None

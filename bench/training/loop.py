@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bench.data.base import Dataset
 from bench.errors import BenchError
-from bench.files import replacing
+from bench.files import replacing, write_whole
 from bench.models.base import build_seeded
 from bench.models.robust import entry_name
 from bench.registry import DATASETS, MODELS, Spec
@@ -392,8 +392,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _write_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
     text = json.dumps(dict(sorted(entries.items())), indent=2) + "\n"
-    with replacing(folder / "manifest.json") as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_whole(folder / "manifest.json", text)
 
 
 def export(

@@ -91,7 +91,7 @@ def test_a_defence_that_raises_fails_clip_by_clip_and_one_that_leaves_says_so(tm
     with Alone(suspect("kit.gray:FailsOnBright"), CPU, 3, "salt") as alone:
         answers = alone.ask(gray(0.3, 0.7, 0.5))
     assert [a.status for a in answers] == ["ok", "failed", "ok"]
-    assert answers[1].error == "ZeroDivisionError: too bright"
+    assert answers[1].error.startswith("ZeroDivisionError: too bright (kit/gray.py:")
     with pytest.raises(BenchError, match="no_such"):
         Alone(replace(suspect("none"), defense=Spec("planted:no_such")), CPU, 3, "salt")
 
