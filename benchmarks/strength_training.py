@@ -90,8 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measured = run_plan(plan, chosen.store, device=torch.device("cpu"), control=0)
         cells |= {(r.defense, r.attack): r for r in measured.results}
     for family in FAMILIES.values():
-        print(f"\nOf {chosen.clips} clips, left:\n")
-        print("\n".join(table(cells, [attack["label"] for attack in family if attack["label"] in wanted])))
+        labels = [attack["label"] for attack in family if attack["label"] in wanted]
+        if labels:
+            print(f"\nOf {chosen.clips} clips, left:\n")
+            print("\n".join(table(cells, labels)))
 
 
 if __name__ == "__main__":

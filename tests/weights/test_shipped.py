@@ -159,6 +159,8 @@ TRAINED_AGAINST = {
     "multibn_branches": ["pgd", "roa"],
     "multibn": ["pgd", "roa"],
     "oudefend": ["pgd", "roa"],
+    "denoise_a": ["pgd", "roa"],
+    "denoise_b": ["pgd", "roa"],
 }
 
 
