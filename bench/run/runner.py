@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -360,6 +361,11 @@ class Runner:
         try:
             return self._load(ref)
         except MissingClip as error:
+            root = getattr(self.plan.dataset, "root", None)
+            if root is not None and not Path(root).exists():  # a drive that is gone, and not this clip
+                raise MachineFault(
+                    f"The folder of the data set, {root}, is gone: bring it back, and the same command goes on."
+                ) from error
             return Flaw("missing", self._placeless(error))
         except Exception as error:
             fault = machine_fault(error)

@@ -122,6 +122,22 @@ def test_a_lock_that_is_held_too_long_charges_nobody(gray_grid: Write, tmp_path:
         assert {o.status for r in collect(plan, store) for o in r.outcomes} == {"ok"}
 
 
+def test_a_drive_that_is_gone_is_no_fault_of_its_clips(gray_grid: Write, tmp_path: Path) -> None:
+    drive = tmp_path / "drive"
+    drive.mkdir()
+    plan = make_plan(read_grid(gray_grid(GRAY_BOX, ("length: 6", "length: 6, absent: 4"))))
+    plan.dataset.root = drive  # type: ignore[attr-defined]
+    with Store(tmp_path / "s") as store:
+        drive.rmdir()
+        with pytest.raises(MachineFault, match=r"The folder of the data set, .*drive, is gone"):
+            Runner(plan, store, LocalEngine(CPU), batch_size=2, control=0).run()
+        drive.mkdir()
+        Runner(plan, store, LocalEngine(CPU), batch_size=2, control=0).run()
+        statuses = [o.status for r in collect(plan, store) for o in r.outcomes]
+    assert statuses.count("missing") == len(plan.cells)  # the one that is absent from a drive that is there
+    assert statuses.count("ok") == 5 * len(plan.cells)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of ``DISK`` KiB, where one may be had."""
