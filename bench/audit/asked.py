@@ -25,6 +25,7 @@ from bench.records.outcome import Outcome
 from bench.registry import MODELS, Spec
 from bench.run.alone import Alone, Suspect, defended_weights
 from bench.run.engine import LocalEngine
+from bench.run.faults import charge_no_machine
 from bench.run.judge import distances
 from bench.run.store import Adversarial, LostClips, Store
 from bench.seeds import ClipRandom
@@ -272,6 +273,7 @@ class _Asking:
         try:
             return self.engine.attack(unit, refs, clips, [False] * len(refs))
         except Exception as error:  # noqa: BLE001 - recorded in the row's audit, never passed over
+            charge_no_machine(error, f"{label} could not be run again")
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             message = f"{label} could not be run again: {reason}."
             self.asked.findings.append(Finding(check="alone", severity="warning", message=message, cells=[label]))
@@ -381,5 +383,6 @@ def ask(setting: Setting, row: Evidence, cells: Mapping[str, Cell], probed: Prob
     try:
         return _Asking(setting, row, cells, probed).run()
     except BenchError as error:
+        charge_no_machine(error, "A row could not be asked in a process of its own")
         message = f"The row could not be asked in a process of its own: {str(error).rstrip('.')}."
         return Asked(findings=[Finding(check="alone", severity="warning", message=message)])

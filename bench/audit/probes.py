@@ -23,6 +23,7 @@ from bench.records.audits import Finding, Severity
 from bench.records.identity import Gradient
 from bench.registry import ATTACKS
 from bench.run.alone import slopes
+from bench.run.faults import charge_no_machine
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
 
@@ -400,6 +401,7 @@ def probe(probed: ProbedRow) -> list[Finding]:
         except BenchError:
             raise
         except Exception as error:  # noqa: BLE001 - recorded in the row's audit as a fault, never passed over
+            charge_no_machine(error, "A probe of the audit could not be run")
             reason = str(error).strip().splitlines()
             message = f"{check.__name__.replace('_', ' ')}: cannot be told, {reason[0] if reason else 'no message'}."
             finding = Finding(check="gradient", severity="fault", message=message)

@@ -17,7 +17,7 @@ from bench.files import write_whole
 from bench.grids.grid import Grid
 from bench.plan.cells import Component
 from bench.records.identity import digest
-from bench.run.faults import MachineFault, machine_fault
+from bench.run.faults import charge_no_machine
 from bench.seeds import seed_of
 
 # Answers that a run which is killed may have to ask for again.
@@ -177,11 +177,7 @@ class _Asked:
             try:
                 clip = self._dataset.load(ref)
             except (MissingClip, BenchError, OSError, RuntimeError, ValueError) as error:
-                fault = machine_fault(error)
-                if fault:
-                    raise MachineFault(
-                        f"Clip {ref.id}, which is to be selected or not, cannot be read: {fault}."
-                    ) from error
+                charge_no_machine(error, f"Clip {ref.id}, which is to be selected or not, cannot be loaded")
                 self.unread.add(ref.id)  # counted and said; asked again next time, when the file may be there
                 return False
             self._known[ref.id] = all(self._says(judge, clip) == ref.label for judge in self._judges.values())

@@ -39,6 +39,7 @@ from bench.records.identity import ComponentIdentity, Gradient
 from bench.records.outcome import Outcome
 from bench.registry import DEFENSES, MODELS, Spec
 from bench.run.engine import LocalEngine
+from bench.run.faults import MachineFault, machine_fault
 from bench.run.runner import Runner
 from bench.run.store import Store
 from bench.seeds import ClipRandom, seed_of
@@ -49,6 +50,8 @@ from bench.weights.zoo import build_classifier
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "TORCH_HOME", "HF_HOME", "XDG_CACHE_HOME")
 _KEPT_KINDS = ("CUDA", "NVIDIA", "OMP_", "MKL_", "OPENBLAS_", "CUBLAS")
 _READY = "ready"
+# With this code the process ends where its machine fails, and no component (EX_TEMPFAIL of <sysexits.h>).
+_NO_FAULT = 75
 _STATE, _CLIPS, _SETTINGS, _ANSWERS, _SLOPES = (
     "classifier.safetensors",
     "clips.safetensors",
@@ -95,6 +98,7 @@ class Alone:
 
     Raises:
         BenchError: the process cannot make the defended classifier, or makes another one than is known here.
+        MachineFault: there is no room for it, in memory or on the disk.
     """
 
     def __init__(
@@ -213,7 +217,8 @@ class Alone:
         self._errors.flush()
         self._errors.seek(0)
         said = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
-        raise BenchError(said[-1] if said else f"it ended with code {self._process.returncode}")
+        kind = MachineFault if self._process.returncode == _NO_FAULT else BenchError
+        raise kind(said[-1] if said else f"it ended with code {self._process.returncode}")
 
     def _handed(self, suspect: Suspect) -> dict[str, Any]:
         """Writes what makes the defended classifier; returns what is said of it."""
@@ -354,8 +359,12 @@ def main() -> None:
         for line in sys.stdin:
             answering.answer(Path(line.strip()))
             print(_READY, flush=True)
-    except BenchError as error:
-        sys.exit(str(error))
+    except Exception as error:
+        fault = machine_fault(error)
+        if not fault and not isinstance(error, BenchError):
+            raise
+        print(error if isinstance(error, BenchError) else fault, file=sys.stderr)
+        sys.exit(_NO_FAULT if fault or isinstance(error, MachineFault) else 1)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,24 @@ def machine_fault(error: BaseException) -> str:
     return ""
 
 
+def charge_no_machine(error: BaseException, what: str) -> None:
+    """Lets pass what a component is to be charged with.
+
+    Args:
+        what: was not done, in words.
+
+    Raises:
+        MachineFault: it is the machine's fault.
+    """
+    if isinstance(error, MachineFault):
+        raise error
+    fault = machine_fault(error)
+    if fault:
+        raise MachineFault(
+            f"{what} ({fault}). Nobody is charged with it; what was finished is stored, and the same command goes on."
+        ) from error
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """An exception and those that it was raised from."""
     one: BaseException | None = error

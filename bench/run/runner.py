@@ -20,7 +20,7 @@ from bench.records.identity import digest
 from bench.records.outcome import Flaw, Outcome
 from bench.run.control import compare
 from bench.run.engine import LocalEngine
-from bench.run.faults import Failure, MachineFault, machine_fault
+from bench.run.faults import Failure, MachineFault, charge_no_machine
 from bench.run.guard import Guard
 from bench.run.store import Adversarial, LostClips, Store
 from bench.weights.files import fingerprint
@@ -368,12 +368,7 @@ class Runner:
                 ) from error
             return Flaw("missing", self._placeless(error))
         except Exception as error:
-            fault = machine_fault(error)
-            if fault:
-                raise MachineFault(
-                    f"Clip {ref.id} cannot be loaded ({fault}): it is charged to nobody, and the same command goes on "
-                    "from there."
-                ) from error
+            charge_no_machine(error, f"Clip {ref.id} cannot be loaded")
             if not isinstance(error, (BenchError, OSError, RuntimeError, ValueError)):
                 raise
             return Flaw("failed", f"cannot be loaded: {self._placeless(error)}")

@@ -126,6 +126,15 @@ class FailsOnBright(Purifier):
         return clips
 
 
+class Exhausting(Purifier):
+    """Finds no memory for a bright clip."""
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        if bool((clips.detach().mean(dim=(1, 2, 3, 4)) > 0.6).any()):
+            raise MemoryError
+        return clips * 1
+
+
 class Doubled(RobustModel):
     """A robust model: the same decisions with doubled logits."""
 

@@ -15,6 +15,7 @@ from bench import BenchError, DefendedClassifier
 from bench.defense.base import Defense
 from bench.registry import DEFENSES, Spec
 from bench.run.alone import Alone, Suspect, defended_weights, slopes
+from bench.run.faults import MachineFault
 
 CPU = torch.device("cpu")
 
@@ -94,6 +95,14 @@ def test_a_defence_that_raises_fails_clip_by_clip_and_one_that_leaves_says_so(tm
     assert answers[1].error.startswith("ZeroDivisionError: too bright (kit/gray.py:")
     with pytest.raises(BenchError, match="no_such"):
         Alone(replace(suspect("none"), defense=Spec("planted:no_such")), CPU, 3, "salt")
+
+
+def test_a_machine_that_fails_there_is_no_fault_of_the_defence() -> None:
+    with (
+        Alone(suspect("kit.gray:Exhausting"), CPU, 3, "salt") as alone,
+        pytest.raises(MachineFault, match="There is not enough memory"),
+    ):
+        alone.ask(gray(0.3, 0.7))
 
 
 def test_whoever_gives_no_answer_is_ended() -> None:
