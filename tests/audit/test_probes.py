@@ -12,6 +12,7 @@ from bench import Budget
 from bench.audit import probes
 from bench.grids.grid import read_grid
 from bench.plan.expand import make_plan
+from bench.run.faults import MachineFault
 
 Write = Callable[..., Path]
 
@@ -40,6 +41,11 @@ def test_a_benchmark_that_masks_something_by_itself(gray_grid: Write, monkeypatc
     assert finding is not None
     assert (finding.severity, finding.check) == ("fault", "empty defence")
     assert finding.clips
+
+
+def test_a_machine_that_fails_under_a_probe_is_no_finding(gray_grid: Write) -> None:
+    with pytest.raises(MachineFault, match=r"could not be run \(there is not enough memory\)"):
+        probes.probe(probed(gray_grid, defense="kit.gray:Exhausting"))
 
 
 @pytest.mark.parametrize(
