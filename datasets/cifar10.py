@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -107,6 +108,15 @@ class CIFAR10(Dataset):
             raise MissingClip(f"The file {self._base / _FOLDER / name}.bin with image {number} does not exist.")
         planes = np.array(_records(path)[number, 1:]).reshape(3, _SIDE, _SIDE)
         return to_clip([planes.transpose(1, 2, 0)])
+
+    def fingerprint(self) -> str:
+        """Digest of the files: images of other versions (corrupted or collected anew) come under the same names."""
+        if self.missing():
+            return ""
+        digest = hashlib.sha256()
+        for name in _FILES[self.split]:
+            digest.update(_records(self._file(name) or self._base / f"{name}.bin").tobytes())
+        return digest.hexdigest()[:16]
 
     @cached_property
     def _refs(self) -> list[ClipRef]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from bench import BenchError, ClipRef, Dataset, Missing, MissingClip, at_least, listing, register, seed_of
-from bench.data.frames import decode, squeeze, strided, to_clip
+from bench.data.frames import OnDamage, check_damage, decode, find_file, squeeze, strided, to_clip
 
 # Alphabetical order, which is that of everybody's labels.
 # fmt: off
@@ -59,9 +59,12 @@ class HMDB51(Dataset):
         start: first frame of the clip: ``random``, drawn by ``seed`` and the video's name, or ``first``; or
             ``strided``: from the first, as many frames apart as the whole video allows (Lo and Patel: 40 frames).
         seed: of both choices.
+        on_damage: of a video whose frames are not all intact: ``refuse`` it, or ``pad``: the last intact frame stands
+            for those that are not.
     """
 
     classes = CLASSES
+    unseeded: ClassVar[frozenset[str]] = frozenset({"on_damage"})
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class HMDB51(Dataset):
         clips_per_class: int | None = 1,
         start: Literal["random", "first", "strided"] = "random",
         seed: int = 0,
+        on_damage: OnDamage = "refuse",
     ) -> None:
         if split not in _FLAGS:
             raise BenchError(f"Unknown split {split!r}: choose test, train or val.")
@@ -90,7 +94,8 @@ class HMDB51(Dataset):
             at_least("clips_per_class", clips_per_class, 1, " or None for all")
         self.root = None if root is None else Path(root).expanduser()
         self.split, self.fold, self.frames, self.size = split, fold, frames, size
-        self.width, self.height, self.start = width, height, start
+        check_damage(on_damage)
+        self.width, self.height, self.start, self.on_damage = width, height, start, on_damage
         self.clips_per_class, self.seed = clips_per_class, seed
 
     def missing(self) -> list[Missing]:
@@ -126,7 +131,7 @@ class HMDB51(Dataset):
 
         Raises:
             MissingClip: the video does not exist.
-            BenchError: it exists and cannot be decoded.
+            BenchError: it exists and cannot be decoded, or is damaged.
         """
         path = self._video(ref.id)
         if path is None:
@@ -142,7 +147,12 @@ class HMDB51(Dataset):
             return range(first, first + self.frames)
 
         # Not scaled by the decoder, which makes grays one or two levels of 255 darker then.
-        return to_clip([squeeze(f, self.width, self.height, self.size) for f in decode(path, chosen)])
+        frames = decode(path, chosen, on_damage=self.on_damage)
+        return to_clip([squeeze(frame, self.width, self.height, self.size) for frame in frames])
+
+    def fingerprint(self) -> str:
+        """Empty: the official videos have one content per name."""
+        return ""
 
     @property
     def _base(self) -> Path:
@@ -155,7 +165,7 @@ class HMDB51(Dataset):
         return self._base / _VIDEOS / name, self._base / name
 
     def _video(self, name: str) -> Path | None:
-        return next((path for path in self._places(name) if path.is_file()), None)
+        return find_file((self._base / _VIDEOS, self._base), name)
 
     def _videos(self, why: str) -> Missing:
         put = self._base / _VIDEOS / "<class>" / "*.avi"
@@ -196,6 +206,8 @@ def _read_list(path: Path, flag: str) -> list[str]:
             raise BenchError(
                 f"{path}, line {number}: expected '<video>.avi' and 0, 1 (train) or 2 (test); use the official list."
             )
+        if not name.isprintable():
+            raise BenchError(f"{path}, line {number}: {name!r} is no name of a file; use the official list.")
         if name in flags:
             raise BenchError(f"{path}, line {number}: {name} is listed twice; use the official list.")
         flags[name] = words[1]

@@ -5,12 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from bench import BenchError, ClipRef, Dataset, Missing, MissingClip, at_least, listing, register, seed_of
-from bench.data.frames import Frame, decode, fit, number_of, numbered, read_image, squeeze, strided, to_clip
+from bench.data.frames import (
+    Frame,
+    OnDamage,
+    check_damage,
+    decode,
+    find_file,
+    fit,
+    is_hidden,
+    number_of,
+    numbered,
+    read_frames,
+    squeeze,
+    strided,
+    to_clip,
+)
 
 # Order of the official classInd.txt, from 0. It is alphabetical without regard to case: Python's sorted()
 # would put HammerThrow before Hammering and JumpRope before JumpingJack.
@@ -59,9 +73,10 @@ class UCF101(Dataset):
     1, at the native rate; a shorter video starts again from its first frame.
 
     Frame folders, one per clip: ``ROOT/<class index>/<n>.png`` or ``ROOT/<class index>/<clip name>/<n>.png``
-    (or ``.jpg``), class indices from 0 in the order of ``classInd.txt``. Frames are taken in the order of
-    their numbers, from the first one, since they are cut out already; a shorter folder is looped. All clips
-    are used: ``split``, ``fold``, ``clips_per_class`` and ``seed`` do not apply.
+    (or ``.jpg``, or ``image_<n>``, ``img_<n>``, ``frame_<n>``), class indices from 0 in the order of ``classInd.txt``.
+    Frames are taken in the order of their numbers, from the first one, since they are cut out already; a shorter folder
+    is looped, and a number that is missing between others is damage. All clips are used: ``split``, ``fold``,
+    ``clips_per_class`` and ``seed`` do not apply.
 
     Every frame is resized (bilinear, antialiased) so that its short side is ``size``, or to ``width`` and
     ``height`` whatever its shape, and cropped at the centre. The clips of Zhang, Mao, Yang and Vondrick
@@ -81,9 +96,12 @@ class UCF101(Dataset):
         start: first frame of the clip: the ``second``, or a ``random`` one, drawn by ``seed`` and the video's name
             (videos only; a video that is too short starts with its first then). Or ``strided``: from the first, as many
             frames apart as the whole video allows (Lo and Patel: 40 frames, size 112).
+        on_damage: of a video or folder whose frames are not all intact: ``refuse`` it, or ``pad``: the last intact
+            frame stands for those that are not.
     """
 
     classes = CLASSES
+    unseeded: ClassVar[frozenset[str]] = frozenset({"on_damage"})
 
     def __init__(
         self,
@@ -97,6 +115,7 @@ class UCF101(Dataset):
         width: int = 0,
         height: int = 0,
         start: Literal["second", "random", "strided"] = "second",
+        on_damage: OnDamage = "refuse",
     ) -> None:
         if split not in ("test", "train", "val"):
             raise BenchError(f"Unknown split {split!r}: choose test, train or val.")
@@ -111,7 +130,8 @@ class UCF101(Dataset):
         if width or height:
             for name, side in (("width", width), ("height", height)):
                 at_least(name, side, size, ", the size of the crop, or 0 for both")
-        self.width, self.height, self.start = width, height, start
+        check_damage(on_damage)
+        self.width, self.height, self.start, self.on_damage = width, height, start, on_damage
         self.root = None if root is None else Path(root).expanduser()
         self.split, self.fold, self.frames, self.size = split, fold, frames, size
         self.clips_per_class, self.seed = clips_per_class, seed
@@ -135,7 +155,7 @@ class UCF101(Dataset):
 
         Raises:
             MissingClip: the video or frame folder does not exist.
-            BenchError: it exists and cannot be decoded.
+            BenchError: it exists and cannot be decoded, or is damaged.
         """
         if self.root is None:
             raise BenchError("UCF-101 has no data root: use --data-root, or root=... in Python.")
@@ -147,14 +167,12 @@ class UCF101(Dataset):
                 raise MissingClip(f"The video {ref.id} is not there; it was looked for at {tried}.")
             # TT starts a short video again from its second frame, this from its first. Only 2 of the 3783
             # videos of testlist01 are that short for 32 frames, and none of TT's 101 clips.
-            frames = decode(path, lambda length: self._frames(ref.id, length))
+            frames = decode(path, lambda length: self._frames(ref.id, length), on_damage=self.on_damage)
         else:
             folder = self.root / ref.id
-            files = numbered(folder) if folder.is_dir() else []
-            if not files:
+            frames = read_frames(folder, self.frames, self.on_damage) if folder.is_dir() else []
+            if not frames:
                 raise MissingClip(f"The frame folder {folder} does not exist or holds no <number>.png or .jpg.")
-            images = [read_image(file) for file in files[: self.frames]]
-            frames = [images[i % len(images)] for i in range(self.frames)]
         return to_clip([self._fit(frame) for frame in frames])
 
     def _frames(self, name: str, length: int) -> range:
@@ -178,7 +196,7 @@ class UCF101(Dataset):
             return ""
         digest = hashlib.sha256()
         for ref in self._scan()[0]:
-            for file in numbered(self.root / ref.id):
+            for file in numbered(self.root / ref.id).values():
                 digest.update(f"{ref.id}/{file.name} {file.stat().st_size}\n".encode())
         return digest.hexdigest()[:16]
 
@@ -199,7 +217,7 @@ class UCF101(Dataset):
             why = f"none of the {len(chosen)} clips of {self._list.name} is there, such as {chosen[0].id}"
             return chosen, [self._videos(why)]
         folders = (folder for name in CLASSES for folder in self._places(name))
-        if any(True for folder in folders for _ in folder.glob("*.avi")):
+        if any(not is_hidden(path) for folder in folders for path in folder.glob("*.avi")):
             return [], [self._the_list()]
         return [], [self._videos(f"the data root {self.root} holds neither"), self._the_list()]
 
@@ -233,7 +251,7 @@ class UCF101(Dataset):
         return self._base / _VIDEOS / name, self._base / name
 
     def _video(self, name: str) -> Path | None:
-        return next((path for path in self._places(name) if path.is_file()), None)
+        return find_file((self._base / _VIDEOS, self._base), name)
 
     def _chosen(self) -> list[ClipRef]:
         _check_classes(self._base / _LISTS / "classInd.txt")
@@ -259,7 +277,7 @@ class UCF101(Dataset):
             label = number_of(folder.name)
             if label is None or not folder.is_dir():
                 continue
-            clips = [folder, *(inner for inner in folder.iterdir() if inner.is_dir())]
+            clips = [folder, *(inner for inner in folder.iterdir() if inner.is_dir() and not is_hidden(inner))]
             names = [clip.relative_to(self._base).as_posix() for clip in clips if numbered(clip)]
             if names and label >= len(CLASSES):
                 last = len(CLASSES) - 1
@@ -317,6 +335,10 @@ def _read_list(path: Path) -> list[ClipRef]:
         label = _LABELS.get(parts[0].lower())
         if label is None:
             raise BenchError(f"{where}: {parts[0]!r} is not a class of UCF-101; use the official list.")
+        # A list that spells a class in another way draws the same clips.
+        name = f"{CLASSES[label]}/{parts[1]}"
+        if not name.isprintable():
+            raise BenchError(f"{where}: {name!r} is no name of a file; use the official list.")
         if rest and rest[0] != str(label + 1):
             raise BenchError(f"{where}: the label of {parts[0]} is {label + 1}, not {rest[0]}; use the official list.")
         if name in refs:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
+
+_STORE = ".store"  # what a results folder holds
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,13 @@ class Dataset(ABC):
 
     Attributes:
         classes: class names in label order; empty if they are not known. A classifier must have as many, or more.
+        unseeded: parameters that belong to the identity of a result and to no random stream, as they leave most clips
+            as they are: these meet the same random starts whatever the parameter says.
     """
 
     kind: ClassVar[str] = "dataset"
     classes: Sequence[str]
+    unseeded: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def refs(self) -> list[ClipRef]:
@@ -76,9 +83,31 @@ class Dataset(ABC):
     def fingerprint(self) -> str:
         """Tells two copies of the data with different content apart; part of every result's identity.
 
-        Empty where the parameters and the clip ids already say which clips these are.
+        If it is not overridden: names, sizes and times of :meth:`files`. So results of other files under the same names
+        are not taken for results of these; and a copy with other times is another data set, so override this where
+        copies on several machines are to share results. Empty where the parameters and the clip ids already say which
+        clips these are.
         """
-        return ""
+        if self.missing():
+            return ""
+        digest = hashlib.sha256()
+        count = 0
+        for name, path in sorted(_found(self.files())):
+            status = path.stat()
+            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+            count += 1
+        return digest.hexdigest()[:16] if count else ""
+
+    def files(self) -> Iterable[Path]:
+        """Files, and folders of files, from which the clips are read.
+
+        If it is not overridden: those that clip ids name, below a ``root`` or another path that the data set keeps
+        among its attributes; and where ids are no names of files, whatever lies at these paths.
+        """
+        places = _places(self)
+        names = [ref.id for ref in self.refs()] if places else []
+        named = [place / name for name in names for place in places if _exists(place / name)]
+        return named or places
 
     def fresh(self, count: int, salt: str) -> list[ClipRef]:
         """Clips of the same kind that belong to no split, drawn by ``salt``: an audit asks about them, so that nobody
@@ -89,3 +118,34 @@ class Dataset(ABC):
     def missing(self) -> list[Missing]:
         """Files without which no clip can be loaded; empty when the data set is ready."""
         return []
+
+
+def _places(thing: object) -> list[Path]:
+    """The paths that exist among the attributes of an object and its class."""
+    attributes: dict[str, Any] = {}
+    for owner in reversed(type(thing).__mro__):
+        attributes |= vars(owner)
+    attributes |= vars(thing)
+    paths = [Path(v) for k, v in attributes.items() if isinstance(v, Path) or (k == "root" and isinstance(v, str))]
+    return [path for path in dict.fromkeys(path.expanduser() for path in paths) if _exists(path)]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return os.path.exists(path)
+    except ValueError:  # a NUL in an id
+        return False
+
+
+def _found(places: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """All regular files there, each with its number and path in the place; neither hidden ones nor results of a run."""
+    for number, place in enumerate(places):
+        if place.is_file():
+            yield f"{number}/{place.name}", place
+        for folder, folders, names in os.walk(place):
+            results = _STORE in folders
+            folders[:] = [] if results else [name for name in folders if not name.startswith(".")]
+            for name in () if results else names:
+                path = Path(folder, name)
+                if not name.startswith(".") and path.is_file():
+                    yield f"{number}/{path.relative_to(place).as_posix()}", path

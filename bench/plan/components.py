@@ -240,11 +240,14 @@ def _dataset(grid: Grid, data_root: Path | None) -> Component[Dataset]:
     params = {**spec.params, **({"root": data_root} if takes_root and "root" not in spec.params else {})}
     dataset: Dataset = entry.create(params)
     content = dataset.fingerprint()
+    settings, files = _placeless({k: v for k, v in entry.settings(params).items() if k != "root"})
+    # Random streams depend on parameters, and not on what stands among the files.
+    apart = {k: str(v) for k, v in settings.items() if k in dataset.unseeded}
     identity = ComponentIdentity(
         name=spec.name,
-        params={k: v for k, v in entry.settings(params).items() if k != "root"},
+        params={k: v for k, v in settings.items() if k not in apart},
         code=entry.code,
-        files=({"content": content} if content else {}) | _fixed(entry),
+        files=({"content": content} if content else {}) | files | apart | _fixed(entry),
     )
     return Component(str(spec), dataset, identity)
 

@@ -49,7 +49,7 @@ class ComponentIdentity(_Frozen):
         params: all parameters, defaults written out.
         code: digest of what its code means, see :mod:`bench.code`.
         weights: digest of a network's parameters and buffers.
-        files: digests of files that it reads, by what they are.
+        files: digests of files that it reads, by what they are, and settings on which no random stream depends.
         parts: of an attack, the attacks that it runs.
     """
 

@@ -300,7 +300,8 @@ def read_grid_file(folder: Path) -> GridFile | None:
 
 
 def result_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("*.json") if not p.name.startswith("_"))
+    """Those of a folder: neither what starts with ``_``, which is about all cells, nor hidden files."""
+    return sorted(p for p in folder.glob("*.json") if not p.name.startswith(("_", ".")))
 
 
 def read_result(path: Path) -> CellResult:

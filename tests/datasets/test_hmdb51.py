@@ -97,6 +97,7 @@ def test_registered_with_help_for_every_parameter() -> None:
         "clips_per_class": 1,
         "start": "random",
         "seed": 0,
+        "on_damage": "refuse",
     }
 
 
@@ -110,6 +111,7 @@ def test_registered_with_help_for_every_parameter() -> None:
         ({"split": "valid"}, "split 'valid'"),
         ({"fold": 4}, "fold 4"),
         ({"start": "middle"}, "start 'middle'"),
+        ({"on_damage": "skip"}, "on_damage 'skip': choose refuse or pad"),
         ({"clips_per_class": 0}, "clips_per_class must be"),
     ],
 )

@@ -124,6 +124,7 @@ def test_registered_with_help_for_every_parameter() -> None:
         "width": 0,
         "height": 0,
         "start": "second",
+        "on_damage": "refuse",
     }
 
 
@@ -138,6 +139,7 @@ def test_registered_with_help_for_every_parameter() -> None:
         ({"fold": 4}, "fold 4"),
         ({"clips_per_class": 0}, "clips_per_class"),
         ({"start": "first"}, "start 'first'"),
+        ({"on_damage": "skip"}, "on_damage 'skip': choose refuse or pad"),
         ({"width": 400, "height": 200}, "height must be a whole number of at least 224, the size of the crop"),
         ({"width": 400}, "height must be"),
     ],
