@@ -30,9 +30,10 @@ class Beginnings:
     def sound(self) -> int | None:
         """How many frames, in the order in which they are coded, decode without a complaint; ``None`` if it cannot be
         found out, as the container does not say where a frame ends."""
-        high = len(self._container.ends) or (self._container.frames or 0)
+        ends, frames = self._container.ends, self._container.frames
+        high = len(ends) if self._container.count_at is None else frames or 0
         if not high:
-            return 0 if self._container.damage and self._container.count_at is None else None
+            return None
         if self._container.damage and self._is_sound(high):
             return high
         low = 0

@@ -147,6 +147,19 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     assert "Cannot read" in one_sentence(CIFAR10(tmp_path).refs)
 
 
+def test_other_images_under_the_same_names_are_other_data(tmp_path: Path) -> None:
+    file = write(tmp_path) / "test_batch.bin"
+    first = CIFAR10(tmp_path).fingerprint()
+    assert first
+    assert CIFAR10(tmp_path, "train").fingerprint() not in ("", first)
+    data = bytearray(file.read_bytes())
+    data[100] ^= 1
+    file.write_bytes(data)
+    assert CIFAR10(tmp_path).fingerprint() != first
+    file.unlink()
+    assert CIFAR10(tmp_path).fingerprint() == ""
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-bin"
 

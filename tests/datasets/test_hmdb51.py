@@ -196,6 +196,27 @@ def test_undecodable_and_absent_videos(tmp_path: Path) -> None:
         data.load(ClipRef("sit/gone.avi", 37))
 
 
+def test_a_damaged_video_is_padded_on_request(tmp_path: Path) -> None:
+    path = write(tmp_path, "sit/a.avi", 20)
+    data = path.read_bytes()
+    middle = (data.index(b"movi") + data.index(b"idx1")) // 2
+    path.write_bytes(data[:middle] + b"garbage!" * 40 + data[middle + 320 :])
+    made = {"start": "first", "frames": 20, **TINY}
+    with pytest.raises(BenchError, match=r"frame \d+ of 20 is damaged"):
+        HMDB51(tmp_path, **made).load(ClipRef("sit/a.avi", 37))
+    padded = numbers(HMDB51(tmp_path, on_damage="pad", **made).load(ClipRef("sit/a.avi", 37)))
+    kept = max(padded) + 1
+    assert 2 < kept < 20
+    assert padded == [*range(kept), *[kept - 1] * (20 - kept)]
+
+
+def test_another_spelling_names_the_same_files(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "hmdb51_org").mkdir()
+    (tmp_path / "hmdb51_org" / "Catch").symlink_to(videos / "hmdb51_org" / "catch")
+    data = HMDB51(tmp_path, frames=3, size=16, start="first")
+    assert numbers(data.load(ClipRef("catch/NINE.avi", 2))) == [0, 1, 2]
+
+
 # --- lists ---
 
 
@@ -258,6 +279,7 @@ def test_the_choice_follows_the_seed_and_grows_by_nesting(tmp_path: Path) -> Non
     ("line", "word"),
     [
         ("b.avi 3", "line 3: expected"),
+        ("b\0.avi 2", "line 3: .* is no name of a file"),
         ("b.avi", "line 3: expected"),
         ("2", "line 3: expected"),
         ("b.mp4 1", "line 3: expected"),

@@ -272,6 +272,24 @@ def test_torn_video_is_not_taken_for_a_short_one(tmp_path: Path) -> None:
         dataset.load(refs[1])
 
 
+def test_a_damaged_video_is_padded_on_request(tmp_path: Path) -> None:
+    """The tail of zeros that is left where a copy broke off: the file has its full size."""
+    name = names_of("Biking", 1)[0]
+    path = write_counting_video(tmp_path / "UCF-101" / name, 50)
+    data = path.read_bytes()
+    middle = (data.index(b"movi") + data.index(b"idx1")) // 2
+    path.write_bytes(data[:middle] + bytes(len(data) - middle))
+    write_list(tmp_path, [name])
+    (ref,) = UCF101(tmp_path).refs()
+    with pytest.raises(BenchError, match=r"frame \d+ of 50 is damaged, and those after it cannot be trusted"):
+        UCF101(tmp_path, frames=8, size=16, start="strided").load(ref)
+    padded = numbers(UCF101(tmp_path, frames=8, size=16, start="strided", on_damage="pad").load(ref))
+    kept = sum(number == 6 * i for i, number in enumerate(padded))
+    assert 2 <= kept <= 6
+    assert len(set(padded[kept:])) == 1  # it stands still
+    assert padded[kept - 1] <= padded[kept] < 6 * kept
+
+
 # --- videos: lists ---
 
 
@@ -283,6 +301,24 @@ def test_labels_and_ids_come_from_the_list(tmp_path: Path) -> None:
     assert UCF101(tmp_path).missing() == []
     expected = [ClipRef(name, number - 1) for name, number in zip(names, OFFICIAL.values(), strict=True)]
     assert UCF101(tmp_path).refs() == [*expected, ClipRef(odd, 36)]
+
+
+def test_another_spelling_names_the_same_files_and_clips(tmp_path: Path) -> None:
+    """Published with two: whatever the list and the disk say, the same clips are drawn and found."""
+    names = [f"HandstandPushups/v_HandStandPushups_g{g:02d}_c01.avi" for g in range(1, 6)]
+    touch(tmp_path, names)
+    write_list(tmp_path, names)
+    official = UCF101(tmp_path).refs()
+    for folder in ("HandStandPushups", "HANDSTANDPUSHUPS"):
+        write_list(tmp_path, [name.replace("HandstandPushups/", f"{folder}/") for name in names])
+        assert UCF101(tmp_path).refs() == official
+        assert len(UCF101(tmp_path, clips_per_class=None).refs()) == 5
+    (tmp_path / "UCF-101" / "HandstandPushups").rename(tmp_path / "UCF-101" / "HandStandPushups")
+    write_list(tmp_path, names)
+    write_counting_video(tmp_path / "UCF-101" / "HandStandPushups" / names[0].partition("/")[2].lower(), 4)
+    (tmp_path / "UCF-101" / "HandStandPushups" / names[0].partition("/")[2]).unlink()
+    assert UCF101(tmp_path).missing() == []
+    assert numbers(UCF101(tmp_path, frames=2, size=16).load(ClipRef(names[0], 36))) == [1, 2]
 
 
 def test_train_lists_have_labels_and_folds_are_kept_apart(tmp_path: Path) -> None:
@@ -304,6 +340,9 @@ def test_train_lists_have_labels_and_folds_are_kept_apart(tmp_path: Path) -> Non
         ("v_Archery_g01_c01.avi", "expected"),
         ("Archery/v_Archery_g01_c01.mp4", "expected"),
         ("Bowling/v_Bowling_g01_c01.avi", "twice"),
+        ("bowling/v_Bowling_g01_c01.avi", "twice"),
+        ("Archery/v_Archery\0_g01_c01.avi", "no name of a file"),
+        ("../v_Archery_g01_c01.avi", "'..' is not a class"),
     ],
 )
 def test_bad_line_of_a_list_is_named(tmp_path: Path, line: str, word: str) -> None:
@@ -421,6 +460,7 @@ def test_several_clips_per_class_folder(tmp_path: Path) -> None:
         write_frames(tmp_path / name, {"0.jpg": solid(100)})
     (tmp_path / "9" / "empty").mkdir()
     (tmp_path / "readme").mkdir()
+    write_frames(tmp_path / "9" / ".thumbnails", {"0.jpg": solid(0)})
     (tmp_path / "8").touch()
     dataset = UCF101(tmp_path, frames=2, size=16)
     expected = [("9", 9), ("9/v_BenchPress_g01_c01", 9), ("100/a", 100), ("100/b", 100)]
@@ -474,6 +514,15 @@ def test_resize_is_antialiased_and_keeps_the_aspect(tmp_path: Path) -> None:
 def test_gray_and_transparent_frames_become_rgb(tmp_path: Path) -> None:
     write_frames(tmp_path / "4", {"0.png": solid(40)[..., 0], "1.png": np.full((16, 16, 4), 90, np.uint8)})
     assert levels(UCF101(tmp_path, frames=2, size=16).load(ClipRef("4", 4))) == [40, 90]
+
+
+def test_frames_with_a_word_before_the_number_and_gaps(tmp_path: Path) -> None:
+    write_frames(tmp_path / "17", {f"image_{i:05d}.jpg": solid(20 * i) for i in (1, 2, 4)})
+    ref = ClipRef("17", 17)
+    assert UCF101(tmp_path).refs() == [ref]
+    with pytest.raises(BenchError, match=r"17 holds no frame 3 between image_00002\.jpg and image_00004\.jpg"):
+        UCF101(tmp_path, frames=2, size=16).load(ref)
+    assert levels(UCF101(tmp_path, frames=4, size=16, on_damage="pad").load(ref)) == [20, 40, 40, 80]
 
 
 def test_bad_frame_folders(tmp_path: Path) -> None:
