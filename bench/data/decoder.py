@@ -31,11 +31,13 @@ from numpy.typing import NDArray
 
 from bench.errors import BenchError
 
-PATIENCE = 60.0
+PATIENCE = 20.0
 """Seconds that one frame may take."""
 MOST_PIXELS = 1 << 25
 """Of one picture: four times 4K. A larger one is no frame of a video, and would fill the memory."""
 
+# Where frames are lost, decord seeks for others to show in their place, and often never ends.
+_NO_REWIND = {"DECORD_REWIND_RETRY_MAX": "-1"}
 # What FFmpeg calls an error, and what files that play well say too.
 _HARMLESS = ("unref short failure", "co located POCs unavailable", "exceeds max (")
 
@@ -117,7 +119,7 @@ class Decoder:
             self._process = subprocess.Popen(
                 # -P: the working folder is no place of modules.
                 [sys.executable, "-P", "-m", "bench.data.decoder"],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+                env={**os.environ, **_NO_REWIND, "PYTHONPATH": os.pathsep.join(places)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
