@@ -340,7 +340,9 @@ def _read_list(path: Path) -> list[ClipRef]:
         if not name.isprintable():
             raise BenchError(f"{where}: {name!r} is no name of a file; use the official list.")
         if rest and rest[0] != str(label + 1):
-            raise BenchError(f"{where}: the label of {parts[0]} is {label + 1}, not {rest[0]}; use the official list.")
+            raise BenchError(
+                f"{where}: the label of {parts[0]} is {label + 1}, not {rest[0]!r}; use the official list."
+            )
         if name in refs:
             raise BenchError(f"{where}: {name} is listed twice; use the official list.")
         refs[name] = ClipRef(name, label)

@@ -33,11 +33,6 @@ class Container:
     ends: tuple[int, ...] = ()
     count_at: int | None = None
 
-    @property
-    def intact(self) -> int | None:
-        """How many frames stand before the damage of the structure, if that is known."""
-        return len(self.ends) if self.damage and self.count_at is None else None
-
     def beginning(self, path: Path, frames: int) -> bytes:
         """The file as it would be if it ended after so many frames, which are fewer than it has."""
         data = path.read_bytes()

@@ -28,19 +28,23 @@ class Beginnings:
         self._path, self._container, self._size = path, container, size
 
     def sound(self) -> int | None:
-        """How many frames, in the order in which they are coded, decode without a complaint; ``None`` if it cannot be
-        found out, as the container does not say where a frame ends."""
+        """How many frames, in the order in which they are coded, are certainly intact; ``None`` if it cannot be found
+        out, as the container does not say where a frame ends.
+
+        They decode without a complaint, all but the last one that does: damage that begins near the end of a frame
+        shows in the next.
+        """
         ends, frames = self._container.ends, self._container.frames
         high = len(ends) if self._container.count_at is None else frames or 0
         if not high:
             return None
         if self._container.damage and self._is_sound(high):
-            return high
+            return high - 1
         low = 0
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self._is_sound(middle) else (low, middle)
-        return low
+        return max(low - 1, 0)
 
     def shown(self, sound: int) -> int:
         """How many frames, in the order in which they are shown, are certainly there if so many decode.

@@ -336,7 +336,7 @@ def test_train_lists_have_labels_and_folds_are_kept_apart(tmp_path: Path) -> Non
     ("line", "word"),
     [
         ("Dancing/v_Dancing_g01_c01.avi", "'Dancing' is not a class"),
-        ("Archery/v_Archery_g01_c01.avi 4", "label of Archery is 3, not 4"),
+        ("Archery/v_Archery_g01_c01.avi 4", "label of Archery is 3, not '4'"),
         ("v_Archery_g01_c01.avi", "expected"),
         ("Archery/v_Archery_g01_c01.mp4", "expected"),
         ("Bowling/v_Bowling_g01_c01.avi", "twice"),
