@@ -203,7 +203,7 @@ def _read_list(path: Path, known: dict[str, int]) -> dict[str, int]:
                 if label is None:
                     raise BenchError(f"{path}, line {number}: {line['label']!r} is no class; use the official list.")
                 stem = f"{line['youtube_id']}_{_seconds(line['time_start']):06d}_{_seconds(line['time_end']):06d}"
-                if not stem.isprintable() or "/" in stem:
+                if not stem.isprintable() or "/" in stem or stem.startswith("."):
                     raise BenchError(f"{path}, line {number}: {stem!r} is no name of a video; use the official list.")
                 if labels.setdefault(stem, label) != label:
                     raise BenchError(f"{path}, line {number}: {stem} is listed in two classes; use the official list.")

@@ -14,7 +14,15 @@ from kit.running import exported
 
 from bench import BenchError
 from bench.records.identity import ComponentIdentity
-from bench.records.results import CellResult, pass_seconds, read_result, read_results, read_seconds, to_frame
+from bench.records.results import (
+    CellResult,
+    pass_seconds,
+    read_result,
+    read_results,
+    read_seconds,
+    result_files,
+    to_frame,
+)
 from bench.report.leaderboard import make_leaderboard
 from bench.report.reported import shipped_folder
 from bench.report.tables import TableOptions, make_tables, to_pandas
@@ -31,6 +39,15 @@ def test_result_files_hold_every_clip_and_read_back_the_same(results: Path) -> N
         assert (results / "gray" / read.file_name).read_text() == read.to_text()
     # Clean first, undefended row first: the order of the grid, not of the alphabet.
     assert (cells[0].defense, cells[0].attack) == ("none", "clean")
+
+
+def test_hidden_files_are_no_results(results: Path) -> None:
+    """``._x.json``, which macOS puts beside ``x.json`` on other disks, is no JSON."""
+    folder = results / "gray"
+    found = result_files(folder)
+    (folder / f"._{found[0].name}").write_bytes(b"\0\5\x16\7")
+    assert result_files(folder) == found
+    assert len(read_results(folder)) == len(found)
 
 
 def test_wall_times_stay_out_of_the_reproducible_record(results: Path) -> None:
