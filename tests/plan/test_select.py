@@ -134,9 +134,18 @@ def test_answers_are_kept_and_no_clip_is_asked_twice(
     assert steps[0] == (0, 6)
     assert steps[-1] == (6, 6)
     (file,) = (tmp_path / "store" / "selected").iterdir()
-    file.write_text("[")
+    file.write_text('{"gray/0": tr')  # torn: all are asked again
+    assert make_plan(grid, asking=asking).refs == first
+    assert len(loaded) == 12
+    assert len(json.loads(file.read_text())) == 6
+    file.write_text('{"gray/0": "yes"}')
     with pytest.raises(BenchError, match="remove that file"):
         make_plan(grid, asking=asking)
+
+
+def test_looking_keeps_no_answers(gray_grid: Write, tmp_path: Path) -> None:
+    make_plan(read_grid(gray_grid(selected())), asking=Asking(folder=tmp_path / "store", keep=False))
+    assert not (tmp_path / "store").exists()
 
 
 def test_clips_that_cannot_be_read_are_left_out_and_counted(gray_grid: Write) -> None:
