@@ -19,6 +19,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from bench import code
@@ -152,7 +153,7 @@ class Entry:
             raise
         except ValueError as error:
             raise BenchError(f"{self.kind} {self.name!r} refuses its parameters: {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             given = f" with {', '.join(f'{k}={v!r}' for k, v in params.items())}" if params else ""
             raise BenchError(
                 f"{self.kind} {self.name!r} cannot be made{given}: {type(error).__name__}: {error} ({self.origin})"
@@ -266,6 +267,11 @@ class Registry:
             place = f"{factory.__module__}:0"
         return f"{self._distribution} ({place})" if self._distribution else place
 
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """Those that are known so far, by name."""
+        return MappingProxyType(self._entries)
+
     def discover(self) -> None:
         """Imports every module of the folder and every entry point, once.
 
@@ -310,7 +316,9 @@ class Registry:
         except NameClash:
             self._discovered = False
             raise
-        except Exception as error:  # noqa: BLE001 - somebody else's module; shown, never hidden
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - somebody else's module, which may even exit; shown, never hidden
             self.broken[what] = f"{type(error).__name__}: {error}"
 
     def __iter__(self) -> Iterator[Entry]:
@@ -346,7 +354,7 @@ class Registry:
                 f"Cannot import {module_name!r} for {self.kind} {name!r}: {error}; "
                 "is it installed, or its folder on PYTHONPATH?"
             ) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BenchError(
                 f"Importing {module_name!r} for {self.kind} {name!r} fails: {type(error).__name__}: {error}"
             ) from error

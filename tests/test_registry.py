@@ -232,6 +232,7 @@ def test_underscored_modules_are_helpers(roost: Roost) -> None:
     [
         ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'"),
         ("def broken(:\n", "SyntaxError"),
+        ("import sys\nsys.exit(3)\n", "SystemExit"),
         ("raise RuntimeError('needs a licence')", "RuntimeError: needs a licence"),
         (PURIFIER.format(name="No Good", cls="X", doc=""), "BenchError: defense name 'No Good' is not usable"),
     ],

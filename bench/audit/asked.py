@@ -272,7 +272,7 @@ class _Asking:
     def _attack(self, label: str, unit: ClipsUnit, refs: Sequence[ClipRef], clips: Tensor) -> Adversarial | None:
         try:
             return self.engine.attack(unit, refs, clips, [False] * len(refs))
-        except Exception as error:  # noqa: BLE001 - recorded in the row's audit, never passed over
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded in the row's audit, never passed over
             charge_no_machine(error, f"{label} could not be run again")
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             message = f"{label} could not be run again: {reason}."

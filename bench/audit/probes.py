@@ -400,7 +400,7 @@ def probe(probed: ProbedRow) -> list[Finding]:
             finding = check(probed)
         except BenchError:
             raise
-        except Exception as error:  # noqa: BLE001 - recorded in the row's audit as a fault, never passed over
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded in the row's audit as a fault, never passed over
             charge_no_machine(error, "A probe of the audit could not be run")
             reason = str(error).strip().splitlines()
             message = f"{check.__name__.replace('_', ' ')}: cannot be told, {reason[0] if reason else 'no message'}."

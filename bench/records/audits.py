@@ -12,6 +12,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from bench.errors import BenchError
 from bench.files import write_whole
 from bench.records.results import CellResult
+from bench.records.strict import strict_json
 
 AUDIT_FILE = "_audit.json"
 
@@ -139,7 +140,10 @@ def read_audit(folder: Path) -> list[AuditedRow]:
     if not path.is_file():
         return []
     try:
-        return [AuditedRow.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except ValueError as error:
+        rows = strict_json(path.read_text(encoding="utf-8"))
+        if not isinstance(rows, list):
+            raise ValueError("it holds no list of rows")
+        return [AuditedRow.model_validate_json(json.dumps(row), strict=True) for row in rows]
+    except (OSError, RecursionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BenchError(f"{path} is not a valid audit: {reason}; delete it and run bench audit again.") from error

@@ -19,6 +19,7 @@ from bench.records.description import GridFile
 from bench.records.identity import CellIdentity, ComponentIdentity, Gradient, Knowledge
 from bench.records.metrics import wilson
 from bench.records.outcome import Control, Outcome
+from bench.records.strict import strict_json
 
 GRID_FILE = "_grid.json"
 RUN_FILE = "_run.json"
@@ -260,7 +261,7 @@ def _converted(path: Path, content: Any) -> Any:
     if not isinstance(content, dict) or "cell" not in content:
         return content
     version = content.get("version", 1)
-    if not isinstance(version, int) or version > VERSION:
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise BenchError(
             f"{path} is of version {version} of the result files, and this bench reads up to {VERSION}: install a "
             "newer one."
@@ -279,8 +280,17 @@ def _converted(path: Path, content: Any) -> Any:
 
 def _read(path: Path, kind: type[_M]) -> _M:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return kind.model_validate(_converted(path, content) if kind is CellResult else content)
+        content = strict_json(path.read_text(encoding="utf-8"))
+        if kind is CellResult:
+            content = _converted(path, content)
+        # From JSON, and not from its values: a list is a tuple there, but true is no 1 and "1" neither.
+        return kind.model_validate_json(json.dumps(content), strict=True)
+    except OSError as error:
+        raise BenchError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except RecursionError as error:
+        raise BenchError(
+            f"{path} is not a valid result file: it is nested too deeply; delete it and run the grid again."
+        ) from error
     except (ValidationError, ValueError) as error:
         problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         where = "".join(f"{part}: " for part in (".".join(str(p) for p in problem["loc"]),) if part)
@@ -293,10 +303,15 @@ def read_grid_file(folder: Path) -> GridFile | None:
     """The description of a results folder, if it has one.
 
     Raises:
-        BenchError: the file is damaged.
+        BenchError: the file is damaged, or of another grid than the folder.
     """
     path = folder / GRID_FILE
-    return _read(path, GridFile) if path.is_file() else None
+    if not path.is_file():
+        return None
+    described = _read(path, GridFile)
+    if described.name != folder.name:
+        raise _changed(path, f"it describes {described.name!r}, and lies in the folder of {folder.name!r}")
+    return described
 
 
 def result_files(folder: Path) -> list[Path]:

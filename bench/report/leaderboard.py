@@ -18,6 +18,7 @@ from bench.report.tables import (
     Table,
     TableOptions,
     area,
+    as_text,
     duration,
     flaws,
     interval,
@@ -70,22 +71,25 @@ def _cell(score: Score | None, blank: str = "-", bound: str = "") -> str:
 
 def _measured(table: Table) -> list[str]:
     first, last = ranked(table), unranked(table)
-    lines = [f"**{table.title}**, {table.clips} clips, *measured here*", ""]
+    lines = [f"**{as_text(table.title)}**, {table.clips} clips, *measured here*", ""]
     if first:
         lines += [*_drawn(table, first), ""]
     if last:
         lines += [f"*{UNRANKED}*", "", *_drawn(table, last), ""]
     notes = [line for row in last for line in _void(row)]
-    notes += [f"{mark} {reason}" for reason, mark in table.reasons.items()]
+    notes += [f"{mark} {as_text(reason)}" for reason, mark in table.reasons.items()]
     if table.reported_from:
-        notes += [f"Rows marked *reported*: {table.reported_from}.", *(f"{words}." for words in remarks(table))]
+        notes += [
+            f"Rows marked *reported*: {table.reported_from}.",
+            *(f"{as_text(words)}." for words in remarks(table)),
+        ]
     return [*lines, *(line for note in notes for line in (note, ""))]
 
 
 def _drawn(table: Table, rows: Sequence[Row]) -> list[str]:
-    header = ["Defence", *(" ".join(table.heading(label)).replace("*", r"\*") for label in table.columns)]
+    header = ["Defence", *(as_text(" ".join(table.heading(label))).replace("*", r"\*") for label in table.columns)]
     further = [*(["Seconds"] if table.timed else []), *(["Audit"] if table.audited else [])]
-    header += [*table.together, *table.averages, *further]
+    header += [*map(as_text, (*table.together, *table.averages)), *further]
     return markdown_table(header, [line for row in rows for line in _lines(table, row, len(header))])
 
 
@@ -96,19 +100,20 @@ def _lines(table: Table, row: Row, width: int) -> list[list[str]]:
     time = [duration(row.seconds)] if table.timed else []
     grade = [row.grade or "-"] if table.audited else []
     averages = [percent(row.averages.get(label, math.nan)) for label in table.averages]
-    lines = [[row.defense, *cells, union, percent(row.mean), *averages, *time, *grade]]
+    defense = as_text(row.defense)
+    lines = [[defense, *cells, union, percent(row.mean), *averages, *time, *grade]]
     if row.detected:
         areas = [area(row, label) for label in table.columns]
-        lines.append([f"{row.defense}, ROC", *areas, *[""] * (width - 1 - len(areas))])
+        lines.append([f"{defense}, ROC", *areas, *[""] * (width - 1 - len(areas))])
     if row.reported:
         labels = (*table.columns, "Union", "Mean", *table.averages, *(["Seconds"] if table.timed else []))
         figures = [f"*{figure}*" if (figure := printed(row, label)) else "" for label in labels]
-        lines.append([f"{row.defense}, *reported*", *figures, *([""] if table.audited else [])])
+        lines.append([f"{defense}, *reported*", *figures, *([""] if table.audited else [])])
     return lines
 
 
 def _void(row: Row) -> list[str]:
-    return [f"{row.defense} is void: {voided(row)}."] if row.void else []
+    return [as_text(f"{row.defense} is void: {voided(row)}.")] if row.void else []
 
 
 def make_leaderboard(results: Path) -> str:
@@ -134,14 +139,19 @@ def _grid(folder: Path, reported_folder: Path) -> list[str]:
     """The measured tables of one results folder; nothing if nothing was measured."""
     cells = read_results(folder)
     described = read_grid_file(folder)
-    if not cells or described is None:
+    if not cells:
         return []
+    if described is None:
+        raise BenchError(
+            f"{folder} holds {len(cells)} results, but no _grid.json, which says how they stand together: run 'bench "
+            "run' with that grid again (what is stored is not measured again), or move the folder away."
+        )
     reported = None
     if described.reported is not None and reported_folder.is_dir():
         reported = Reported(described.reported, reported_folder)
-    lines = [f"### {described.title or described.name} (`{described.name}`)", ""]
+    lines = [f"### {as_text(described.title or described.name)} (`{as_text(described.name)}`)", ""]
     if described.summary:
-        lines += [described.summary, ""]
+        lines += [as_text(described.summary), ""]
     options = TableOptions.of(
         described,
         reported=reported,
@@ -162,5 +172,5 @@ def _stale(cells: Sequence[CellResult]) -> list[str]:
         of_reason = [c for c in cells if c.stale == reason]
         names = ", ".join(f"{c.model} · {c.defense} · {c.attack}" for c in of_reason)
         which = "all results of this grid" if len(of_reason) == len(cells) else names
-        lines += [f"*Stale*: {which}. {reason} Run the grid again.", ""]
+        lines += [f"*Stale*: {as_text(which)}. {as_text(reason)} Run the grid again.", ""]
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -361,6 +362,15 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list
     """Lines of a Markdown table, its first column to the left and the others to the right."""
     aligned = ["---", *["---:"] * (len(header) - 1)]
     return ["| " + " | ".join(cells) + " |" for cells in (header, aligned, *rows)]
+
+
+def as_text(words: str) -> str:
+    """Words of a user as Markdown that shows them and does nothing else: on one line and in one cell, without HTML,
+    links or headings."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in words).split())
+    line = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", line))
+    line = line.replace("](", "]\\(").replace("][", "]\\[").replace("|", "\\|")
+    return re.sub(r"^(?=[#>`~=+*-]|\[[^]]*\]:|\d+[.)])", r"\\", line)
 
 
 def percent(value: float) -> str:

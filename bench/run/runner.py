@@ -22,6 +22,7 @@ from bench.run.control import compare
 from bench.run.engine import LocalEngine
 from bench.run.faults import Failure, MachineFault, charge_no_machine
 from bench.run.guard import Guard
+from bench.run.origins import check_origins
 from bench.run.store import Adversarial, LostClips, Store
 from bench.weights.files import fingerprint
 
@@ -109,6 +110,7 @@ class Runner:
                 loaded, or a component fails where that is to stop the run; everything computed so far is stored.
             MachineFault: the disk, the memory or the device failed; so it is then.
         """
+        check_origins()
         if self._retry:
             self._forget_flawed()
         pending = {c.id: self._pending(self.store.done(c.id)) for c in self.plan.cells}
@@ -277,7 +279,12 @@ class Runner:
             self._guard.begin([network])
 
     def _spoiled(self, suspect: _Suspect) -> str | None:
-        """One sentence if the batch that was worked on changed what is not its own; all is put back then."""
+        """One sentence if the batch that was worked on changed what is not its own; all is put back then.
+
+        Raises:
+            BenchError: what it changed judges all others, too.
+        """
+        check_origins()
         networks = [suspect.network] if suspect.network is not None else []
         what = self._guard.complaint(networks) if self._guard is not None else None
         return f"while {suspect.name} was at work, it changed {what}, which it must leave alone" if what else None
@@ -416,7 +423,7 @@ class Runner:
         except BenchError:
             self._spoiled(suspect)
             raise
-        except Exception as error:  # noqa: BLE001 - recorded with the clip, shown in every table, never robust
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded with the clip, shown in every table, never robust
             failure = Failure.of(error)
         # Out of the except block: its traceback would keep the tensors of the failed batch alive.
         spoiled = self._spoiled(suspect)

@@ -31,7 +31,7 @@ from bench.training.objective import Objective
 from bench.training.objectives.classifier import Classification
 from bench.training.recipes import Recipe, objective_of
 from bench.weights.files import load_checkpoint, load_strictly, sha256_of
-from bench.weights.zoo import zoo_file
+from bench.weights.zoo import parse_manifest, zoo_file
 
 
 @dataclass(frozen=True)
@@ -383,11 +383,7 @@ def _command(model: str, dataset: str, recipe: Recipe, seed: int, start: Path | 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / "manifest.json"
-    try:
-        entries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise BenchError(f"{file} is damaged ({error}): restore it, or give another --out.") from error
-    return entries
+    return parse_manifest(file.read_bytes(), file) if file.is_file() else {}
 
 
 def _write_manifest(folder: Path, entries: Mapping[str, Any]) -> None:

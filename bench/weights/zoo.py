@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,6 +12,7 @@ from torch import nn
 
 from bench.data.base import Missing
 from bench.errors import BenchError
+from bench.records.strict import strict_json
 from bench.registry import MODELS, Spec
 from bench.weights.files import load_checkpoint, load_strictly, sha256_of
 
@@ -110,8 +111,48 @@ PUBLISHED: dict[tuple[str, str], Missing] = {
 
 def manifest() -> dict[str, Any]:
     """The zoo's manifest: ``{file name: {model, dataset, sha256, recipe, seed, ..., figures}}``."""
-    text = resources.files("bench.zoo").joinpath("manifest.json").read_text(encoding="utf-8")
-    entries: dict[str, Any] = json.loads(text)
+    file = Path(str(resources.files("bench.zoo").joinpath("manifest.json")))
+    return parse_manifest(file.read_bytes(), file)
+
+
+# What entries of every kind hold, and those of robust networks besides.
+_OF_ENTRY: dict[str, type] = {"kind": str, "model": str, "dataset": str, "sha256": str, "figures": dict}
+_OF_ROBUST: dict[str, type] = {
+    "base": str,
+    "architecture": str,
+    "architecture_options": dict,
+    "source": str,
+    "recipe": dict,
+}
+
+
+def parse_manifest(content: bytes, file: Path) -> dict[str, Any]:
+    """The entries of a manifest of weights, by file name.
+
+    Raises:
+        BenchError: it is no manifest, or an entry does not say what it must.
+    """
+
+    def damaged(why: str) -> BenchError:
+        return BenchError(f"{file} is no manifest of weights ({why}): restore it, or give another folder.")
+
+    try:
+        entries = strict_json(content.decode("utf-8"))
+    except RecursionError as error:
+        raise damaged("it is nested too deeply") from error
+    except ValueError as error:
+        raise damaged(str(error).splitlines()[0]) from error
+    if not isinstance(entries, dict):
+        raise damaged("it holds no entries by file name")
+    for name, entry in entries.items():
+        if Path(name).name != name or not name.isprintable():
+            raise damaged(f"{name!r} is no name of a file beside it")
+        needed = _OF_ENTRY | (_OF_ROBUST if isinstance(entry, dict) and entry.get("kind") == "robust" else {})
+        lacking = [k for k, kind in needed.items() if not isinstance(entry, dict) or not isinstance(entry.get(k), kind)]
+        if lacking:
+            raise damaged(f"the entry of {name} has no {lacking[0]!r}, or one of another kind")
+        if re.fullmatch("[0-9a-f]{64}", entry["sha256"]) is None:
+            raise damaged(f"the entry of {name} has no checksum")
     return entries
 
 

@@ -135,6 +135,13 @@ class Exhausting(Purifier):
         return clips * 1
 
 
+class Leaving(Purifier):
+    """Ends the program, as a script does that was not meant to be imported."""
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        raise SystemExit(0)
+
+
 class Doubled(RobustModel):
     """A robust model: the same decisions with doubled logits."""
 

@@ -297,3 +297,12 @@ def test_retry_runs_invalid_clips_again(gray_grid: Write, tmp_path: Path, monkey
         assert all(o.linf == pytest.approx(0.5) for o in first.outcomes if o.label == 0)
         again = run(path, tmp_path / gradient, retry=True)["kit.gray:Identity", f"kit.gray:Counting+{gradient}"]
         assert (again.score.invalid, again.score.correct) == (0, 6)
+
+
+def test_a_defence_that_would_end_the_program_costs_its_own_clips(gray_grid: Write, tmp_path: Path) -> None:
+    cells = run(gray_grid(("kit.gray:Identity", "kit.gray:Leaving"), (ALL, "[noise]")), tmp_path / "s")
+    assert {o.status for o in cells["none", "noise"].outcomes} == {"ok"}
+    for outcome in cells["kit.gray:Leaving", "noise"].outcomes:
+        assert outcome.status == "failed"
+        assert outcome.error is not None
+        assert outcome.error.startswith("SystemExit: 0 (kit/gray.py:")

@@ -261,5 +261,5 @@ def test_options_of_a_recipe_go_to_its_objective() -> None:
 
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
-    with pytest.raises(BenchError, match=r"manifest\.json is damaged"):
+    with pytest.raises(BenchError, match=r"manifest\.json is no manifest of weights"):
         loop.remeasure("net", "ramp", out=tmp_path, device=CPU)
