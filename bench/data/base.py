@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from bench.errors import BenchError
+
 _STORE = ".store"  # what a results folder holds
 
 
@@ -48,8 +50,9 @@ def listing(missing: Sequence[Missing]) -> str:
     return "\n".join(f"  - {item}" for item in missing)
 
 
-class MissingClip(Exception):
-    """One clip of the list has no file. The runner counts it as missing, never as robust."""
+class MissingClip(BenchError):
+    """One clip of the list has no file. The runner counts it as missing, never as robust; whoever cannot go on without
+    it says so."""
 
 
 class Dataset(ABC):

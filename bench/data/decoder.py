@@ -237,7 +237,7 @@ def _serve(questions: BinaryIO, answers: BinaryIO, said: FileIO) -> None:
             if picture.shape[0] * picture.shape[1] > MOST_PIXELS:
                 why = f"its frames have {picture.shape[1]}x{picture.shape[0]} pixels, and {MOST_PIXELS} are the most"
                 break
-            checks.append(zlib.crc32(picture))
+            checks.append(zlib.crc32(picture.data))
             if number in wanted:
                 answer({"frame": number, "shape": picture.shape}, picture)
         # It ends the thread that decodes ahead, whose words would be taken for those about the next video.
@@ -249,8 +249,10 @@ def _serve(questions: BinaryIO, answers: BinaryIO, said: FileIO) -> None:
 def _watched(patience: float, said: FileIO) -> Iterator[None]:
     """Ends the process if the block takes longer: nothing else stops a library that hangs."""
     faulthandler.dump_traceback_later(patience, exit=True, file=said)
-    yield
-    faulthandler.cancel_dump_traceback_later()
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _words(said: FileIO) -> int:

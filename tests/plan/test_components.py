@@ -58,3 +58,13 @@ def test_a_file_that_is_a_parameter_counts_by_what_it_holds(gray_grid: Callable[
     first = ids(tmp_path / "a" / "list.txt", "one")
     assert ids(tmp_path / "b" / "list.txt", "one") == first
     assert ids(tmp_path / "a" / "list.txt", "two").isdisjoint(first)
+
+
+def test_a_run_whose_first_clip_is_absent_counts_it(
+    bench: Callable[..., Answer], gray_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    dataset = '{name: "kit.gray:GrayClips", length: 6, absent: 0}'
+    grid = gray_grid((DATASET, dataset), ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[clean]"))
+    answer = bench("run", "--grid", grid, "--results", tmp_path / "r")
+    assert answer.code == 1
+    assert "2 missing" in answer.out + answer.err  # of both rows
