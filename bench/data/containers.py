@@ -26,12 +26,14 @@ class Container:
             the frames do not follow one another.
         count_at: the byte at which the number of frames stands, if leaving out the last ones takes no more than a
             smaller number there.
+        hidden: how many frames at the beginning are coded and not to be shown.
     """
 
     frames: int | None = None
     damage: str = ""
     ends: tuple[int, ...] = ()
     count_at: int | None = None
+    hidden: int = 0
 
     def beginning(self, path: Path, frames: int) -> bytes:
         """The file as it would be if it ended after so many frames, which are fewer than it has."""
@@ -120,8 +122,9 @@ def _u32(data: mmap.mmap | bytes, at: int) -> int:
 def _mp4(data: mmap.mmap | bytes) -> Container:
     boxes = list(_boxes(data, 0, len(data)))
     moov = next(((start, end) for code, start, end in boxes if code == b"moov"), None)
-    count_at = None if moov is None else _count_at(data, *moov)
-    frames = None if count_at is None else int.from_bytes(data[count_at : count_at + 4], "big")
+    table = {} if moov is None else _video_table(data, *moov)
+    count_at = table[b"stsz"] + 8 if b"stsz" in table else None
+    frames = None if count_at is None else _big(data, count_at)
     known = {code for code, _, _ in boxes}
     last = boxes[-1][2] if boxes else 0
     if last > len(data):
@@ -130,7 +133,9 @@ def _mp4(data: mmap.mmap | bytes) -> Container:
     if last < len(data) and not {b"moov", b"mdat"} <= known and b"moof" not in known:
         return Container(frames, f"nonsense from byte {last} on", (), count_at)
     # Of a video in fragments the table lists the first ones alone.
-    return Container() if b"moof" in known or not frames else Container(frames, "", (), count_at)
+    if b"moof" in known or not frames:
+        return Container()
+    return Container(frames, "", (), count_at, _hidden(data, table, frames))
 
 
 def _boxes(data: mmap.mmap | bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -148,21 +153,54 @@ def _boxes(data: mmap.mmap | bytes, at: int, end: int) -> Iterator[tuple[bytes, 
         at += size
 
 
-def _count_at(data: mmap.mmap | bytes, start: int, end: int) -> int | None:
-    """Where the number of frames in the table of the first video track stands."""
+def _video_table(data: mmap.mmap | bytes, start: int, end: int) -> dict[bytes, int]:
+    """Where the content of each box of the first video track begins."""
     for code, inner, stop in _boxes(data, start, end):
         if code != b"trak":
             continue
         # The first of each name: QuickTime has a second handler, of the data.
         boxes = {name: at for name, at, _ in reversed(list(_inside(data, inner, min(stop, end))))}
-        if b"hdlr" in boxes and b"stsz" in boxes and data[boxes[b"hdlr"] + 8 : boxes[b"hdlr"] + 12] == b"vide":
-            return boxes[b"stsz"] + 8
-    return None
+        if b"hdlr" in boxes and data[boxes[b"hdlr"] + 8 : boxes[b"hdlr"] + 12] == b"vide":
+            return boxes
+    return {}
+
+
+def _hidden(data: mmap.mmap | bytes, table: dict[bytes, int], frames: int) -> int:
+    """How many frames are coded and not shown, as the edit list begins behind them: a video that was trimmed without
+    coding it again holds those since the key frame before."""
+    if b"elst" not in table or b"stts" not in table:
+        return 0
+    at = table[b"elst"]
+    wide = 8 if data[at : at + 1] == b"\1" else 4  # by the version, times take so many bytes
+    entries = [at + 8 + (2 * wide + 4) * i + wide for i in range(min(_big(data, at + 4), 8))]
+    starts = [int.from_bytes(data[entry : entry + wide], "big", signed=True) for entry in entries]
+    begin = next((start for start in starts if start >= 0), 0)
+    offsets = _runs(data, table[b"ctts"], frames) if b"ctts" in table else []
+    time = hidden = 0
+    for number, step in enumerate(_runs(data, table[b"stts"], frames)):
+        hidden += time + (offsets[number] if number < len(offsets) else 0) < begin
+        time += step
+    return hidden
+
+
+def _runs(data: mmap.mmap | bytes, at: int, most: int) -> list[int]:
+    """A table of how often each value comes in turn, written out."""
+    values: list[int] = []
+    for entry in range(at + 8, min(at + 8 + 8 * _big(data, at + 4), len(data)), 8):
+        if len(values) >= most:
+            break
+        value = int.from_bytes(data[entry + 4 : entry + 8], "big", signed=True)
+        values += [value] * min(_big(data, entry), most - len(values))
+    return values
+
+
+def _big(data: mmap.mmap | bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 4], "big")
 
 
 def _inside(data: mmap.mmap | bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     for code, inner, stop in _boxes(data, start, end):
-        if code in (b"mdia", b"minf", b"stbl"):
+        if code in (b"edts", b"mdia", b"minf", b"stbl"):
             yield from _inside(data, inner, min(stop, end))
         else:
             yield code, inner, stop

@@ -68,13 +68,20 @@ class Decoder:
         self._owner = 0
         self._lock = threading.Lock()
 
-    def decode(self, path: Path, size: tuple[int, int] | None, choose: Callable[[int], Iterable[int]]) -> Decoded:
+    def decode(
+        self,
+        path: Path,
+        size: tuple[int, int] | None,
+        choose: Callable[[int], Iterable[int]],
+        most: int | None = None,
+    ) -> Decoded:
         """Decodes a whole video, and hands over some of its frames.
 
         Args:
             path: of a regular file.
             size: width and height to which the decoder scales; the video's own if not given.
             choose: the numbers of the wanted frames, by the number of frames that the decoder finds.
+            most: how many frames there are at most, if the container says so: decord counts hidden ones too.
 
         Raises:
             BenchError: the video cannot be opened, or the decoder crashed or hung.
@@ -86,8 +93,8 @@ class Decoder:
                 opened = self._receive(path)
                 if "error" in opened:
                     raise BenchError(f"Cannot decode {path}: {opened['error']}.")
-                length = int(opened["length"])
-                self._send({"wanted": sorted(set(choose(length)))})
+                length = min(int(opened["length"]), most or int(opened["length"]))
+                self._send({"wanted": sorted(set(choose(length))), "length": length})
                 frames: dict[int, NDArray[np.uint8]] = {}
                 while "done" not in (head := self._receive(path)):
                     frames[head["frame"]] = self._picture(path, head["shape"])
@@ -224,10 +231,11 @@ def _serve(questions: BinaryIO, answers: BinaryIO, said: FileIO) -> None:
         # What is said until here may be about the sound, which FFmpeg looks at while it opens a file.
         opened = _words(said)
         answer({"length": length})
-        wanted = set(json.loads(questions.readline())["wanted"])
+        asked = json.loads(questions.readline())
+        wanted = set(asked["wanted"])
         checks: list[int] = []
         why = ""
-        for number in range(length):
+        for number in range(asked["length"]):
             with _watched(video["patience"], said):
                 try:
                     picture = _unpadded(reader.next().asnumpy())

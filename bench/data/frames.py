@@ -212,7 +212,8 @@ def decode(
         raise BenchError(f"Cannot decode {path}: it holds no frame.")
     why, total = container.damage, container.frames or len(container.ends)
     if not why:
-        decoded = DECODER.decode(path, size, choose)
+        shown = total - container.hidden if container.hidden else None
+        decoded = DECODER.decode(path, size, choose, shown)
         if not decoded.why:
             return [decoded.frames[i] for i in chosen]
         why, total = decoded.why, decoded.length

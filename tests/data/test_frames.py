@@ -191,6 +191,24 @@ def test_rotation_is_obeyed(tmp_path: Path, size: tuple[int, int] | None) -> Non
     assert frame[:, : width // 2].mean() < 5
 
 
+@pytest.mark.parametrize("options", [{"qp": "10", "bf": "0"}, {"qp": "10", "bf": "2"}])
+@pytest.mark.parametrize("skipped", [0, 5, 25])
+def test_a_video_that_was_trimmed_shows_what_is_left(tmp_path: Path, options: dict[str, str], skipped: int) -> None:
+    """As by ``ffmpeg -ss -c copy``: the frames since the last key frame are in the file, and hidden by an edit list."""
+    path = write_video(tmp_path / "a.mp4", moving(40), codec="libx264", options={"g": "20", **options})
+    whole = decode(path, range(40))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") + 12
+    per_frame = int.from_bytes(data[data.index(b"mdhd") + 16 :][:4], "big") // 25
+    length, begin = struct.unpack(">II", data[at : at + 8])
+    data[at : at + 8] = struct.pack(">II", length - 40 * skipped, begin + per_frame * skipped)
+    path.write_bytes(data)
+    lengths = []
+    frames = decode(path, lambda found: [*range(40 - skipped), lengths.append(found) or 0])
+    assert lengths == [40 - skipped]
+    assert all(np.array_equal(a, b) for a, b in zip(frames, [*whole[skipped:], whole[skipped]], strict=True))
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "pixels"),
     [

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kit.commands import Answer
 from kit.own import write_stills
 
-from bench.grids.grid import read_grid
+from bench.grids.grid import Grid, read_grid
 from bench.plan.cells import Cell
+from bench.plan.components import _dataset
 from bench.plan.expand import make_plan
+from bench.records.identity import ComponentIdentity
 
 DATASET = '{name: "kit.gray:GrayClips", length: 6}'
 
@@ -45,6 +48,19 @@ def test_a_setting_that_seeds_nothing_is_part_of_the_identity(gray_grid: Callabl
     assert {c.judge_stream for c in one}.isdisjoint(c.judge_stream for c in longer)
     assert other[0].dataset.identity.files["reading"] == "lenient"
     assert other[0].dataset.identity.params == {"frames": 4}
+
+
+@pytest.mark.parametrize("name", ["ucf101", "hmdb51", "kinetics400"])
+def test_what_becomes_of_damaged_clips_seeds_nothing(name: str) -> None:
+    """Clips that are intact meet the random numbers that they met before there was the choice."""
+
+    def identity(**settings: str) -> ComponentIdentity:
+        grid = {"dataset": {"name": name, **settings}, "models": ["m"], "defenses": ["none"], "attacks": ["clean"]}
+        return _dataset(Grid.model_validate({"name": "g", **grid}), None).identity
+
+    assert identity().stream() == identity(on_damage="pad").stream()
+    assert "on_damage" not in identity().params
+    assert (identity().files, identity(on_damage="pad").files) == ({"on_damage": "refuse"}, {"on_damage": "pad"})
 
 
 def test_a_file_that_is_a_parameter_counts_by_what_it_holds(gray_grid: Callable[..., Path], tmp_path: Path) -> None:
