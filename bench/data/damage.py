@@ -68,7 +68,10 @@ class Beginnings:
         with tempfile.NamedTemporaryFile(prefix="bench-", suffix=self._path.suffix) as file:
             file.write(self._container.beginning(self._path, count))
             file.flush()
-            return DECODER.decode(Path(file.name), self._size, lambda _: wanted)
+            try:
+                return DECODER.decode(Path(file.name), self._size, lambda _: wanted)
+            except BenchError as error:
+                raise BenchError(str(error).replace(file.name, str(self._path))) from error
 
     def _is_sound(self, count: int) -> bool:
         with contextlib.suppress(BenchError):

@@ -85,6 +85,7 @@ class Decoder:
 
         Raises:
             BenchError: the video cannot be opened, or the decoder crashed or hung.
+            OSError: the process does not start.
             MemoryError: something ended the process from outside, as systems do that run out of memory.
         """
         with self._lock:
@@ -132,6 +133,9 @@ class Decoder:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # an interrupt is for the run, which then closes the pipe
             )
+            assert self._process.stdout is not None
+            if self._process.stdout.readline() != _READY:
+                raise OSError(f"The process that decodes videos does not start ({self._process.wait()}).")
         return self._process
 
     def _send(self, question: dict[str, Any]) -> None:
@@ -187,6 +191,7 @@ def plain(message: str) -> str:
 
 # --- in the process ---
 
+_READY = b"ready\n"
 _TOO_LATE, _BUG = 1, 70  # codes with which the process ends: faulthandler's, and that of an error of ours
 
 
@@ -285,6 +290,8 @@ def _main() -> None:
         # Whatever is printed goes to the file.
         os.dup2(said.fileno(), 2)
         os.dup2(said.fileno(), 1)
+        answers.write(_READY)
+        answers.flush()
         try:
             _serve(sys.stdin.buffer, answers, said)
         except Exception:  # noqa: BLE001 - whoever asked is told; and this is not the code of being too late

@@ -61,6 +61,16 @@ def test_a_decoder_that_ends_is_started_again(
     made.close()
 
 
+def test_a_process_that_does_not_start_is_no_fault_of_the_video(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder.sys, "executable", "/bin/false")
+    made = Decoder()
+    with pytest.raises(OSError, match="does not start"):
+        frames(made, video)
+    monkeypatch.undo()
+    assert frames(made, video) == 12
+    made.close()
+
+
 def test_an_error_of_whoever_chooses_leaves_no_answer_behind(video: Path) -> None:
     made = Decoder()
 
