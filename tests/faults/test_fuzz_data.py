@@ -295,8 +295,8 @@ def same(one: list[Frame], other: list[Frame]) -> bool:
 def test_videos(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A video is refused, or its frames are those of the undamaged one; so are those before the damage that is padded.
 
-    Runs of bytes are spoilt, as disks and networks do. None of these codecs has a checksum: in one of a hundred cases the
-    bytes are another video that nobody can tell from a whole one, which counts here and may not become more.
+    Runs of bytes are spoilt, as disks and networks do. None of these codecs has a checksum: in one of a hundred cases
+    the bytes are another video that nobody can tell from a whole one, which counts here and may not become more.
     """
     monkeypatch.setattr(decoder, "PATIENCE", 5)
     whole, frames = video(name)
