@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bench.errors import BenchError, at_least, nearest
 from bench.models.base import VideoClassifier
 from bench.registry import register
-from bench.weights.files import load_strictly, load_with_arch
+from bench.weights.files import load_strictly, load_with_arch, rows_of
 
 Block = Literal["basic", "bottleneck", "resnext", "wide"]
 Shortcut = Literal["A", "B"]
@@ -231,7 +231,7 @@ def load_published(
             f"The checkpoint {checkpoint} has {len(stem)} channels after its first convolution, not {width}: give one "
             "of the CVPR 2018 branch of 3D-ResNets-PyTorch (ResNeXt and wide ResNets of its master branch have 128)."
         )
-    rows = len(state["fc.weight"]) if "fc.weight" in state else num_classes or 400
+    rows = rows_of(state, "fc.weight", num_classes or 400, checkpoint)
     if num_classes not in (None, rows):
         raise BenchError(f"The checkpoint {checkpoint} has {rows} classes, not {num_classes}.")
     network = build(rows)

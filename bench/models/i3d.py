@@ -22,7 +22,7 @@ from bench.flow.pairs import with_updates
 from bench.models.base import VideoClassifier
 from bench.models.flow_stream import FlowStream
 from bench.registry import register
-from bench.weights.files import load_checkpoint, load_strictly
+from bench.weights.files import load_checkpoint, load_strictly, rows_of
 
 Triple = tuple[int, int, int]
 
@@ -210,8 +210,9 @@ def _sized(state: Mapping[str, Tensor], checkpoint: Path, num_classes: int | Non
     Raises:
         BenchError: it is for another number of classes, or for flow in place of colours.
     """
-    if _HEAD in state and num_classes not in (None, len(state[_HEAD])):
-        raise BenchError(f"The checkpoint {checkpoint} has {len(state[_HEAD])} classes, not {num_classes}.")
+    rows = rows_of(state, _HEAD, num_classes or 400, checkpoint)
+    if num_classes not in (None, rows):
+        raise BenchError(f"The checkpoint {checkpoint} has {rows} classes, not {num_classes}.")
     stem = state.get(f"{_STEM}.conv3d.weight")
     kinds = {3: "colours", 2: "flow"}
     if stem is not None and stem.ndim == 5 and stem.shape[1] != channels:
@@ -219,7 +220,7 @@ def _sized(state: Mapping[str, Tensor], checkpoint: Path, num_classes: int | Non
             f"The checkpoint {checkpoint} is for {kinds.get(stem.shape[1], 'an input')} of {stem.shape[1]} channels, "
             f"not for {kinds[channels]} of {channels}: give that of the other stream."
         )
-    return I3D(len(state[_HEAD]) if _HEAD in state else 400, channels=channels)
+    return I3D(rows, channels=channels)
 
 
 @register(

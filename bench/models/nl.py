@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench.errors import BenchError
 from bench.models.base import VideoClassifier, build_seeded
 from bench.registry import register
-from bench.weights.files import load_checkpoint, load_strictly
+from bench.weights.files import load_checkpoint, load_strictly, rows_of
 
 
 class NonLocalBlock(nn.Module):
@@ -180,7 +180,7 @@ def nl_r50(checkpoint: Path | None = None, num_classes: int | None = None) -> NL
     if checkpoint is None:
         return NLResNet(num_classes or 400)
     state = drop_aliases(load_checkpoint(checkpoint), checkpoint)
-    rows = len(state["fc.weight"]) if "fc.weight" in state else 400
+    rows = rows_of(state, "fc.weight", 400, checkpoint)
     if num_classes not in (None, rows):
         raise BenchError(f"The checkpoint {checkpoint} has {rows} classes, not {num_classes}.")
     classifier = NLResNet(rows)

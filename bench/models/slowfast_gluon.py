@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.models.base import VideoClassifier
 from bench.models.nl import Bottleneck
 from bench.registry import register
-from bench.weights.files import load_checkpoint, load_strictly
+from bench.weights.files import load_checkpoint, load_strictly, rows_of
 
 _EXPANSION = 4
 
@@ -110,7 +110,7 @@ def slowfast_r50(checkpoint: Path | None = None, num_classes: int | None = None)
     if checkpoint is None:
         return GluonSlowFast(num_classes or 400)
     state = load_checkpoint(checkpoint)
-    rows = len(state["fc.weight"]) if "fc.weight" in state else 400
+    rows = rows_of(state, "fc.weight", 400, checkpoint)
     if num_classes not in (None, rows):
         raise BenchError(f"The checkpoint {checkpoint} has {rows} classes, not {num_classes}.")
     classifier = GluonSlowFast(rows)

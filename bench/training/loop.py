@@ -7,11 +7,10 @@ import math
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from bench.training.objectives.classifier import Classification
 from bench.training.recipes import Recipe, objective_of
 from bench.weights.files import load_checkpoint, load_strictly, sha256_of
 from bench.weights.zoo import parse_manifest, zoo_file
+from bench.weights.reading import read_plain
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,35 @@ class _Average:
                 self.state[name].lerp_(value, 1 - keep)
             else:
                 self.state[name].copy_(value)
+
+
+def _same_layout(stored: Mapping[str, Any], own: Mapping[str, Tensor]) -> bool:
+    """Whether stored weights have the names, shapes and dtypes of a network's."""
+    return stored.keys() == own.keys() and all(
+        isinstance(stored[k], Tensor) and (stored[k].shape, stored[k].dtype) == (own[k].shape, own[k].dtype)
+        for k in own
+    )
+
+
+def _moved(weights: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in weights.items()}
+
+
+def _are_moments(stored: Mapping[int, Any], trained: Sequence[nn.Parameter], recipe: Recipe, step: int) -> bool:
+    """Whether stored moments are those of the optimiser of these parameters after some steps."""
+    names = {"momentum_buffer"} if recipe.optimiser == "sgd" else {"step", "exp_avg", "exp_avg_sq"}
+    return all(
+        moments.keys() == names
+        and (names == {"momentum_buffer"} or 0 < float(moments["step"]) <= step)
+        and all(moments[name].shape == trained[place].shape for name in names - {"step"})
+        and all(moments[name].dtype == trained[place].dtype for name in names - {"step"})
+        for place, moments in stored.items()
+    )
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a group of an optimiser's parameters, what stays the same over a training."""
+    return {key: value for key, value in group.items() if key not in ("params", "lr")}
 
 
 def _rate(recipe: Recipe, step: int) -> float:
@@ -210,19 +239,58 @@ class _Training:
         """
         if not file.is_file():
             return False
+        damaged = BenchError(f"{file} is damaged: delete it to begin again, or give another --work.")
         try:
-            state = torch.load(file, map_location=self.device, weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
-            raise BenchError(f"{file} is damaged: delete it to begin again, or give another --work.") from error
-        if state["settings"] != self.settings:
+            state = read_plain(file)
+            known = state["settings"] == self.settings
+        except (BenchError, KeyError, TypeError, RuntimeError, IndexError) as error:
+            raise damaged from error
+        if not known:
             raise BenchError(f"{file} holds a training with other settings or code: give another --work or delete it.")
+        try:
+            self._take(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+            raise damaged from error
+        return True
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        """Becomes what a state says.
+
+        Raises:
+            ValueError, or another: it is no state of this training.
+        """
+        own, step, best = self.network.state_dict(), state["step"], state["best"]
+        figures, seconds = state["figures"], state["seconds"]
+        averaged = [state["average"]] if self.average is not None else []
+        kept = [best["weights"]] if best else []
+        if not (
+            type(step) is int
+            and 0 <= step <= self.recipe.steps
+            and isinstance(seconds, float | int)
+            and all(isinstance(value, float | int) for value in figures.values())
+            and all(_same_layout(weights, own) for weights in (state["model"], *averaged, *kept))
+            and (not best or (isinstance(best["union"], float | int) and type(best["step"]) is int))
+        ):
+            raise ValueError("its values are of other kinds or shapes")
+        fresh = [_options(group) for group in self.optimiser.param_groups]
+        numbers = [group["params"] for group in self.optimiser.state_dict()["param_groups"]]
+        known = [group["params"] for group in state["optimiser"]["param_groups"]] == numbers
+        if not known or not _are_moments(state["optimiser"]["state"], self.trained, self.recipe, step):
+            raise ValueError("its optimiser is that of another network")
+        schedule = self.schedule.state_dict()  # all of it follows from the step
+        if state["schedule"].keys() != schedule.keys() or state["schedule"]["last_epoch"] != step:
+            raise ValueError("its learning rate is that of another step")
         self.network.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
+        groups, rate = self.optimiser.param_groups, self.recipe.lr * _rate(self.recipe, step)
+        now = {"last_epoch": step, "_step_count": step + 1, "_last_lr": [group["lr"] for group in groups]}
+        self.schedule.load_state_dict({**schedule, **now})
+        if [_options(group) for group in groups] != fresh or any(not math.isclose(g["lr"], rate) for g in groups):
+            raise ValueError("its optimiser has other options")
         if self.average is not None:
-            self.average.state, self.average.updates = state["average"], state["step"]
-        self.step, self.figures, self.seconds, self.best = (state[k] for k in ("step", "figures", "seconds", "best"))
-        return True
+            self.average.state, self.average.updates = _moved(state["average"], self.device), step
+        self.best = {**best, "weights": _moved(best["weights"], self.device)} if best else {}
+        self.step, self.figures, self.seconds = step, figures, seconds
 
     def save(self, file: Path) -> None:
         """Writes the state, replacing the old one only when the new one is complete."""

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.errors import BenchError
+from bench.weights.reading import read_plain, some, state_dict_of
 
-# What reading a file that is no checkpoint raises; the unpickler trips over garbage in many ways.
-UNREADABLE = (
-    SafetensorError,
-    UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    OSError,
-    IndexError,
-    KeyError,
-    AttributeError,
-    TypeError,
-)
+_HALF = (torch.float16, torch.bfloat16)
+_SHIPPED = Path(__file__).parent.parent / "zoo"
+# Far more than any data set of videos has; a final layer of more is none, and takes all memory.
+_MOST_CLASSES = 50_000
 
 
 def sha256_of(path: Path) -> str:
@@ -39,68 +28,103 @@ def sha256_of(path: Path) -> str:
 def load_checkpoint(path: Path) -> dict[str, Tensor]:
     """Reads a flat state dict from ``.safetensors`` or, without running any code, from a PyTorch file.
 
-    A ``{'state_dict': ...}`` wrapper and ``module.`` prefixes (of data-parallel training) are removed.
+    What training scripts wrap around it, and put before its names, is removed: :func:`state_dict_of`.
+
+    Warns:
+        UserWarning: the weights, which are none of the shipped ones, are of half precision.
 
     Raises:
-        BenchError: the file is absent, unreadable, unsafe, or holds no state dict.
+        BenchError: the file is absent, unreadable, unsafe, or holds no state dict, or one that nobody can use.
     """
     return load_with_arch(path)[0]
 
 
 def load_with_arch(path: Path) -> tuple[dict[str, Tensor], str]:
     """As :func:`load_checkpoint`, with the ``arch`` that stands beside ``state_dict``: the network's name, or empty."""
-    if not path.is_file():
-        raise BenchError(f"There is no checkpoint at {path}; check the path given with --checkpoint.")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    state, arch = state_dict_of(read_plain(path), path)
+    half = sorted({str(v.dtype).removeprefix("torch.") for v in state.values() if v.dtype in _HALF})
+    if half and path.parent != _SHIPPED:
+        warnings.warn(
+            f"The checkpoint {path} holds weights of half precision ({', '.join(half)}); they are converted to that of "
+            "the network, float32 unless it says otherwise.",
+            stacklevel=2,
+        )
+    return state, arch
+
+
+def rows_of(state: Mapping[str, Tensor], key: str, otherwise: int, path: Path) -> int:
+    """Classes that a checkpoint's final layer has, for a network that is to be made for it.
+
+    Args:
+        key: of the layer's weights.
+        otherwise: the number if they are not there; loading says so later.
+
+    Raises:
+        BenchError: no classifier has so many, or it is no layer at all.
+    """
+    if key not in state:
+        return otherwise
+    weight = state[key]
+    if weight.ndim < 1 or not 0 < len(weight) <= _MOST_CLASSES:
         raise BenchError(
-            f"Cannot read the checkpoint {path}: {reason} (only safetensors files and PyTorch files of "
-            "plain tensors are loaded)."
-        ) from error
-    arch = ""
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        arch, content = str(content.get("arch") or ""), content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise BenchError(f"The checkpoint {path} holds no state dict: expected parameter names and tensors.")
-    return {str(k).removeprefix("module."): v for k, v in content.items()}, arch
-
-
-def _some(keys: Iterable[str], limit: int = 5) -> str:
-    listed = sorted(keys)
-    return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
+            f"The checkpoint {path} is of no classifier: its {key} has the shape {tuple(weight.shape)}, and one row "
+            f"per class, at most {_MOST_CLASSES}, is expected."
+        )
+    return len(weight)
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Loads a state dict that must fit exactly; counters of batch norm may be absent (old PyTorch).
 
+    Floats of another precision are converted; nothing else is.
+
     Raises:
-        BenchError: names the first missing, unexpected or differently shaped keys.
+        BenchError: names the first missing, unexpected, differently shaped or otherwise stored keys.
     """
     own = network.state_dict()
     missing = {k for k in own.keys() - state.keys() if not k.endswith("num_batches_tracked")}
     unexpected = state.keys() - own.keys()
     shapes = {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape}
+    kinds = {k for k in own.keys() & state.keys() - shapes if not _means_the_same(state[k], own[k].dtype)}
     problems = []
     if missing:
-        problems.append(f"missing keys: {_some(missing)}")
+        problems.append(f"missing keys: {some(missing)}")
     if unexpected:
-        problems.append(f"unexpected keys: {_some(unexpected)}")
+        problems.append(f"unexpected keys: {some(unexpected)}")
     if shapes:
         problems.append(
             "other shapes: "
-            + _some(f"{k} (file {tuple(state[k].shape)}, network {tuple(own[k].shape)})" for k in shapes)
+            + some(f"{k} (file {tuple(state[k].shape)}, network {tuple(own[k].shape)})" for k in shapes)
         )
+    if kinds:
+        listed = (f"{k} (file {state[k].dtype}, network {own[k].dtype})" for k in kinds)
+        problems.append(f"other numbers, which would be loaded unscaled or rounded: {some(listed)}")
     if problems:
         raise BenchError(
             f"The checkpoint {path} is not for {type(network).__name__}: {'; '.join(problems)}. "
-            "Give the checkpoint of this architecture."
+            f"{_advice(own, state, bool(kinds))}"
         )
     network.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False)
+
+
+def _means_the_same(stored: Tensor, wanted: torch.dtype) -> bool:
+    """Whether stored values are still what they were in another dtype, up to the precision of floats."""
+    if stored.dtype == wanted:
+        return True
+    if wanted.is_floating_point:
+        # Large doubles have no float32.
+        return stored.is_floating_point() and torch.equal(stored.to(wanted).isinf(), stored.isinf())
+    return torch.equal(stored.to(wanted).to(stored.dtype), stored)  # counters may have become floats
+
+
+def _advice(own: Mapping[str, Tensor], state: Mapping[str, Tensor], other_numbers: bool) -> str:
+    if other_numbers:
+        return "Give the float weights of this architecture."
+    first = {key.partition(".")[0] for key in state}
+    if len(first) == 1 and {key.partition(".")[2] for key in state} >= {k for k in own if "num_batches" not in k}:
+        (prefix,) = first
+        return f"All its names begin with '{prefix}.': save the weights of model.{prefix} alone."
+    return "Give the checkpoint of this architecture."
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -17,11 +17,12 @@ def test_train_resumes_and_exports_what_the_manifest_says(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
+    from safetensors.torch import load_file
 
     from bench.training import loop
     from bench.training.objectives.classifier import Classification
     from bench.training.recipes import RECIPES, Recipe
-    from bench.weights.files import load_checkpoint, sha256_of
+    from bench.weights.files import sha256_of
 
     monkeypatch.setitem(RECIPES, "short", Recipe("short", steps=4, batch=2, warmup=1))
     arguments = ("train", "--model", "nl_tiny", "--recipe", "short", "--curves", tmp_path / "curves")
@@ -58,8 +59,8 @@ def test_train_resumes_and_exports_what_the_manifest_says(
         )
     again = bench(*arguments, "--work", tmp_path / "v", "--out", tmp_path / "resumed")
     assert again.code == 0, again.err
-    resumed = load_checkpoint(tmp_path / "resumed" / "nl_tiny-motion12.safetensors")
-    for name, tensor in load_checkpoint(file).items():
+    resumed = load_file(tmp_path / "resumed" / "nl_tiny-motion12.safetensors")
+    for name, tensor in load_file(file).items():
         assert torch.equal(tensor, resumed[name]), name
 
     stored = torch.load(tmp_path / "v" / "state.pt", weights_only=True)

@@ -126,7 +126,7 @@ def published_layout(arch: str, classes: int, shortcut: str = "B") -> dict[str, 
 
 def save_zeros(path: Path, layout: dict[str, tuple[int, ...]], arch: str = "") -> Path:
     """A file in the published layout that takes no space."""
-    state = {f"module.{k}": torch.zeros(()).expand(shape) for k, shape in layout.items()}
+    state = {f"module.{k}": torch.zeros((), device="cpu").expand(shape) for k, shape in layout.items()}
     content: dict[str, Any] = {"epoch": 60, "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
     torch.save({**content, "arch": arch} if arch else content, path)
     return path

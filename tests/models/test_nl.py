@@ -231,7 +231,8 @@ def test_published_file_is_read(tmp_path: Path) -> None:
 def test_bare_safetensors_file_is_read(tmp_path: Path) -> None:
     state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in cheap_state(5).items()}
     save_file(state, tmp_path / "net.safetensors")
-    loaded = nl_r50(tmp_path / "net.safetensors", num_classes=5).state_dict()
+    with pytest.warns(UserWarning, match="half precision"):
+        loaded = nl_r50(tmp_path / "net.safetensors", num_classes=5).state_dict()
     assert loaded["fc.weight"].shape == (5, 2048)
     assert all(torch.equal(loaded[k], state[k].to(loaded[k].dtype)) for k in state)
 
