@@ -84,7 +84,7 @@ class APGD(Attack):
         traces = []
         for classes, objective in self._climbs(target, clips, labels):
             for _ in range(budget.restarts):
-                traces.append(torch.full((budget.steps + 1, len(clips)), float("nan")))
+                traces.append(torch.full((budget.steps + 1, len(clips)), float("nan"), dtype=torch.float32))
                 if len(left):
                     self._climb(target, left, best, traces[-1], classes, objective, due)
         return AttackResult(best.clips, torch.cat(traces))

@@ -129,7 +129,7 @@ class Flicker(Attack):
         return budget.steps + 1, budget.steps
 
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
-        trace = torch.full((budget.steps, len(clips)), float("nan"))
+        trace = torch.full((budget.steps, len(clips)), float("nan"), dtype=torch.float32)
         rate = _LEARNING_RATE if budget.step_size is None else budget.step_size
         most = torch.as_tensor(budget.size, dtype=clips.dtype, device=clips.device).expand(len(clips))
         most = most[:, None, None, None, None]

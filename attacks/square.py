@@ -73,7 +73,7 @@ class Square(Attack):
     @torch.no_grad()
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
         points = min(_TRACE_POINTS, self.queries)
-        trace = torch.full((points * budget.restarts, len(clips)), float("nan"))
+        trace = torch.full((points * budget.restarts, len(clips)), float("nan"), dtype=torch.float32)
         best, left = Best(clips, of_equals="earlier"), Survivors(clips, labels, budget, rng)
         for restart in range(budget.restarts):
             search = Best(clips, of_equals="earlier")

@@ -15,17 +15,20 @@ import pandas as pd
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from bench.attack.base import Attack
 from bench.attack.moves import Moves
 from bench.data.base import ClipRef, Dataset
 from bench.defense.base import Defense, Purifier, RobustModel
 from bench.defense.defended import automatic, why_not
+from bench.defense.nature import drawing_from
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
 from bench.plan.cells import Component, Plan
 from bench.plan.components import Parts, check_attacks, make_component, with_baseline
 from bench.plan.expand import make_plan
+from bench.plan.probe import ask, first_clip, in_words
 from bench.records.audits import read_audit
 from bench.records.flat import flat_losses, probabilities
 from bench.records.identity import ComponentIdentity, Gradient
@@ -52,8 +55,8 @@ class GridRun:
         tables: all that the grid says of its tables is in them.
         computed: outcomes that were not in the store before.
         removed: names of result files of an earlier measurement, which are gone.
-        warnings: what makes a figure doubtful although nothing failed: networks that return probabilities, attacks
-            whose loss never moved; a sentence each.
+        warnings: what makes a figure doubtful although nothing failed: networks that are random or look at the other
+            clips of a batch, or that return probabilities, attacks whose loss never moved; a sentence each.
     """
 
     results: list[CellResult]
@@ -146,8 +149,20 @@ def run_plan(
         tables=make_tables(results, options),
         computed=counted.clips,
         removed=removed,
-        warnings=[*_probabilities(plan, device), *map(str, flat_losses(results))],
+        warnings=[*_natures(plan), *_probabilities(plan, device), *map(str, flat_losses(results))],
     )
+
+
+def _natures(plan: Plan) -> list[str]:
+    """What the networks of a plan are, and do not say."""
+    units = [cell.unit.model for cell in plan.cells if cell.unit and cell.unit.model]
+    models = {model.label: model.instance for model in (*(cell.model for cell in plan.cells), *units)}
+    return [
+        words
+        for label, nature in plan.natures.items()
+        if label in models
+        for words in in_words(label, models[label], nature)
+    ]
 
 
 def _probabilities(plan: Plan, device: torch.device) -> list[str]:
@@ -155,7 +170,7 @@ def _probabilities(plan: Plan, device: torch.device) -> list[str]:
 
     Behind a purifier stands the bare classifier, which is asked once.
     """
-    clip = next((clip for ref in plan.refs if (clip := _loaded(plan.dataset, ref)) is not None), None)
+    clip = first_clip(plan.dataset, plan.refs)
     if clip is None:
         return []
     networks: dict[int, tuple[nn.Module, str]] = {}
@@ -166,28 +181,21 @@ def _probabilities(plan: Plan, device: torch.device) -> list[str]:
     return list(dict.fromkeys(words for network, words in networks.values() if _is_softmax(network, clip, device)))
 
 
-def _loaded(dataset: Dataset, ref: ClipRef) -> Tensor | None:
-    """A clip, or nothing where it cannot be read; its outcomes say why."""
-    try:
-        return dataset.load(ref)
-    except (BenchError, OSError, RuntimeError, ValueError):
-        return None
-
-
-@torch.no_grad()
 def _is_softmax(network: nn.Module, clip: Tensor, device: torch.device) -> bool:
     """Whether a network answers with probabilities. Of one that raises, the outcomes say why."""
     try:
-        answer = network.to(device)(clip[None].to(device))
+        answer = ask(network, clip[None], device)
     except Exception:  # noqa: BLE001 - whatever it is, each of its outcomes has it
         return False
-    return isinstance(answer, Tensor) and answer.ndim == 2 and are_probabilities(answer)
+    return isinstance(answer, Tensor) and answer.ndim == 2 and answer.is_floating_point() and are_probabilities(answer)
 
 
 def are_probabilities(logits: Tensor) -> bool:
-    """Whether rows ``(B, K)`` all lie in ``[0, 1]`` and sum to 1 within 1e-5 (AutoAttack's test, Croce and Hein)."""
+    """Whether rows ``(B, K)`` all lie in ``[0, 1]`` and sum to 1 within 1e-5 (AutoAttack's test, Croce and Hein), or
+    within the rounding of each, where that is coarser."""
     values = logits.double()
-    return bool(((values >= 0) & (values <= 1)).all() & ((values.sum(1) - 1).abs() <= 1e-5).all())
+    close = max(1e-5, logits.shape[1] * torch.finfo(logits.dtype).eps)
+    return bool(((values >= 0) & (values <= 1)).all() & ((values.sum(1) - 1).abs() <= close).all())
 
 
 class _InMemory(Dataset):
@@ -216,6 +224,7 @@ def _checked(model: Any, clips: Any, labels: Any) -> _InMemory:
     """The user's clips as a data set, if they and the classifier are what they should be."""
     if not isinstance(model, nn.Module):
         raise BenchError(f"model must be a torch.nn.Module, not a {type(model).__name__}.")
+    _check_weights(model)
     clips, labels = _array(clips, "clips"), _array(labels, "labels")
     if clips.ndim != 5 or clips.shape[1] != 3 or clips.dtype != torch.float32:
         raise BenchError(
@@ -229,17 +238,41 @@ def _checked(model: Any, clips: Any, labels: Any) -> _InMemory:
         raise BenchError(f"labels must be classes counted from 0, but one is {int(labels.min())}.")
     if not bool(((clips >= 0) & (clips <= 1)).all()):
         raise BenchError("clips must lie in [0, 1] and be finite; divide 8-bit frames by 255.")
-    return _InMemory(clips.cpu(), labels.cpu())
+    return _InMemory(_plain(clips), _plain(labels))
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Raises :class:`BenchError` if a network cannot be asked or differentiated for what its weights are."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, UninitializedTensorMixin):
+            raise BenchError(f"{name} of the model has no shape yet: pass one clip through its lazy layers first.")
+        if tensor.is_meta:
+            raise BenchError(f"{name} of the model is on the meta device and has no values: load its weights first.")
+        if tensor.is_inference():
+            raise BenchError(
+                f"{name} of the model was made under torch.inference_mode(), so that no gradient passes through it: "
+                "make the model outside of it."
+            )
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """On the CPU, and open to gradients even if it was made under ``torch.inference_mode()``."""
+    with torch.inference_mode(False):
+        return (tensor.clone() if tensor.is_inference() else tensor.detach()).cpu()
 
 
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Puts modes, gradient flags and the device of somebody else's network back."""
+    """Puts modes, gradient flags and the device of somebody else's network back, and the random generators.
+
+    Gradients are taken inside, whatever mode the caller is in.
+    """
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     device = next((p.device for p in model.parameters()), None)
     try:
-        yield
+        with torch.inference_mode(False), torch.enable_grad(), drawing_from(0):
+            yield
     finally:
         if device is not None:
             model.to(device)
@@ -358,7 +391,8 @@ def evaluate(
 
     Args:
         model: clips ``float32 (B, 3, T, H, W)`` in ``[0, 1]`` to logits ``(B, K)``; it normalises inside.
-            It is in evaluation mode, without weight gradients, while it is evaluated, and left as it was.
+            It is in evaluation mode, without weight gradients, while it is evaluated, and left as it was. One that
+            draws random numbers says ``stochastic = True``.
         clips: ``float32 (N, 3, T, H, W)`` in ``[0, 1]``, RGB.
         labels: true classes, ``(N,)`` integers.
         defense: a registered defence (``"jpeg(quality=50)"``) or an instance of your own.
@@ -379,7 +413,7 @@ def evaluate(
 
     Warns:
         UserWarning: the classifier returns probabilities, or the attack's loss never moved on clips that it leaves: the
-            figure then says nothing.
+            figure then says nothing. Or it is random without saying so, or looks at the other clips of a batch.
 
     Raises:
         BenchError: the input is not what it should be; the message says what to do.

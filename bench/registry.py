@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from bench import code
 from bench.errors import BenchError, nearest
+from bench.modes import float32_by_default
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -148,7 +149,8 @@ class Entry:
         """
         self.check(params)
         try:
-            return self.factory(**params)
+            with float32_by_default():
+                return self.factory(**params)
         except BenchError:
             raise
         except ValueError as error:

@@ -52,11 +52,11 @@ class ClipRandom:
 
     def uniform(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:
         """``float32 (B, *shape)``, uniform in ``[0, 1)``."""
-        return torch.stack([torch.rand(shape, generator=g) for g in self._generators]).to(device)
+        return torch.stack([torch.rand(shape, generator=g, dtype=torch.float32) for g in self._generators]).to(device)
 
     def normal(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:
         """``float32 (B, *shape)``, standard normal."""
-        return torch.stack([torch.randn(shape, generator=g) for g in self._generators]).to(device)
+        return torch.stack([torch.randn(shape, generator=g, dtype=torch.float32) for g in self._generators]).to(device)
 
     def integers(self, high: int, *shape: int, device: torch.device | str = "cpu") -> Tensor:
         """``int64 (B, *shape)``, uniform in ``0 .. high - 1``."""

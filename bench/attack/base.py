@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from bench.attack.target import Target
@@ -119,7 +120,9 @@ class Attack(ABC):
         if rng is not None and len(rng) != len(clips):
             raise BenchError(f"There must be one random stream per clip: {len(clips)} clips, {len(rng)} streams.")
         target = Target.of(model, len(clips))
-        result = self.run(target, clips, labels, budget, rng or ClipRandom(range(len(clips))))
+        with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
+            plain = clips.clone() if clips.is_inference() else clips
+            result = self.run(target, plain, labels, budget, rng or ClipRandom(range(len(clips))))
         if not isinstance(result, AttackResult) or not isinstance(result.clips, Tensor):
             raise BenchError(
                 f"{type(self).__name__}.run must return AttackResult(clips), not a {type(result).__name__}."

@@ -146,7 +146,7 @@ class GradientAttack(Attack):
         aim = aim_at(target, clips, labels, self.target)
         objective = self._objective(1.0 if self.target is None else -1.0)
         velocity = torch.zeros_like(clips) if self.momentum else None
-        trace = torch.full((budget.steps * budget.restarts, len(clips)), float("nan"))
+        trace = torch.full((budget.steps * budget.restarts, len(clips)), float("nan"), dtype=torch.float32)
         left, best = Survivors(clips, labels, budget, rng), Best(clips)
 
         for run.restart in range(budget.restarts):

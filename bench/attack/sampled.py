@@ -180,7 +180,7 @@ class SampledAttack(Attack):
                 break
             run.kept = self.prepare(run)
             search = self._begin(run, left)
-            trace = torch.full((len(self.rounds()) + 1, len(clips)), float("nan"))
+            trace = torch.full((len(self.rounds()) + 1, len(clips)), float("nan"), dtype=torch.float32)
             traces.append(trace)
             self._search(run, search, best, left, aim)
             trace[: len(search.losses)] = torch.stack(search.losses).float()

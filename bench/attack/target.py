@@ -59,6 +59,24 @@ class EachVote:
         return value.unflatten(0, votes.shape[:2]).mean(0)
 
 
+# How far below the lowest finite logit a class is put that is ruled out: its probability is nothing beside any other's.
+_RULED_OUT = 100.0
+
+
+def bounded(logits: Tensor) -> Tensor:
+    """Logits ``(..., K)`` as losses take them: minus infinity, by which a network rules a class out, becomes a number.
+
+    It is a constant far below the others, so that decisions and probabilities stay, and no gradient becomes
+    not-a-number. A row that rules out all classes stays as it is.
+    """
+    out = logits.detach().isneginf()
+    if not bool(out.any()):
+        return logits
+    lowest = logits.detach().masked_fill(out, float("inf")).amin(-1, keepdim=True)
+    floor = (lowest - _RULED_OUT).clamp_min(torch.finfo(logits.dtype).min)
+    return torch.where(out & lowest.isfinite(), floor, logits)
+
+
 Transform = Callable[[Tensor], Tensor]
 """Clips ``(b, 3, T, H, W)`` to ``S`` altered copies of each, ``(S * b, 3, T, H, W)``, the copies one after another."""
 
@@ -144,7 +162,13 @@ class Target:
         """Wraps a plain classifier; a target is returned as it is."""
         if isinstance(model, Target):
             return model
-        return cls(lambda clips, rows, then=None: model(clips if then is None else then(clips)), batch)
+
+        def look(clips: Tensor, rows: Tensor, then: Transform | None = None) -> Tensor:
+            # A copy: a network that works in place must not move the attack's iterate.
+            logits: Tensor = model((clips if then is None else then(clips)).clone())
+            return logits
+
+        return cls(look, batch)
 
     def through(self, gradient: Gradient) -> Target:
         """The same classifier, differentiated in another way; passes are counted and streams drawn from together.
@@ -213,7 +237,7 @@ class Target:
         if clips.requires_grad:
             clips = _CountBackward.apply(clips, count)
         found = self._function(clips, where) if then is None else self._function(clips, where, then)
-        answer = found if isinstance(found, Answer) else Answer(found, found.detach().argmax(1))
+        answer = found if isinstance(found, Answer) else Answer(bounded(found), found.detach().argmax(1))
         copies = max(1, len(answer.logits) // len(clips))
         self.forwards.index_add_(0, where, torch.full_like(where, copies))
         return answer

@@ -34,7 +34,7 @@ def in_turn(left: Survivors, turns: Iterable[Turn], look: Look, best: Best) -> A
         rows = left.rows
         result = turn(left)
         if result.trace is not None:
-            whole = torch.full((len(result.trace), len(best.clips)), float("nan"))
+            whole = torch.full((len(result.trace), len(best.clips)), float("nan"), dtype=torch.float32)
             whole[:, rows] = result.trace
             traces.append(whole)
         score, wrong, gone = look(result.clips, left)

@@ -17,6 +17,7 @@ from torch import Tensor
 from bench.audit.outcomes import Evidence, more_than_chance
 from bench.audit.probes import ProbedRow, slopes_as_probed
 from bench.data.base import ClipRef, Missing
+from bench.defense.nature import PLAIN
 from bench.errors import BenchError
 from bench.plan.cells import Cell, ClipsUnit, Plan
 from bench.records.audits import Finding, Severity
@@ -204,6 +205,7 @@ def suspect_of(setting: Setting, cell: Cell) -> Suspect:
         dataset=grid.dataset.name,
         classifier=cell.model.instance,
         defended=defended_weights(cell.defended),
+        nature=setting.plan.natures.get(cell.model.label, PLAIN),
         checkpoint=None if isinstance(weights, Missing) else weights,
     )
 

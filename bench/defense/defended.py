@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.attack.target import Answer, Target, Transform
+from bench.attack.target import Answer, Target, Transform, bounded
 from bench.defense.base import Defense, Purifier, RobustModel
+from bench.defense.nature import PLAIN, Nature, drawing_from
 from bench.errors import BenchError, Impossible
+from bench.modes import float32_by_default
 from bench.records.identity import Gradient
 from bench.seeds import ClipRandom
 
@@ -56,8 +58,9 @@ class Decision:
             ask for the largest mean probability instead (:attr:`Purifier.vote`).
         votes: ``int64 (V, B)``: the class each candidate is given.
         logits: ``(B, K)``: what attacks see, see :meth:`DefendedClassifier.forward`.
-        finite: ``bool (B,)``: whether all candidates and all their logits are finite. Where they are not, the
-            prediction means nothing.
+        finite: ``bool (B,)``: whether all candidates and all their logits are finite; minus infinity, by which a
+            network rules a class out, is one of the answers that there are. Where they are not, the prediction means
+            nothing.
         purified: ``(V, B, 3, T, H, W)``: the candidates.
     """
 
@@ -86,21 +89,28 @@ class DefendedClassifier(nn.Module):
         classifier: clips ``(B, 3, T, H, W)`` to logits ``(B, K)``; put in evaluation mode.
         defense: a purifier, or a robust model, which wraps a copy of the classifier, once.
         gradient: how the attacker differentiates the defence, a key of :data:`GRADIENTS`.
+        nature: of the classifier, by which it is asked: see :class:`Nature`. A robust model that says
+            ``stochastic = True`` is asked as a random one.
 
     Raises:
         BenchError: the gradient does not exist for this defence.
     """
 
-    def __init__(self, classifier: nn.Module, defense: Defense, gradient: Gradient = "exact") -> None:
+    def __init__(
+        self, classifier: nn.Module, defense: Defense, gradient: Gradient = "exact", nature: Nature = PLAIN
+    ) -> None:
         super().__init__()
         reason = why_not(defense, gradient)
         if reason:
             raise BenchError(reason)
         self.defense = defense
         # A robust model may well work in place; the undefended rows keep the original.
-        self.classifier = classifier if isinstance(defense, Purifier) else defense.wrap(copy.deepcopy(classifier))
+        with float32_by_default():
+            self.classifier = classifier if isinstance(defense, Purifier) else defense.wrap(copy.deepcopy(classifier))
         self.gradient = gradient
-        self.stochastic = defense.stochastic
+        draws = isinstance(defense, RobustModel) and defense.stochastic
+        self.nature = replace(nature, random=nature.random or draws)
+        self.stochastic = defense.stochastic or nature.random
         self.eval()
         self.requires_grad_(False)
 
@@ -139,8 +149,7 @@ class DefendedClassifier(nn.Module):
         else:
             replay = rng.clone()
             with torch.no_grad():
-                # A copy: a purifier that works in place must not move the attack's iterate.
-                purified = _purify(purifier, clips.clone(), rng)
+                purified = _purify(purifier, clips, rng)
             if gradient not in ("none", "query"):
                 stand_in = _stand_in(purifier, gradient, clips, replay, purified)
                 purified = _Backward.apply(purified, stand_in, -1 if gradient == "bpda-negated" else 1)
@@ -151,20 +160,38 @@ class DefendedClassifier(nn.Module):
         purifier = self.purifier
         if purifier is None or self.gradient != "diffattack" or not (torch.is_grad_enabled() and clips.requires_grad):
             return self.candidates(clips, rng), None
-        purified, deviation = purifier.deviation(clips, rng)
+        purified, deviation = purifier.deviation(clips.clone(), rng)
         _check(purifier, clips, purified)
         return purified if purified.ndim == clips.ndim + 1 else purified[None], deviation
 
-    def _classify(self, candidates: Tensor) -> Tensor:
-        logits = self.classifier(candidates.flatten(0, 1))
-        count = candidates.shape[0] * candidates.shape[1]
+    def _classify(self, candidates: Tensor, rng: ClipRandom) -> Tensor:
+        """Logits ``(V, B, K)`` of candidates ``(V, B, 3, T, H, W)``; a network that works in place does so on a copy.
+
+        Args:
+            rng: one stream per clip, from which one that draws is seeded; ``B`` may be a multiple of that.
+        """
+        clips = candidates.flatten(0, 1).clone()
+        if self.nature.one_by_one:
+            logits = torch.cat([self._answer(clip, rng, i % len(rng)) for i, clip in enumerate(clips.split(1))])
+        else:
+            logits = self._checked(self.classifier(clips), len(clips))
+        return logits.unflatten(0, candidates.shape[:2])
+
+    def _answer(self, clip: Tensor, rng: ClipRandom, row: int) -> Tensor:
+        """Logits ``(1, K)`` of one clip ``(1, 3, T, H, W)``, asked alone."""
+        if not self.nature.random:
+            return self._checked(self.classifier(clip), 1)
+        with drawing_from(int(rng.select([row]).integers(2**31 - 1))):
+            return self._checked(self.classifier(clip), 1)
+
+    def _checked(self, logits: object, count: int) -> Tensor:
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
             returned = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
             raise BenchError(
                 f"{type(self.classifier).__name__} must turn {count} clips into logits of shape ({count}, K), but "
                 f"returned {returned}."
             )
-        return logits.unflatten(0, candidates.shape[:2])
+        return logits
 
     def vote_logits(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         """Logits of every candidate, ``(V, B, K)``.
@@ -172,7 +199,7 @@ class DefendedClassifier(nn.Module):
         Raises:
             BenchError: the classifier does not return ``(V * B, K)``.
         """
-        return self._classify(self.candidates(clips, rng))
+        return bounded(self._classify(self.candidates(clips, rng), rng))
 
     def verdict(self, votes: Tensor) -> Tensor:
         """The class that the candidates' logits ``(V, B, K)`` come to, ``int64 (B,)``: see :attr:`Purifier.vote`."""
@@ -197,9 +224,9 @@ class DefendedClassifier(nn.Module):
     @torch.no_grad()
     def decide(self, clips: Tensor, rng: ClipRandom) -> Decision:
         """The final, hard decision on a batch: what every outcome is judged by."""
-        candidates = self.candidates(clips.clone(), rng)  # a purifier that works in place must not touch the clip
-        logits = self._classify(candidates)
-        finite = torch.isfinite(logits).all(-1).all(0) & torch.isfinite(candidates).flatten(2).all(-1).all(0)
+        candidates = self.candidates(clips, rng)
+        logits = self._classify(candidates, rng)
+        finite = usable(logits).all(0) & torch.isfinite(candidates).flatten(2).all(-1).all(0)
         return Decision(
             prediction=self.verdict(logits),
             votes=logits.argmax(-1).cpu(),
@@ -222,10 +249,10 @@ class DefendedClassifier(nn.Module):
         Raises:
             BenchError: the purifier returns something else than a number per clip.
         """
-        before = None if self.purifier is None else self.purifier.measure(clips)
+        before = None if self.purifier is None else self.purifier.measure(clips.clone())
         if self.purifier is None or before is None:
             return torch.empty(0, len(clips))
-        measured = [before, *(self.purifier.measure(candidate) for candidate in purified)]
+        measured = [before, *(self.purifier.measure(candidate.clone()) for candidate in purified)]
         for value in measured:
             if not isinstance(value, Tensor) or value.shape != (len(clips),):
                 shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
@@ -246,7 +273,7 @@ class DefendedClassifier(nn.Module):
 
         def through(gradient: Gradient) -> Callable[..., Answer]:
             if gradient == "none":
-                return self._bare
+                return self._bare(rng)
             return self.with_gradient(settled(self.defense, gradient))._look(rng)
 
         chooses = getattr(self.classifier, "selects", False)
@@ -265,25 +292,67 @@ class DefendedClassifier(nn.Module):
         """How an attack asks this view of the module; its randomness comes from ``rng``."""
 
         def look(clips: Tensor, rows: Tensor, then: Transform | None = None) -> Answer:
-            candidates, deviation = self._deviating(clips, rng.select(rows))
+            streams = rng.select(rows)
+            candidates, deviation = self._deviating(clips, streams)
+            self._check_gradient(clips, candidates, self._purifying)
             if then is not None:
                 candidates = torch.stack([then(candidate) for candidate in candidates])
-            votes = self._classify(candidates)
-            return Answer(self.pool(votes), self.verdict(votes.detach()), deviation, votes)
+            logits = self._classify(candidates, streams)
+            self._check_gradient(candidates, logits, self._networks)
+            votes = bounded(logits)
+            return Answer(self.pool(votes), self.verdict(logits.detach()), deviation, votes)
 
         return look
 
-    def _bare(self, clips: Tensor, rows: Tensor, then: Transform | None = None) -> Answer:
+    def _bare(self, rng: ClipRandom) -> Callable[..., Answer]:
         """How an attack asks the classifier without the purifier before it."""
-        logits = self._classify((clips if then is None else then(clips))[None])[0]
-        return Answer(logits, logits.detach().argmax(1))
+
+        def look(clips: Tensor, rows: Tensor, then: Transform | None = None) -> Answer:
+            logits = self._classify((clips if then is None else then(clips))[None], rng.select(rows))[0]
+            self._check_gradient(clips, logits, self._networks)
+            return Answer(bounded(logits), logits.detach().argmax(1))
+
+        return look
+
+    def _check_gradient(self, before: Tensor, after: Tensor, why: Callable[[], str]) -> None:
+        """Says whose fault it is where a gradient is wanted and does not pass.
+
+        Raises:
+            Impossible: only what needs that gradient is so.
+        """
+        wanted = torch.is_grad_enabled() and before.requires_grad and self.gradient not in ("none", "query")
+        if wanted and not after.requires_grad:
+            raise Impossible(why())
+
+    def _purifying(self) -> str:
+        """That the purifier, or what stands for it, carries no gradient."""
+        name = type(self.defense).__name__
+        gradient = automatic(self.defense) if self.gradient == "strongest" else self.gradient
+        if gradient in ("exact", "diffattack"):
+            return f"{name} says differentiable = True but its output carries no gradient: set differentiable = False."
+        return f"{name}.{_HOOKS.get(gradient, 'bpda')} carries no gradient, which {gradient} passes back: mend it."
+
+    def _networks(self) -> str:
+        """That the classifier's logits carry no gradient."""
+        whose = type(self.classifier).__name__
+        if isinstance(self.defense, RobustModel):
+            whose = f"The network of {type(self.defense).__name__}"
+        return (
+            f"{whose} returns logits that carry no gradient (a detach or torch.no_grad inside?): let it pass, or "
+            "attack by asking alone, by square or rays with the gradient query."
+        )
+
+
+def usable(logits: Tensor) -> Tensor:
+    """Which rows of logits ``(..., K)`` mean something, ``bool (...)``: neither not-a-number nor plus infinity in them,
+    and a class that is not ruled out."""
+    return ~(logits.isnan() | logits.isposinf()).any(-1) & logits.isfinite().any(-1)
 
 
 def _purify(purifier: Purifier, clips: Tensor, rng: ClipRandom) -> Tensor:
-    # A copy: one that claims to be the identity may change the very tensor that it returns.
-    before = clips.detach().clone() if purifier.identity else clips
-    purified = purifier.purify(clips, rng)
-    _check(purifier, before, purified)
+    # A copy: one that works in place must not move the attack's iterate, nor one that claims to be the identity.
+    purified = purifier.purify(clips.clone(), rng)
+    _check(purifier, clips, purified)
     return purified
 
 
@@ -306,7 +375,7 @@ _HOOKS: dict[Gradient, str] = {"surrogate": "surrogate", "bpda-lowpass": "lowpas
 
 def _stand_in(purifier: Purifier, gradient: Gradient, clips: Tensor, rng: ClipRandom, purified: Tensor) -> Tensor:
     hook = _HOOKS.get(gradient, "bpda")
-    stand_in: Tensor = clips if gradient == "bpda-identity" else getattr(purifier, hook)(clips, rng)
+    stand_in: Tensor = clips if gradient == "bpda-identity" else getattr(purifier, hook)(clips.clone(), rng)
     if stand_in.shape not in (purified.shape, purified.shape[-5:]):
         if gradient == "bpda-identity":
             raise Impossible(

@@ -15,6 +15,7 @@ from bench.attack.base import Attack
 from bench.data.base import ClipRef, Dataset
 from bench.defense.base import Defense
 from bench.defense.defended import DefendedClassifier
+from bench.defense.nature import Nature
 from bench.grids.grid import Grid
 from bench.records.description import Skipped
 from bench.records.identity import BudgetIdentity, CellIdentity, ComponentIdentity, Gradient, Knowledge, digest
@@ -211,6 +212,7 @@ class Plan:
         cells: clean ones first, model by model.
         skipped: combinations of the grid that do not exist.
         note: how its clips were selected; empty if they were not.
+        natures: of its classifiers, by label, those that are not plain.
     """
 
     grid: Grid
@@ -219,6 +221,7 @@ class Plan:
     cells: list[Cell]
     skipped: list[Skipped] = field(default_factory=list)
     note: str = ""
+    natures: dict[str, Nature] = field(default_factory=dict)
 
     @property
     def units(self) -> list[ClipsUnit]:

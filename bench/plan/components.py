@@ -15,6 +15,7 @@ from bench.attack.base import Attack
 from bench.data.base import Dataset, Missing, listing
 from bench.defense.base import Defense, RobustModel, changes_nothing
 from bench.defense.defended import GRADIENTS, DefendedClassifier
+from bench.defense.nature import PLAIN, Nature
 from bench.defense.trained import TrainedDefense, know_origin
 from bench.errors import BenchError
 from bench.grids.grid import AttackSection, Grid
@@ -213,14 +214,16 @@ def _with_network(identity: ComponentIdentity, factory: Any, network: nn.Module)
     return identity.model_copy(update={"code": code.digest(factory, *ours), "weights": weights})
 
 
-def defend(model: Component[nn.Module], defense: Component[Defense]) -> tuple[Component[Defense], DefendedClassifier]:
+def defend(
+    model: Component[nn.Module], defense: Component[Defense], nature: Nature = PLAIN
+) -> tuple[Component[Defense], DefendedClassifier]:
     """Puts a classifier behind a defence, once for all cells; a robust model is identified by its network too.
 
     Raises:
         BenchError: the defence cannot wrap the classifier.
     """
     try:
-        defended = DefendedClassifier(model.instance, defense.instance, "none")
+        defended = DefendedClassifier(model.instance, defense.instance, "none", nature)
     except BenchError:
         raise
     except Exception as error:

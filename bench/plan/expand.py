@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import nn
 
 from bench.attack.base import Attack
 from bench.defense.base import Defense, changes_nothing
 from bench.defense.defended import DefendedClassifier, settled, why_not
+from bench.defense.nature import PLAIN, Nature
 from bench.errors import BenchError
 from bench.grids.grid import AttackSection, Grid
 from bench.plan.cells import Cell, ClipsUnit, Component, Plan
 from bench.plan.components import Parts, budgets_of, defend, make_parts
 from bench.plan.moves import arm
+from bench.plan.probe import first_clip, nature_of
 from bench.plan.select import Asking, choose_clips
 from bench.records.description import Skipped
 from bench.records.identity import Gradient, Knowledge
@@ -51,12 +56,15 @@ def make_plan(
     if checkpoint is not None and len(grid.models) > 1:
         raise BenchError("--checkpoint fits one classifier, but the grid has several: choose one with --model.")
     parts = parts or make_parts(grid, data_root, checkpoint)
-    chosen = choose_clips(grid, parts.dataset, parts.judges, asking or Asking())
+    asking = asking or Asking()
+    chosen = choose_clips(grid, parts.dataset, parts.judges, asking)
     parts = replace(parts, dataset=chosen.dataset)
     plan = Plan(grid=grid, dataset=chosen.dataset.instance, refs=chosen.refs, cells=[], note=chosen.note)
-    strangers = {label: _Row(m, *defend(m, parts.undefended)) for label, m in parts.sources.items()}
+    plan.natures = _natures(plan, [*parts.models, *parts.sources.values()], asking.device)
+    natures = defaultdict(Nature, plan.natures)
+    strangers = {label: _Row(m, *defend(m, parts.undefended, natures[m.label])) for label, m in parts.sources.items()}
     for model in parts.models:
-        rows = [_Row(model, *defend(model, d)) for d in parts.defenses]
+        rows = [_Row(model, *defend(model, d, natures[model.label])) for d in parts.defenses]
         bare = next(r for r in rows if changes_nothing(r.defense.instance))
         plan.cells += [_cell(plan, parts, row, "clean", "clean") for row in rows]
         for section in grid.attack_sections:
@@ -75,6 +83,19 @@ def make_plan(
                         _add_cell(plan, parts, row, column, bare)
     _check_files(plan)
     return plan
+
+
+def _natures(plan: Plan, models: Iterable[Component[nn.Module]], device: torch.device) -> dict[str, Nature]:
+    """What the classifiers of a plan are beyond their answers, by label, where they are more than plain ones.
+
+    The networks of this package are tested, and not asked.
+    """
+    foreign = {m.label: m.instance for m in models if type(m.instance).__module__.partition(".")[0] != "bench"}
+    clip = first_clip(plan.dataset, plan.refs) if foreign else None
+    if clip is None:
+        return {}
+    found = {label: nature_of(network, clip, device) for label, network in foreign.items()}
+    return {label: nature for label, nature in found.items() if nature != PLAIN}
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from bench import code
 from bench.data.base import ClipRef, Dataset, MissingClip
+from bench.defense.defended import usable
 from bench.errors import BenchError
 from bench.files import write_whole
 from bench.grids.grid import Grid
 from bench.plan.cells import Component
+from bench.plan.probe import ask
 from bench.records.identity import digest
 from bench.run.faults import charge_no_machine
 from bench.seeds import seed_of
@@ -186,14 +188,13 @@ class _Asked:
     def _says(self, judge: Component[nn.Module], clip: Tensor) -> int:
         """The class that one classifier sees in a clip ``(3, T, H, W)``; -1 if it answers nonsense."""
         try:
-            with torch.no_grad():
-                logits: Tensor = judge.instance.to(self._device)(clip[None].to(self._device))
+            logits: Tensor = ask(judge.instance, clip[None], self._device)
         except Exception as error:
             raise BenchError(
                 f"Classifier {judge.label}, which is to select the clips, cannot take clips of shape "
                 f"{(1, *clip.shape)}: {type(error).__name__}: {error}"
             ) from error
-        return int(logits.argmax()) if bool(torch.isfinite(logits).all()) else -1
+        return int(logits.argmax()) if bool(usable(logits).all()) else -1
 
     def save(self, least: int = 1) -> None:
         """Writes what is new, whole or not at all, once there are ``least`` answers."""

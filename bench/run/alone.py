@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from bench.attack.losses import cross_entropy
 from bench.data.base import ClipRef, Dataset
 from bench.defense.defended import DefendedClassifier
+from bench.defense.nature import PLAIN, Nature
 from bench.defense.trained import know_origin
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid
@@ -71,6 +72,7 @@ class Suspect:
         classifier: the bare one, whose weights are handed over.
         checkpoint: the file that the classifier's factory reads, if it reads one.
         defended: identity of the defended classifier's weights, by :func:`defended_weights`.
+        nature: how its network has to be asked.
     """
 
     model: Spec
@@ -79,6 +81,7 @@ class Suspect:
     classifier: nn.Module
     defended: str
     checkpoint: Path | None = None
+    nature: Nature = PLAIN
 
 
 def defended_weights(defended: DefendedClassifier) -> str:
@@ -234,6 +237,7 @@ class Alone:
             "dataset": suspect.dataset,
             "checkpoint": str(self._copied(suspect.checkpoint)) if suspect.checkpoint is not None else None,
             "defended": suspect.defended,
+            "nature": asdict(suspect.nature),
         }
 
     def _with_files(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,7 +309,7 @@ class _Answering:
         identity = ComponentIdentity(name=spec.name, params=dict(spec.params), weights=fingerprint(classifier))
         self._model: Component[nn.Module] = Component(spec.name, classifier, identity)
         defense = make_component(Spec(*settings["defense"]), DEFENSES)
-        self._defense, self._defended = defend(self._model, defense)
+        self._defense, self._defended = defend(self._model, defense, Nature(**settings["nature"]))
         if defended_weights(self._defended) != settings["defended"]:
             raise BenchError("the defended classifier that it makes has other weights than the one that was measured")
 

@@ -15,6 +15,7 @@ from bench.data.base import ClipRef
 from bench.defense.defended import DefendedClassifier
 from bench.errors import BenchError
 from bench.plan.cells import Cell, ClipsUnit
+from bench.plan.probe import check
 from bench.records.outcome import Outcome
 from bench.run.judge import distances, violation
 from bench.run.store import Adversarial
@@ -65,40 +66,8 @@ class LocalEngine:
         self.device = device
 
     def check_classifier(self, classifier: nn.Module, label: str, clip: Tensor, needed: int, classes: int) -> None:
-        """Asks a classifier once, so that a misfit is one sentence before the work and not an error per clip.
-
-        Args:
-            label: what to call the classifier.
-            clip: ``(3, T, H, W)``.
-            needed: number of classes that the labels of the clips need.
-            classes: number of classes of the data set; 0 if nobody knows.
-
-        Raises:
-            BenchError: it raises, returns no logits ``(1, K)``, or has too few classes. More are allowed: the published
-                classifiers of UCF-101 have 400.
-        """
-        try:
-            with torch.no_grad():
-                logits = classifier.to(self.device)(clip[None].to(self.device))
-        except Exception as error:
-            raise BenchError(
-                f"Classifier {label} cannot take clips of shape {(1, *clip.shape)}: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
-            returned = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            raise BenchError(
-                f"Classifier {label} must return logits of shape (1, K) for one clip, but returned {returned}."
-            )
-        if logits.shape[1] < needed:
-            raise BenchError(
-                f"Classifier {label} has {logits.shape[1]} classes, but the labels go up to {needed - 1}: give labels "
-                f"in 0 .. {logits.shape[1] - 1}, or a classifier of this data set."
-            )
-        if logits.shape[1] < classes:
-            raise BenchError(
-                f"Classifier {label} has {logits.shape[1]} classes, but the data set has {classes}: give a classifier, "
-                "or a checkpoint, of this data set."
-            )
+        """:func:`bench.plan.probe.check` on this device."""
+        check(classifier, label, clip, self.device, needed, classes)
 
     def batch_size(self, defended: DefendedClassifier, clip: Tensor) -> int:
         """A batch size for ``--batch-size auto``.

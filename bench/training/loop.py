@@ -91,6 +91,7 @@ def _are_moments(stored: Mapping[int, Any], trained: Sequence[nn.Parameter], rec
     names = {"momentum_buffer"} if recipe.optimiser == "sgd" else {"step", "exp_avg", "exp_avg_sq"}
     return all(
         moments.keys() == names
+        and all(isinstance(value, Tensor) for value in moments.values())
         and (names == {"momentum_buffer"} or 0 < float(moments["step"]) <= step)
         and all(moments[name].shape == trained[place].shape for name in names - {"step"})
         and all(moments[name].dtype == trained[place].dtype for name in names - {"step"})

@@ -36,6 +36,8 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "a NumPy array: give a PyTorch file"),
     (b"GGUF", "a GGUF file: give a PyTorch file"),
 )
+# The number that begins files of PyTorch before 1.6, pickled.
+_OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
@@ -66,7 +68,10 @@ def read_plain(path: Path) -> Any:
         # On the CPU, whatever the default device is; by the content, and not by the name that torch.load may look at.
         with path.open("rb") as file, torch.device("cpu"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of storages in old files
-            return torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            if head.startswith(_OLD) and file.read(1):  # there are no checksums, but an end
+                raise _unreadable(path, "it is damaged (it goes on after its end): make or download it again")
+            return content
     except BenchError:
         raise
     except OSError as error:

@@ -125,7 +125,7 @@ def test_answers_are_kept_and_no_clip_is_asked_twice(
     asking = Asking(folder=tmp_path / "store", watch=lambda done, total: steps.append((done, total)))
     grid = read_grid(gray_grid(selected()))
     few = make_plan(override(grid, clips=1), asking=asking).refs
-    assert loaded == ["gray/0"]
+    assert set(loaded) == {"gray/0"}
     first = make_plan(grid, asking=asking).refs
     assert sorted(loaded) == [f"gray/{i}" for i in range(6)]
     assert make_plan(grid, asking=asking).refs == first
