@@ -224,7 +224,7 @@ class SampledAttack(Attack):
         noises = []
         for pair in range(pairs):
             here = torch.searchsorted(before, left.rows)
-            noise = torch.zeros(len(before), *space.cells, device=run.clips.device)
+            noise = torch.zeros(len(before), *space.cells, device=run.clips.device, dtype=torch.float32)
             noise[here] = left.rng.normal(*space.cells, device=run.clips.device)
             noises.append(noise)
             for side, sign in enumerate((1, -1)):

@@ -25,7 +25,7 @@ def wiener(latents: Tensor, level: float, *, per_frame: bool) -> Tensor:
         The shape of ``latents``.
     """
     height, width = latents.shape[-2:]
-    rows, columns = (torch.fft.fftfreq(n, device=latents.device) for n in (height, width))
+    rows, columns = (torch.fft.fftfreq(n, device=latents.device, dtype=torch.float32) for n in (height, width))
     rings = (torch.hypot(rows[:, None], columns) * max(height, width)).round().long().flatten()
     size = int(rings.max()) + 1
     counts = torch.bincount(rings, minlength=size).to(latents)

@@ -27,7 +27,7 @@ _UNet3D: Any = UNet3DConditionModel
 
 def embed_time(t: Tensor, size: int) -> Tensor:
     """Sinusoidal features ``(B, size)`` of timesteps ``(B,)`` (Ho et al., 2020; Vaswani et al., 2017)."""
-    rates = torch.exp(-math.log(10000) * torch.arange(size // 2, device=t.device) / (size // 2))
+    rates = torch.exp(-math.log(10000) * torch.arange(size // 2, device=t.device, dtype=torch.float32) / (size // 2))
     angles = t.float()[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], 1)
 
