@@ -57,5 +57,5 @@ class MultAV(MaskedAttack):
         return clips.clamp_min(_DARKEST) if budget.norm in ("border", "pixels") else clips
 
     def advance(self, clips: Tensor, direction: Tensor, budget: Budget) -> Tensor:
-        length = torch.as_tensor(self.step_size(budget)).to(clips)
+        length = torch.as_tensor(self.step_size(budget), dtype=clips.dtype, device=clips.device)
         return clips * (length.reshape(-1, 1, 1, 1, 1) * direction).exp()

@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.attack.losses import cross_entropy
 from bench.defense.base import Purifier
 from bench.defense.defended import DefendedClassifier, why_not
-from bench.errors import BenchError
+from bench.errors import BenchError, Impossible
 from bench.records.audits import Finding, Severity
 from bench.records.identity import Gradient
 from bench.registry import ATTACKS
@@ -398,6 +398,8 @@ def probe(probed: ProbedRow) -> list[Finding]:
     ):
         try:
             finding = check(probed)
+        except Impossible as error:  # a gradient that only asking shows not to be there
+            finding = Finding(check="gradient", severity="fault", message=str(error), clips=list(probed.ids))
         except BenchError:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded in the row's audit as a fault, never passed over
@@ -406,4 +408,4 @@ def probe(probed: ProbedRow) -> list[Finding]:
             message = f"{check.__name__.replace('_', ' ')}: cannot be told, {reason[0] if reason else 'no message'}."
             finding = Finding(check="gradient", severity="fault", message=message)
         findings += finding if isinstance(finding, list) else [finding] if finding is not None else []
-    return findings
+    return [finding for i, finding in enumerate(findings) if finding not in findings[:i]]
