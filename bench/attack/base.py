@@ -119,10 +119,10 @@ class Attack(ABC):
             raise BenchError(f"Labels must be an integer tensor, one per clip: there are {len(clips)} clips.")
         if rng is not None and len(rng) != len(clips):
             raise BenchError(f"There must be one random stream per clip: {len(clips)} clips, {len(rng)} streams.")
-        target = Target.of(model, len(clips))
         with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
-            plain = clips.clone() if clips.is_inference() else clips
-            result = self.run(target, plain, labels, budget, rng or ClipRandom(range(len(clips))))
+            clips, labels = (x.clone() if x.is_inference() else x for x in (clips, labels))
+            target = Target.of(model, len(clips))
+            result = self.run(target, clips, labels, budget, rng or ClipRandom(range(len(clips))))
         if not isinstance(result, AttackResult) or not isinstance(result.clips, Tensor):
             raise BenchError(
                 f"{type(self).__name__}.run must return AttackResult(clips), not a {type(result).__name__}."

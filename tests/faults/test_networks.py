@@ -51,6 +51,12 @@ def same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
     return one[columns].equals(other[columns])
 
 
+def alike(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Of networks with other names, whose random starts are others."""
+    columns = ["status", "correct", "clean_correct"]
+    return one[columns].equals(other[columns])
+
+
 # --- nothing is changed -------------------------------------------------------------------------------------------
 
 
@@ -271,7 +277,7 @@ def test_networks_that_take_one_clip_at_a_time_are_given_one() -> None:
         return clips.view(1, *clips.shape[1:])
 
     with pytest.warns(UserWarning, match="Every clip is asked alone"):
-        assert same(asked(Network(before=before)), asked(level_classifier()))
+        assert alike(asked(Network(before=before)), asked(level_classifier()))
 
 
 @pytest.mark.parametrize("name", sorted(DEFENSES.names())[:3])
@@ -291,7 +297,7 @@ def test_wrapped_hooked_and_scripted_networks_are_like_plain_ones() -> None:
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(level_classifier().eval(), CLIPS)
     for model in (nn.DataParallel(level_classifier()), hooked, traced):
-        assert same(plain, asked(model))
+        assert alike(plain, asked(model))
     assert seen
     assert len(hooked._forward_hooks) == 1
 
