@@ -30,8 +30,8 @@ from bench.training.objective import Objective
 from bench.training.objectives.classifier import Classification
 from bench.training.recipes import Recipe, objective_of
 from bench.weights.files import load_checkpoint, load_strictly, sha256_of
-from bench.weights.zoo import parse_manifest, zoo_file
 from bench.weights.reading import read_plain
+from bench.weights.zoo import parse_manifest, zoo_file
 
 
 @dataclass(frozen=True)
