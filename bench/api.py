@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from bench.attack.base import Attack
 from bench.attack.moves import Moves
@@ -244,7 +244,7 @@ def _checked(model: Any, clips: Any, labels: Any) -> _InMemory:
 def _check_weights(model: nn.Module) -> None:
     """Raises :class:`BenchError` if a network cannot be asked or differentiated for what its weights are."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, UninitializedTensorMixin):
+        if is_lazy(tensor):
             raise BenchError(f"{name} of the model has no shape yet: pass one clip through its lazy layers first.")
         if tensor.is_meta:
             raise BenchError(f"{name} of the model is on the meta device and has no values: load its weights first.")

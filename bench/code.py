@@ -52,10 +52,12 @@ SILENT = (
     "bench.cli",
     "bench.code",
     "bench.errors",
+    "bench.faults",
     "bench.data.pictures",
     "bench.files",
     "bench.grids",
     "bench.modes",
+    "bench.origins",
     "bench.plan.components",
     "bench.plan.moves",
     "bench.records",
@@ -65,9 +67,7 @@ SILENT = (
     "bench.run.control",
     "bench.run.alone",
     "bench.run.export",
-    "bench.run.faults",
     "bench.run.guard",
-    "bench.run.origins",
     "bench.run.store",
     "bench.training",
     "bench.weights",
@@ -135,19 +135,14 @@ def sources(*things: Any) -> dict[str, Path] | None:
 
 @lru_cache(maxsize=1)
 def engine() -> str:
-    """Identity of what every cell has in common: 12 hex digits. Where a component has put something of its own in the
-    judge's place, it is another one: outcomes of such a program never pass for those of this.
-    """
-    from bench.run.origins import altered  # it looks at what runs, while this module looks at what is written
-
+    """Identity of what every cell has in common, as it is written: 12 hex digits. What runs is looked at, too, by
+    :func:`bench.origins.engine`."""
     found = {}
     for name in ENGINE:
         spec = _find(name)
         assert spec is not None, f"{name} stands in the list of the engine and is nowhere"
         found[name] = Path(str(spec.origin))
-    foreign = altered()
-    written = _hashed(found)
-    return hashlib.sha256("\n".join([written, *foreign]).encode()).hexdigest()[:12] if foreign else written
+    return _hashed(found)
 
 
 def is_ours(thing: type) -> bool:

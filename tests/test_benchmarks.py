@@ -15,7 +15,7 @@ import torch
 from kit.cells import cell, identified
 from torch import Tensor, nn
 
-from bench import ATTACKS, Budget, ClipRandom, DefendedClassifier, Purifier, code
+from bench import ATTACKS, Budget, ClipRandom, DefendedClassifier, Purifier, origins
 from bench.defense.defended import why_not
 from bench.defenses.none import NoDefense
 from bench.grids.grid import read_grid
@@ -138,7 +138,7 @@ def test_restamping_renews_what_was_current_and_marks_the_rest(
     other.write_text(result.model_copy(update={"settings": settings, "cell": settings.id}).to_text())
     before = {path: read_result(path) for path in files}
 
-    monkeypatch.setattr(code, "engine", lambda: "edited")
+    monkeypatch.setattr(origins, "engine", lambda: "edited")
     assert restamp.restamp(results, tmp_path / "before.json") == (len(files) - 1, 1)
     plan = {cell.id for cell in make_plan(grid).cells}
     for path, was in before.items():
@@ -159,7 +159,7 @@ def test_what_other_code_has_measured_is_marked_and_nothing_else_of_it_changes(
     monkeypatch.setattr(restamp, "find_grid", lambda name: grid)
     before = {path: read_result(path) for path in result_files(results / "gray")}
     assert restamp.mark(results) == (len(before), 0)
-    monkeypatch.setattr(code, "engine", lambda: "edited")
+    monkeypatch.setattr(origins, "engine", lambda: "edited")
     assert restamp.mark(results) == (0, len(before))
     for path, was in before.items():
         now = read_result(path)

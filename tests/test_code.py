@@ -17,7 +17,7 @@ import pytest
 from kit.roost import Roost
 
 import bench
-from bench import code
+from bench import code, origins
 from bench.grids.grid import Grid
 from bench.plan.expand import make_plan
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, REGISTRIES
@@ -92,9 +92,11 @@ def edited(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[tuple[str, str
 
         monkeypatch.setattr(code, "_text", text)
         code.engine.cache_clear()
+        origins.engine.cache_clear()
         found = identities()
         monkeypatch.undo()
         code.engine.cache_clear()
+        origins.engine.cache_clear()
         return found
 
     return of

@@ -19,6 +19,7 @@ from bench.audit.probes import ProbedRow, slopes_as_probed
 from bench.data.base import ClipRef, Missing
 from bench.defense.nature import PLAIN
 from bench.errors import BenchError
+from bench.faults import charge_no_machine
 from bench.plan.cells import Cell, ClipsUnit, Plan
 from bench.records.audits import Finding, Severity
 from bench.records.metrics import wilson
@@ -26,7 +27,6 @@ from bench.records.outcome import Outcome
 from bench.registry import MODELS, Spec
 from bench.run.alone import Alone, Suspect, defended_weights
 from bench.run.engine import LocalEngine
-from bench.run.faults import charge_no_machine
 from bench.run.judge import distances
 from bench.run.store import Adversarial, LostClips, Store
 from bench.seeds import ClipRandom

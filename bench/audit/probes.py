@@ -19,11 +19,11 @@ from bench.attack.losses import cross_entropy
 from bench.defense.base import Purifier
 from bench.defense.defended import DefendedClassifier, why_not
 from bench.errors import BenchError, Impossible
+from bench.faults import charge_no_machine
 from bench.records.audits import Finding, Severity
 from bench.records.identity import Gradient
 from bench.registry import ATTACKS
 from bench.run.alone import slopes
-from bench.run.faults import charge_no_machine
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
 

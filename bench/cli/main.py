@@ -53,6 +53,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _machine_fault(error: Exception) -> str:
-    from bench.run.faults import machine_fault  # torch, which most commands that fail have loaded already
+    from bench.faults import machine_fault  # torch, which most commands that fail have loaded already
 
     return machine_fault(error)

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet2DModel, UNet3DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -22,7 +24,6 @@ from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.guided import load_guided
 from bench.diffusion.replay import replayed
 from bench.errors import BenchError
-from bench.weights.files import UNREADABLE
 
 # diffusers and transformers are only partly typed.
 _AutoencoderKL: Any = AutoencoderKL
@@ -222,12 +223,26 @@ def _schedule(weights: str) -> Any:
     return scheduler
 
 
+# What diffusers, transformers and the readers beneath them raise on files that are not what they should be.
+_UNREADABLE = (
+    SafetensorError,
+    UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OSError,
+    LookupError,
+    AttributeError,
+    TypeError,
+)
+
+
 @contextmanager
 def _explained(weights: str, part: str) -> Iterator[None]:
     """Turns what diffusers and transformers raise on bad files into one sentence."""
     try:
         yield
-    except UNREADABLE as error:
+    except _UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         where = "folder" if Path(weights).is_dir() else "hub entry"
         raise BenchError(

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-from bench import code
+from bench import code, origins
 from bench.attack.base import Attack
 from bench.data.base import ClipRef, Dataset
 from bench.defense.base import Defense
@@ -75,7 +75,7 @@ class ClipsUnit:
         """Digest of all that its clips depend on."""
         return digest(
             {
-                "engine": code.engine(),
+                "engine": origins.engine(),
                 "dataset": self.dataset.identity.model_dump(),
                 "model": self.model.identity.model_dump() if self.model else None,
                 "attack": self.attack.identity.model_dump(),
@@ -147,7 +147,7 @@ class Cell:
     def identity(self) -> CellIdentity:
         """All defaults written out, weights and code by digest."""
         return CellIdentity(
-            engine=code.engine(),
+            engine=origins.engine(),
             dataset=self.dataset.identity,
             model=self.model.identity,
             defense=self.defense.identity,

@@ -14,12 +14,12 @@ from bench import code
 from bench.data.base import ClipRef, Dataset, MissingClip
 from bench.defense.defended import usable
 from bench.errors import BenchError
+from bench.faults import charge_no_machine
 from bench.files import write_whole
 from bench.grids.grid import Grid
 from bench.plan.cells import Component
 from bench.plan.probe import ask
 from bench.records.identity import digest
-from bench.run.faults import charge_no_machine
 from bench.seeds import seed_of
 
 # Answers that a run which is killed may have to ask for again.

@@ -33,6 +33,7 @@ from bench.defense.defended import DefendedClassifier
 from bench.defense.nature import PLAIN, Nature
 from bench.defense.trained import know_origin
 from bench.errors import BenchError
+from bench.faults import MachineFault, machine_fault
 from bench.grids.grid import DatasetSection, Grid
 from bench.plan.cells import Cell, Component, Plan
 from bench.plan.components import defend, is_file, make_component
@@ -40,7 +41,6 @@ from bench.records.identity import ComponentIdentity, Gradient
 from bench.records.outcome import Outcome
 from bench.registry import DEFENSES, MODELS, Spec
 from bench.run.engine import LocalEngine
-from bench.run.faults import MachineFault, machine_fault
 from bench.run.runner import Runner
 from bench.run.store import Store
 from bench.seeds import ClipRandom, seed_of

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from bench.data.base import ClipRef, MissingClip
 from bench.defense.defended import DefendedClassifier
 from bench.errors import BenchError, Impossible
+from bench.faults import Failure, MachineFault, charge_no_machine
+from bench.origins import check_origins
 from bench.plan.cells import Cell, ClipsUnit, Plan
 from bench.records.description import Skipped
 from bench.records.identity import digest
 from bench.records.outcome import Flaw, Outcome
 from bench.run.control import compare
 from bench.run.engine import LocalEngine
-from bench.run.faults import Failure, MachineFault, charge_no_machine
 from bench.run.guard import Guard
-from bench.run.origins import check_origins
 from bench.run.store import Adversarial, LostClips, Store
 from bench.weights.files import fingerprint
 

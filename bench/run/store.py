@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bench.faults import MachineFault, machine_fault
 from bench.files import replacing
 from bench.records.outcome import Control, Flaw, Outcome
-from bench.run.faults import MachineFault, machine_fault
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cells (id TEXT PRIMARY KEY, settings TEXT NOT NULL);

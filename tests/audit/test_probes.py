@@ -10,9 +10,9 @@ import torch
 
 from bench import Budget
 from bench.audit import probes
+from bench.faults import MachineFault
 from bench.grids.grid import read_grid
 from bench.plan.expand import make_plan
-from bench.run.faults import MachineFault
 
 Write = Callable[..., Path]
 

@@ -20,6 +20,7 @@ from kit.running import run
 from safetensors.torch import save
 
 from bench import BenchError
+from bench.faults import MachineFault
 from bench.grids.grid import read_grid
 from bench.plan.cells import Plan
 from bench.plan.expand import make_plan
@@ -27,7 +28,6 @@ from bench.records.outcome import Outcome
 from bench.records.results import CellResult, read_results
 from bench.run.engine import LocalEngine
 from bench.run.export import collect
-from bench.run.faults import MachineFault
 from bench.run.runner import Runner
 from bench.run.store import Store
 

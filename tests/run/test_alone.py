@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bench import BenchError, DefendedClassifier
 from bench.defense.base import Defense
+from bench.faults import MachineFault
 from bench.registry import DEFENSES, Spec
 from bench.run.alone import Alone, Suspect, defended_weights, slopes
-from bench.run.faults import MachineFault
 
 CPU = torch.device("cpu")
 

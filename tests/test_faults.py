@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.run.faults import Failure, machine_fault
+from bench.faults import Failure, machine_fault
 
 
 def raised_from(cause: BaseException) -> Exception:
@@ -78,16 +78,18 @@ def test_a_real_lack_of_memory_is_one() -> None:
 def test_a_failure_names_the_line_of_the_component_and_not_of_the_library_that_it_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine.py").write_text("import torch\n\n\ndef f():\n    return torch.ones(2, 3) @ torch.ones(2, 3)\n")
+    (tmp_path / "mine_of_faults.py").write_text(
+        "import torch\n\n\ndef f():\n    return torch.ones(2, 3) @ torch.ones(2, 3)\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
-    import mine  # type: ignore[import-not-found]
+    import mine_of_faults  # type: ignore[import-not-found]
 
     with pytest.raises(RuntimeError) as raised:
-        mine.f()
+        mine_of_faults.f()
     failure = Failure.of(raised.value)
     assert "mat1 and mat2 shapes" in failure.message
-    assert failure.message.endswith("(mine.py:5)")
-    assert 'File "mine.py", line 5, in f\n    return torch.ones(2, 3) @ torch.ones(2, 3)' in failure.traceback
+    assert failure.message.endswith("(mine_of_faults.py:5)")
+    assert 'File "mine_of_faults.py", line 5, in f\n    return torch.ones(2, 3) @ torch.ones(2, 3)' in failure.traceback
     assert str(tmp_path) not in failure.traceback  # nothing of this machine goes into a result
 
 

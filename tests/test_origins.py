@@ -13,13 +13,13 @@ from kit.commands import Answer
 from kit.gray import Identity
 from kit.running import run
 
-from bench import BenchError, ClipRandom, code
+from bench import BenchError, ClipRandom, origins
 from bench.defense.defended import DefendedClassifier
 from bench.grids.grid import read_grid
 from bench.plan.expand import make_plan
 from bench.records.outcome import Outcome
 from bench.registry import DEFENSES, Entry
-from bench.run import engine, judge, origins
+from bench.run import engine, judge
 from bench.run.engine import LocalEngine
 from bench.run.runner import Runner
 from bench.run.store import Store
@@ -67,7 +67,7 @@ def test_what_stands_in_the_judges_place_is_named(name: str, monkeypatch: pytest
 
 def test_whoever_looks_is_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(origins, "check_origins", lenient)
-    assert any("bench.run.origins.check_origins" in what for what in origins.altered())
+    assert any("bench.origins.check_origins" in what for what in origins.altered())
 
 
 def test_an_entry_that_another_class_took_the_place_of_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,12 +124,12 @@ def test_a_subclass_that_a_caller_hands_over_is_the_callers_business(gray_grid: 
 
 
 def test_outcomes_of_an_altered_program_have_another_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    code.engine.cache_clear()
-    own = code.engine()
-    code.engine.cache_clear()
+    origins.engine.cache_clear()
+    own = origins.engine()
+    origins.engine.cache_clear()
     monkeypatch.setattr(judge, "violation", lenient)
-    other = code.engine()
-    code.engine.cache_clear()
+    other = origins.engine()
+    origins.engine.cache_clear()
     assert other != own
     monkeypatch.undo()
-    assert code.engine() == own
+    assert origins.engine() == own

@@ -8,6 +8,7 @@ deceive and knows this file can: that is what `bench audit` and a look at the su
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from bench import code as sources
 from bench.errors import BenchError
 from bench.registry import REGISTRIES, Registry
 
@@ -27,7 +29,6 @@ JUDGING = (
     "bench.run.control",
     "bench.run.guard",
     "bench.run.export",
-    "bench.run.origins",
     "bench.defense.defended",
     "bench.threat.budgets",
     "bench.records.outcome",
@@ -35,6 +36,7 @@ JUDGING = (
     "bench.records.results",
     "bench.records.checks",
     "bench.registry",
+    "bench.origins",
     "bench.seeds",
 )
 """Modules through which every outcome goes from a clip to a table."""
@@ -52,6 +54,16 @@ def check_origins() -> None:
             f"{found[0]}, so no figure means anything: one of the components that were imported put it there. Leave "
             "that component out."
         )
+
+
+@lru_cache(maxsize=1)
+def engine() -> str:
+    """Identity of what every cell has in common: that of the written code, :func:`bench.code.engine`. Where a component
+    has put something of its own in the judge's place, it is another one, so that what such a program measures never
+    passes for a measurement of this one.
+    """
+    written, foreign = sources.engine(), altered()
+    return hashlib.sha256("\n".join([written, *foreign]).encode()).hexdigest()[:12] if foreign else written
 
 
 def altered() -> list[str]:
