@@ -367,7 +367,7 @@ class _Question:
 
 
 def _print(tables: Iterable[Table]) -> None:
-    console = Console(width=None if Console().is_terminal else 120)
+    console = Console(width=None if Console().is_terminal else 120, markup=False)
     for table in tables:
         console.print(heading(table), soft_wrap=True)
         console.print(render(table))

@@ -27,6 +27,15 @@ def nearest(word: object, known: Iterable[str]) -> str:
     return f" (did you mean {by_lower[match[0]]!r}?)" if match else ""
 
 
+def short(value: object, most: int = 80) -> str:
+    """A value as a message shows it: its representation, cut in the middle where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits, what holds itself
+        text = f"a {type(value).__name__} that is too long to print"
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
+
+
 def at_least(name: str, value: object, least: int, otherwise: str = "") -> None:
     """Checks a whole number that somebody gave.
 

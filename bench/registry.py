@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from bench import code
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, nearest, short
 from bench.modes import float32_by_default
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,7 +65,7 @@ class Spec:
             return cls(name, params, label)
         match = re.fullmatch(r"\s*([\w.:\-]+)\s*(\(.*\))?\s*", str(text), flags=re.DOTALL)
         if match is None:
-            raise BenchError(f"Cannot read component {text!r}: write a name or name(parameter=value).")
+            raise BenchError(f"Cannot read component {short(text)}: write a name or name(parameter=value).")
         if match[2] is None:
             return cls(match[1])
         try:
@@ -75,9 +75,9 @@ class Spec:
             params = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg is not None}
             if len(params) < len(call.keywords):
                 raise ValueError("a parameter is repeated or has no name")
-        except (SyntaxError, ValueError, TypeError) as error:
+        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
             raise BenchError(
-                f"Cannot read the parameters of {text!r}: write name(parameter=value, ...) with plain values."
+                f"Cannot read the parameters of {short(text)}: write name(parameter=value, ...) with plain values."
             ) from error
         return cls(match[1], params)
 

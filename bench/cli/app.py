@@ -22,9 +22,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-# Tables need about 110 columns; a pipe or a file has no width of its own.
-out = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False)
-err = Console(stderr=True, highlight=False)
+# Tables need about 110 columns; a pipe or a file has no width of its own. Labels may hold brackets: no text is markup.
+out = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
 
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights of the classifier.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set's files.")]

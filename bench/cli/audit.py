@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from rich.text import Text
 
 from bench.cli.app import Checkpoint, DataRoot, Device, Results, err, loading, out, warn_broken
 from bench.errors import BenchError
@@ -75,7 +76,7 @@ def audit(
             store=results / ".store",
             data_root=data_root,
             checkpoint=checkpoint,
-            working_on=lambda row: status.update(f"Auditing {row.model}, {row.defense} ..."),
+            working_on=lambda row: status.update(Text(f"Auditing {row.model}, {row.defense} ...")),
         )
     if as_json:
         typer.echo(json.dumps([r.model_dump() for r in rows], indent=1))
@@ -89,7 +90,8 @@ def audit(
 
 
 def _print_row(row: AuditedRow) -> None:
-    out.print(f"[bold]{row.grade}[/bold]  {row.model} · {row.defense} · {row.budget}: {row.asked}", highlight=False)
+    words = f"  {row.model} · {row.defense} · {row.budget}: {row.asked}"
+    out.print(Text.assemble((row.grade, "bold"), words), highlight=False)
     if row.dear:
         out.print(f"   not asked: {row.dear}", highlight=False, markup=False, soft_wrap=True)
     for finding in row.findings:

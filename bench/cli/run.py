@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from bench.cli.app import (
     Checkpoint,
@@ -130,7 +131,7 @@ def _print_run(title: str, measured: GridRun) -> None:
     from bench.report.render import LEGEND, heading, render
 
     if title:
-        out.print(f"\n[bold]{title}[/bold]")
+        out.print(Text(f"\n{title}", style="bold"))
     for table in measured.tables:
         out.print(heading(table), soft_wrap=True)
         out.print(render(table))
@@ -211,7 +212,9 @@ class RunProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            ),
             console=err,
             # Speeds differ between attacks and judging: average over a long window.
             speed_estimate_period=120,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from bench.cli.app import DataRoot, out, warn_broken
 from bench.errors import BenchError, nearest
@@ -143,7 +144,7 @@ def _gradient(name: str) -> dict[str, Any]:
 
 
 def _print_gradient(item: dict[str, Any]) -> None:
-    out.print(f"[bold]{item['name']}[/bold]  (gradient)", highlight=False)
+    out.print(Text.assemble((item["name"], "bold"), "  (gradient)"), highlight=False)
     lines = [f"How an attack differentiates the defence: {item['summary']}."]
     if item["source"]:
         lines += ["", f"Source: {item['source']}"]
@@ -216,7 +217,7 @@ def _lists() -> dict[str, list[str]]:
 def _print_description(item: dict[str, Any]) -> None:
     from bench.weights.zoo import figures_in_words
 
-    out.print(f"[bold]{item['name']}[/bold]  ({item['kind']})", highlight=False)
+    out.print(Text.assemble((item["name"], "bold"), f"  ({item['kind']})"), highlight=False)
     out.print(item["description"].split("\n\nArgs:")[0].split("\nArgs:")[0], markup=False, highlight=False)
     if item["source"]:
         out.print(f"\nSource: {item['source']}", markup=False, highlight=False)

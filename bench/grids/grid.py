@@ -28,17 +28,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, nearest, short
 from bench.files import slug
+from bench.grids.strict import read_yaml
 from bench.records.description import AcrossSection, ReportedSection
 from bench.records.identity import Gradient
 from bench.registry import Spec
 
 TOGETHER = ("Union", "Mean", "Seconds")
 """Headings that every table may have beside its attacks."""
+_RESERVED = {"clean", "standard", "defence", "audit", *(heading.casefold() for heading in TOGETHER)}
 
 
 class _Section(BaseModel):
@@ -55,7 +56,7 @@ class SelectSection(_Section):
     """
 
     correct_by: list[Any] = Field(alias="correct-by", min_length=1)
-    per_class: int | None = Field(default=None, alias="per-class", ge=1)
+    per_class: int | None = Field(default=None, alias="per-class", ge=1, strict=True)
 
     @property
     def specs(self) -> list[Spec]:
@@ -74,7 +75,7 @@ class DatasetSection(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     name: str
-    clips: int | None = Field(default=None, ge=1)
+    clips: int | None = Field(default=None, ge=1, strict=True)
     select: SelectSection | None = None
 
     @property
@@ -222,11 +223,11 @@ class Grid(_Section):
     defenses: list[Any] = Field(min_length=1)
     budgets: list[dict[str, Any]] = Field(default=[{}], min_length=1)
     attacks: list[Any] = Field(min_length=1)
-    seed: int = 0
-    queries: int = Field(default=10, ge=1)
+    seed: int = Field(default=0, strict=True)
+    queries: int = Field(default=10, ge=1, strict=True)
     oracles: dict[str, dict[str, str]] = {}
-    counts_clean: bool = False
-    timed: bool = False
+    counts_clean: bool = Field(default=False, strict=True)
+    timed: bool = Field(default=False, strict=True)
     averages: dict[str, list[str]] = {}
     across: dict[str, AcrossSection] = {}
     reported: ReportedSection | None = None
@@ -257,9 +258,12 @@ class Grid(_Section):
         """
         for what, specs in (("model", self.model_specs), ("defence", self.defense_specs)):
             labels = [str(s) for s in specs]
-            self._check_twice(what, labels)
+            # The undefended row is there whether it is named or not.
+            labels = ["none", *(label for label in labels if label != "none")] if what == "defence" else labels
+            self._check_twice(what, [str(s) for s in specs])
             _check_slugs(what, labels)
         _check_slugs("attack", [s.label for s in self.attack_sections])
+        self._check_reserved()
         if self.dataset.select is not None:
             self._check_twice("classifier to select by", [str(s) for s in self.dataset.select.specs])
         attacks = [s.label for s in self.attack_sections]
@@ -281,6 +285,21 @@ class Grid(_Section):
                             f"Oracle {label!r} of grid {self.name!r} needs the {what} {name!r}, which it does not "
                             f"have{nearest(name, known)}; it has: {', '.join(known)}."
                         )
+
+    def _check_reserved(self) -> None:
+        """No row or column may pass for the ones that stand in every table."""
+        for section in self.attack_sections:
+            if section.attack is not None and section.label.casefold() in _RESERVED:
+                raise BenchError(
+                    f"An attack of grid {self.name!r} is labelled {section.label!r}, as a column that is no attack: "
+                    "give it another 'label'."
+                )
+        rows = [str(s) for s in self.defense_specs if s != Spec("none")]
+        for row in (*rows, *self.oracles):
+            if row.casefold() == "none":
+                raise BenchError(
+                    f"A row of grid {self.name!r} is labelled {row!r}, as the undefended one: give it another 'label'."
+                )
 
     def _check_averages(self, attacks: Sequence[str]) -> None:
         for label in (*self.averages, *self.across):
@@ -348,6 +367,8 @@ def _check_slugs(what: str, labels: Sequence[str]) -> None:
     """Labels become file names, in which only letters, digits and a few signs are left, and case may not count."""
     seen: dict[str, str] = {}
     for label in labels:
+        if not label.isprintable():
+            raise BenchError(f"The {what} label {short(label)} holds signs that cannot be printed: leave them out.")
         name = slug(label).casefold()
         if not name:
             raise BenchError(f"The {what} label {label!r} makes no file name: use a letter or a digit in it.")
@@ -383,10 +404,12 @@ def read_grid(path: Path) -> Grid:
         BenchError: not YAML, or a key is unknown, missing or of the wrong kind.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise BenchError(f"Grid file {path} is not YAML: {reason}.") from error
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BenchError(f"Grid file {path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+    except OSError as error:
+        raise BenchError(f"Cannot read grid file {path}: {error.strerror or error}.") from error
+    content = read_yaml(text, f"Grid file {path}")
     if not isinstance(content, dict):
         raise BenchError(f"Grid file {path} must hold keys such as dataset, models, defenses and attacks.")
     try:

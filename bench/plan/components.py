@@ -125,9 +125,11 @@ def _judges(grid: Grid, models: list[Component[nn.Module]], data_root: Path | No
 
 def with_baseline(defenses: list[Component[Defense]]) -> list[Component[Defense]]:
     """The defences, the undefended classifier before them if it is not among them."""
-    if any(changes_nothing(d.instance) for d in defenses):
+    bare = make_component(Spec("none"), DEFENSES)
+    # By what it is, and not by what it says of itself or is called.
+    if any(d.label == bare.label and type(d.instance) is type(bare.instance) for d in defenses):
         return defenses
-    return [make_component(Spec("none"), DEFENSES), *defenses]
+    return [bare, *defenses]
 
 
 def budgets_of(grid: Grid, section: AttackSection) -> dict[str, Budget]:

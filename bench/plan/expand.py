@@ -15,7 +15,7 @@ from bench.attack.base import Attack
 from bench.defense.base import Defense, changes_nothing
 from bench.defense.defended import DefendedClassifier, settled, why_not
 from bench.defense.nature import PLAIN, Nature
-from bench.errors import BenchError
+from bench.errors import BenchError, short
 from bench.grids.grid import AttackSection, Grid
 from bench.plan.cells import Cell, ClipsUnit, Component, Plan
 from bench.plan.components import Parts, budgets_of, defend, make_parts
@@ -234,12 +234,21 @@ def _add_cell(plan: Plan, parts: Parts, row: _Row, column: _Column, bare: _Row) 
     )
 
 
+# File systems take 255, and a file that is being written has a longer name.
+_LONGEST_NAME = 220
+
+
 def _check_files(plan: Plan) -> None:
     """Labels that differ only in what no file name holds would print two rows and leave one file."""
     seen: dict[str, Cell] = {}
     for cell in plan.cells:
         labels = cell.model.label, cell.defense.label, cell.attack_label, cell.threat
         name = file_name(*labels).casefold()  # some file systems tell no case apart
+        if len(name.encode()) > _LONGEST_NAME:
+            raise BenchError(
+                f"The labels {', '.join(short(label) for label in labels if label)} make a file name of "
+                f"{len(name.encode())} bytes, and {_LONGEST_NAME} are the most: give the longest another 'label'."
+            )
         other = seen.setdefault(name, cell)
         if other is not cell:
             others = other.model.label, other.defense.label, other.attack_label, other.threat

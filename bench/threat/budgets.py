@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, nearest, short
 from bench.threat.framing import Framing
 from bench.threat.norms import L2, Flicker, Linf, Norm, OneFrame
 from bench.threat.ratios import MultL2, MultLinf
@@ -30,8 +32,12 @@ def norm_of(name: str) -> Norm:
         BenchError: unknown name.
     """
     if not isinstance(name, str) or name not in NORMS:
-        raise BenchError(f"Unknown norm {name!r}{nearest(name, NORMS)}; known: {', '.join(NORMS)}.")
+        raise BenchError(f"Unknown norm {short(name)}{nearest(name, NORMS)}; known: {', '.join(NORMS)}.")
     return NORMS[name]
+
+
+_DECIMAL = r"[0-9]{1,30}(?:\.[0-9]{0,30})?(?:[eE][+-]?[0-9]{1,3})?|\.[0-9]{1,30}(?:[eE][+-]?[0-9]{1,3})?"
+_SIZE = re.compile(rf"\s*([+-]?(?:{_DECIMAL}))\s*(?:/\s*([0-9]{{1,30}})\s*)?", re.ASCII)
 
 
 def parse_size(text: str | float) -> float:
@@ -41,14 +47,47 @@ def parse_size(text: str | float) -> float:
         BenchError: not a number, negative or infinite.
     """
     try:
-        if isinstance(text, bool):
-            raise ValueError("a truth value is no size")
-        number = float(Fraction(text.replace(" ", ""))) if isinstance(text, str) else float(text)
+        number = _fraction(text) if isinstance(text, str) else _number(text)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError):
-        raise BenchError(f"Cannot read the size {text!r}: write a number or a fraction such as 4/255.") from None
+        raise BenchError(f"Cannot read the size {short(text)}: write a number or a fraction such as 4/255.") from None
     if not math.isfinite(number) or number < 0:
-        raise BenchError(f"A size must be finite and not negative, not {text!r}.")
+        raise BenchError(f"A size must be finite and not negative, not {short(text)}.")
     return number
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError("a truth value is no size")
+    return float(value)
+
+
+def _fraction(text: str) -> float:
+    """What is neither a decimal nor one over a whole number is refused before it is computed: 1e999999999 takes
+    hours."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError("not a number")
+    return float(Fraction(match[1]) / int(match[2] or 1))
+
+
+_OTHER_WORDS = {
+    "eps": "size",
+    "epsilon": "size",
+    "radius": "size",
+    "alpha": "step_size",
+    "eps_iter": "step_size",
+    "stepsize": "step_size",
+    "iters": "steps",
+    "num_steps": "steps",
+    "n_steps": "steps",
+    "nb_iter": "steps",
+    "iterations": "steps",
+    "num_restarts": "restarts",
+    "n_restarts": "restarts",
+    "p": "norm",
+    "ord": "norm",
+}
+"""What other libraries call the keys of a budget."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +105,7 @@ class Budget:
         restarts: independent random starts.
 
     Raises:
-        BenchError: unknown norm, negative size, or a count below one.
+        BenchError: unknown norm, a size that is negative or larger than anything in its norm, or a count below one.
     """
 
     norm: str = "linf"
@@ -77,12 +116,41 @@ class Budget:
 
     def __post_init__(self) -> None:
         norm_of(self.norm)
-        if not bool((torch.as_tensor(self.size) >= 0).all()):
-            raise BenchError(f"A budget's size must not be negative, but it is {self.size}.")
+        self._check_size()
+        for key, value in (("steps", self.steps), ("restarts", self.restarts)):
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise BenchError(f"A budget's {key} must be a whole number, not {short(value)}.")
         if self.steps < 1 or self.restarts < 1:
             raise BenchError(f"A budget needs at least 1 step and 1 restart, not {self.steps} and {self.restarts}.")
-        if self.step_size is not None and not self.step_size > 0:
-            raise BenchError(f"A budget's step_size must be positive, not {self.step_size}.")
+        if self.step_size is None:
+            return
+        if not isinstance(self.step_size, Real) or not self.step_size > 0:
+            raise BenchError(f"A budget's step_size must be a positive number, not {short(self.step_size)}.")
+        self._check_range("step_size", float(self.step_size))
+
+    def _check_size(self) -> None:
+        if not isinstance(self.size, (Real, Tensor)) or isinstance(self.size, bool):
+            raise BenchError(f"A budget's size must be a number, not {short(self.size)}; in a grid 4/255 is one too.")
+        sizes = torch.as_tensor(self.size, dtype=torch.float64)
+        if not bool((sizes >= 0).all()):
+            raise BenchError(f"A budget's size must not be negative, but it is {self.size}.")
+        if not sizes.numel():
+            return
+        self._check_range("size", float(sizes.max()))
+        # Not even infinity is a number of pixels.
+        if self.geometry.whole and not bool((sizes == sizes.floor()).logical_and(sizes.isfinite()).all()):
+            fault = sizes[(sizes != sizes.floor()) | ~sizes.isfinite()].flatten()[0]
+            raise BenchError(f"The size of a {self.norm} budget is a whole number of pixels, not {float(fault):g}.")
+
+    def _check_range(self, key: str, value: float) -> None:
+        """Clips are in ``[0, 1]``, and who writes 8 means 8/255."""
+        if value <= self.geometry.largest:
+            return
+        meant = f" (did you mean {value:g}/255?)" if value <= 255 else ""
+        raise BenchError(
+            f"A budget's {key} in {self.norm} is at most {self.geometry.largest:g}, as clips are in [0, 1], not "
+            f"{value:g}{meant}."
+        )
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Budget:
@@ -92,16 +160,20 @@ class Budget:
             BenchError: an unknown key (the nearest one is named) or an unreadable value.
         """
         known = ("norm", "size", "steps", "step_size", "restarts")
+        if not isinstance(settings, Mapping):
+            raise BenchError(f"A budget is a mapping such as {{norm: linf, size: 4/255}}, not {short(settings)}.")
         for key in settings:
             if key not in known:
-                raise BenchError(f"A budget has no key {key!r}{nearest(str(key), known)}; keys: {', '.join(known)}.")
+                word = _OTHER_WORDS.get(str(key).lower().replace("-", "_"))
+                meant = f" (did you mean {word!r}?)" if word else nearest(str(key), known)
+                raise BenchError(f"A budget has no key {short(key)}{meant}; keys: {', '.join(known)}.")
         values = dict(settings)
         for key in ("size", "step_size"):
             if key in values and (key == "size" or values[key] is not None):
                 values[key] = parse_size(values[key])
         for key in ("steps", "restarts"):
             if key in values and (not isinstance(values[key], int) or isinstance(values[key], bool)):
-                raise BenchError(f"A budget's {key} must be a whole number, not {values[key]!r}.")
+                raise BenchError(f"A budget's {key} must be a whole number, not {short(values[key])}.")
         return cls(**values)
 
     @property

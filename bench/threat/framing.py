@@ -41,6 +41,7 @@ class Framing(Norm):
     """
 
     name = "framing"
+    whole = True
 
     def words(self, size: float) -> str:
         return f"{size:g} px"

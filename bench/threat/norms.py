@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -35,6 +36,10 @@ class Norm(ABC):
     """Geometry of a ball around the clean clip. All methods act on batches and are exact per clip."""
 
     name: ClassVar[str]
+    largest: ClassVar[float] = math.inf
+    """A size that reaches every clip; a larger one is a slip, as of who writes 8 for 8/255."""
+    whole: ClassVar[bool] = False
+    """Whether sizes are whole numbers of pixels."""
 
     def words(self, size: float) -> str:
         """A size as tables print it: ``4/255`` where it is whole in that unit."""
@@ -63,6 +68,7 @@ class Linf(Norm):
     """Largest change of any value, in intensity units."""
 
     name = "linf"
+    largest = 1.0
 
     def random_start(self, clips: Tensor, size: Tensor | float, rng: ClipRandom) -> Tensor:
         noise = rng.uniform(*clips.shape[1:], device=clips.device).to(clips.dtype)
@@ -119,6 +125,7 @@ class OneFrame(Norm):
     """
 
     name = "one-frame"
+    largest = 1.0
 
     def random_start(self, clips: Tensor, size: Tensor | float, rng: ClipRandom) -> Tensor:
         """A frame drawn at random, and in it a point uniform in the ball, then clamped to ``[0, 1]``."""
@@ -155,6 +162,7 @@ class Flicker(Norm):
     """
 
     name = "flicker"
+    largest = 1.0
 
     def random_start(self, clips: Tensor, size: Tensor | float, rng: ClipRandom) -> Tensor:
         """Offsets uniform in ``[-size, size]``."""

@@ -20,6 +20,8 @@ class Region(Norm):
     convex. Sizes are whole numbers of pixels.
     """
 
+    whole = True
+
     def words(self, size: float) -> str:
         return f"{size:g} px"
 

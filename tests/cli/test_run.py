@@ -247,3 +247,18 @@ def test_a_checkpoint_of_another_width_is_one_sentence_and_code_2(
     )
     assert answer.code == 2
     assert "Mixed_4c.b1b.conv3d.weight (file (112, 56, 3, 3, 3), network (224, 112, 3, 3, 3))" in answer.err
+
+
+def test_labels_with_brackets_are_shown_as_they_are(gray_grid: Write, tmp_path: Path, bench: Bench) -> None:
+    grid = gray_grid(
+        ('"kit.gray:Identity"', '{name: "kit.gray:FailsOnBright", label: "mine [/] [bold]x"}'),
+        ("title: Gray clips", 'title: "Gray [/red] clips"'),
+        ("clean, noise", '{attack: noise, label: "[/] noise"}'),
+    )
+    folder = tmp_path / "r"
+    for arguments in (["run", "--grid", grid, "--dry-run"], ["run", "--grid", grid], ["audit", grid, "--clips", 0]):
+        answer = bench(*arguments, "--results", folder)
+        assert answer.code in (0, 1), answer.err
+        assert "mine [/]" in answer.out
+    assert bench("leaderboard", "--results", folder, "--output", tmp_path / "l.md").code == 0
+    assert "| mine [/] [bold]x |" in (tmp_path / "l.md").read_text()

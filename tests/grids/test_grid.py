@@ -203,3 +203,48 @@ def test_labels_that_make_one_file_name_together_are_refused(gray_grid: Write) -
     path = gray_grid(('[none, "kit.gray:Identity"]', defenses), ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", attacks))
     with pytest.raises(BenchError, match="make one file name, kit"):
         make_plan(read_grid(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("size: 0.15", "size: 8", "is at most 1, as clips are in [0, 1], not 8 (did you mean 8/255?)"),
+        ("norm: linf, size: 0.15", "norm: one-frame, size: 16", "did you mean 16/255?"),
+        ("norm: linf, size: 0.15", "norm: flicker, size: 20", "did you mean 20/255?"),
+        ("size: 0.15", "eps: 0.15", "no key 'eps' (did you mean 'size'?)"),
+        ("steps: 4", "iters: 4", "no key 'iters' (did you mean 'steps'?)"),
+        ("steps: 4", "alpha: 0.1", "no key 'alpha' (did you mean 'step_size'?)"),
+        ("size: 0.15", "size: 0.15, step_size: 2", "step_size in linf is at most 1"),
+        ("size: 0.15", "size: .nan", "Cannot read the size"),
+        ("steps: 4", "steps: true", "whole number"),
+        ("size: 0.15", "size: 1e999999999", "Cannot read the size"),
+        ("defenses: [none,", "defenses: [{name: jpeg, label: none},", "as the undefended one"),
+        ("defenses: [none,", "defenses: [{name: jpeg, label: None},", "make one file name"),
+        ("clean, noise", "{attack: noise, label: clean}, noise", "as a column that is no attack"),
+        ("clean, noise", "{attack: noise, label: Standard}, noise", "as a column that is no attack"),
+        ("clean, noise", "{attack: noise, label: Union}, noise", "as a column that is no attack"),
+        ("clean, noise", '{attack: noise, label: "a\\0b"}, noise', "holds signs that cannot be printed"),
+        ("clean, noise", "{attack: noise, label: " + "x" * 300 + "}, noise", "are the most: give the longest another"),
+        ("title: Gray clips", "title: Gray clips\nseed: true", "'seed'"),
+        ("title: Gray clips", 'title: Gray clips\nseed: "7"', "'seed'"),
+        ("title: Gray clips", "title: Gray clips\ntimed: 1", "'timed'"),
+        ("length: 6", "length: 6, clips: true", "'dataset.clips'"),
+        ('"kit.gray:Identity"', '"jpeg(quality=' + "-" * 100_000 + '1)"', "2000 are the most"),
+        ('"kit.gray:Identity"', '"jpeg(quality=' + "(" * 1900 + '1)"', "Cannot read"),
+    ],
+)
+def test_what_would_mean_something_else_is_refused_before_any_work(
+    gray_grid: Callable[..., Path], old: str, new: str, words: str
+) -> None:
+    with pytest.raises(BenchError) as raised:
+        make_plan(read_grid(gray_grid((old, new))))
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 700
+
+
+def test_a_defence_that_says_that_it_is_none_does_not_take_the_place_of_the_undefended_row(
+    gray_grid: Callable[..., Path],
+) -> None:
+    plan = make_plan(read_grid(gray_grid(('none, "kit.gray:Identity"', "kit.gray:Pretending"))))
+    assert {cell.defense.label for cell in plan.cells} == {"none", "kit.gray:Pretending"}

@@ -135,6 +135,15 @@ class Exhausting(Purifier):
         return clips * 1
 
 
+class Pretending(Purifier):
+    """Says that it is the undefended baseline."""
+
+    identity = True
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        return clips
+
+
 class Leaving(Purifier):
     """Ends the program, as a script does that was not meant to be imported."""
 
