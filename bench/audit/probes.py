@@ -314,9 +314,8 @@ def an_empty_defence_changes_nothing(probed: ProbedRow) -> Finding | None:
 def size_and_noise_are_what_they_seem(probed: ProbedRow) -> list[Finding]:
     """A larger budget must break more, and noise of the same size must not break what the attack leaves."""
     label = "eot(draws=10)" if probed.make().stochastic else "pgd"
-    size = float(probed.budget.size)
     half, whole, twice = (
-        probed.broken_by(label, replace(probed.budget, size=f * size, step_size=None)) for f in (0.5, 1, 2)
+        probed.broken_by(label, replace(probed.budget.scaled(f), step_size=None)) for f in (0.5, 1, 2)
     )
     findings = []
     for less, more, words in ((half, whole, "half the"), (whole, twice, "the whole")):

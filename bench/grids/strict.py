@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         self.depth += 1
         if self.depth > _DEEPEST:
-            raise ConstructorError(None, None, "it is nested too deeply", self.peek_event().start_mark)
+            raise ConstructorError(None, None, "it is nested too deeply", self.peek_event().start_mark)  # type: ignore[no-untyped-call]
         try:
             return super().compose_node(parent, index)
         finally:

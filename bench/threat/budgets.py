@@ -70,6 +70,10 @@ def _fraction(text: str) -> float:
     return float(Fraction(match[1]) / int(match[2] or 1))
 
 
+def _is_number(value: Any, kind: type) -> bool:
+    return type(value) is not bool and isinstance(value, kind)
+
+
 _OTHER_WORDS = {
     "eps": "size",
     "epsilon": "size",
@@ -117,20 +121,33 @@ class Budget:
     def __post_init__(self) -> None:
         norm_of(self.norm)
         self._check_size()
-        for key, value in (("steps", self.steps), ("restarts", self.restarts)):
-            if not isinstance(value, Integral) or isinstance(value, bool):
+        counts: dict[str, Any] = {"steps": self.steps, "restarts": self.restarts}
+        for key, value in counts.items():
+            if not _is_number(value, Integral):
                 raise BenchError(f"A budget's {key} must be a whole number, not {short(value)}.")
         if self.steps < 1 or self.restarts < 1:
             raise BenchError(f"A budget needs at least 1 step and 1 restart, not {self.steps} and {self.restarts}.")
-        if self.step_size is None:
+        step: Any = self.step_size
+        if step is None:
             return
-        if not isinstance(self.step_size, Real) or not self.step_size > 0:
-            raise BenchError(f"A budget's step_size must be a positive number, not {short(self.step_size)}.")
-        self._check_range("step_size", float(self.step_size))
+        if not _is_number(step, Real) or not step > 0:
+            raise BenchError(f"A budget's step_size must be a positive number, not {short(step)}.")
+        self._check_range("step_size", float(step))
+
+    def scaled(self, factor: float) -> Budget:
+        """The same with a size that many times as large, in whole pixels where only these count, and no larger than
+        anything in its norm."""
+        geometry = self.geometry
+        if isinstance(self.size, Tensor):
+            size = factor * self.size
+            return replace(self, size=(size.floor() if geometry.whole else size).clamp(max=geometry.largest))
+        one = factor * self.size
+        return replace(self, size=min(float(math.floor(one)) if geometry.whole else one, geometry.largest))
 
     def _check_size(self) -> None:
-        if not isinstance(self.size, (Real, Tensor)) or isinstance(self.size, bool):
-            raise BenchError(f"A budget's size must be a number, not {short(self.size)}; in a grid 4/255 is one too.")
+        given: Any = self.size
+        if not isinstance(given, Tensor) and not _is_number(given, Real):
+            raise BenchError(f"A budget's size must be a number, not {short(given)}; in a grid 4/255 is one too.")
         sizes = torch.as_tensor(self.size, dtype=torch.float64)
         if not bool((sizes >= 0).all()):
             raise BenchError(f"A budget's size must not be negative, but it is {self.size}.")

@@ -442,3 +442,10 @@ def test_settings_are_plain_and_refuse_per_clip_sizes() -> None:
     }
     with pytest.raises(BenchError, match="one size per clip"):
         Budget(size=torch.tensor([0.1])).settings()
+
+
+def test_a_scaled_budget_stays_in_its_norm() -> None:
+    assert Budget("linf", 0.3).scaled(2) == Budget("linf", 0.6)
+    assert Budget("linf", 0.6).scaled(2).size == 1
+    assert Budget("border", 3).scaled(0.5).size == 1
+    assert Budget("l2", 700.0).scaled(2).size == 1400
