@@ -232,6 +232,7 @@ def test_labels_that_make_one_file_name_together_are_refused(gray_grid: Write) -
         ('"kit.gray:Identity"', '"jpeg(quality=' + "-" * 100_000 + '1)"', "2000 are the most"),
         ('"kit.gray:Identity"', '"jpeg(quality=' + "(" * 1900 + '1)"', "Cannot read"),
     ],
+    ids=lambda value: value[:40],
 )
 def test_what_would_mean_something_else_is_refused_before_any_work(
     gray_grid: Callable[..., Path], old: str, new: str, words: str

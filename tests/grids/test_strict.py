@@ -71,6 +71,7 @@ LAUGHS = "a0: &a0 [1]\n" + "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 
         ("a: " + "9" * 5000, "line 1: a text of 5000 characters"),
         ("a: " + "-" * 100_000, "a text of 100000 characters"),
     ],
+    ids=lambda value: value[:40],
 )
 def test_what_is_not_clear_or_no_settings_is_refused_quickly(text: str, words: str) -> None:
     begun = time.monotonic()

@@ -55,7 +55,7 @@ PAGES = [b"\n<!DOCTYPE html><html><head>", b'<?xml version="1.0"?><Error>', b"<h
         *((page, "a web page: the download led to a page") for page in PAGES),
         (b'{"message": "Not Found"}', """text that begins with '{"message": "Not Found"}'"""),
         (b"", "empty"),
-        (gzip.compress(b"weights"), "a gzip archive: unpack it"),
+        (gzip.compress(b"weights", mtime=0), "a gzip archive: unpack it"),
         (b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file"),
         (b"\x80\x02garbage", "damaged, or not of a format that is known"),
     ],
