@@ -32,7 +32,7 @@ def short(value: object, most: int = 80) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # whole numbers of thousands of digits, what holds itself
-        text = f"a {type(value).__name__} that is too long to print"
+        text = f"<{type(value).__name__} too long to print>"
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
 
 

@@ -155,7 +155,9 @@ class Entry:
             raise
         except ValueError as error:
             raise BenchError(f"{self.kind} {self.name!r} refuses its parameters: {error}") from error
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             given = f" with {', '.join(f'{k}={v!r}' for k, v in params.items())}" if params else ""
             raise BenchError(
                 f"{self.kind} {self.name!r} cannot be made{given}: {type(error).__name__}: {error} ({self.origin})"
@@ -356,7 +358,9 @@ class Registry:
                 f"Cannot import {module_name!r} for {self.kind} {name!r}: {error}; "
                 "is it installed, or its folder on PYTHONPATH?"
             ) from error
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise BenchError(
                 f"Importing {module_name!r} for {self.kind} {name!r} fails: {type(error).__name__}: {error}"
             ) from error

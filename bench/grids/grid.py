@@ -83,6 +83,12 @@ class DatasetSection(BaseModel):
         return Spec(self.name, dict(self.model_extra or {}))
 
 
+# The parameters may hold a plus, too.
+_LABEL = re.compile(
+    r"\s*(?P<name>[^\s(+]+)\s*(?P<params>\(.*\))?\s*(?:\+\s*(?P<gradient>[^()]*?)\s*)?", flags=re.DOTALL
+)
+
+
 class AttackSection(_Section):
     """One attack of the grid.
 
@@ -116,11 +122,7 @@ class AttackSection(_Section):
                 f"Cannot read attack {entry!r}: write a label such as PGD+BPDA, or a mapping with 'attack'."
             )
         if isinstance(entry, str):
-            name, _, tail = entry.partition("+")
-            if name.lower() == "clean":
-                return cls(label="clean", attack=None)
-            spec = Spec.parse(name.lower().replace("-", "_"))
-            return cls(label=entry, attack=spec, gradient=_of_its_own(spec, _gradient(tail.lower() or None, entry)))
+            return cls._read_label(entry)
         if "worst" in entry:
             return cls._read_worst(entry)
         known = ("attack", "gradient", "label", "budget", "source", "against")
@@ -156,6 +158,25 @@ class AttackSection(_Section):
             )
         except ValidationError as error:
             raise _explain(f"attack {spec} is", error) from error
+
+    @classmethod
+    def _read_label(cls, entry: str) -> AttackSection:
+        match = _LABEL.fullmatch(entry)
+        if match is None:
+            raise BenchError(f"Cannot read attack {short(entry)}: write ATTACK or ATTACK+GRADIENT.")
+        name, params, gradient = match["name"], match["params"] or "", match["gradient"]
+        if name.lower() == "clean":
+            if params or gradient is not None:
+                raise BenchError(f"Cannot read attack {short(entry)}: clean clips are not attacked; write clean alone.")
+            return cls(label="clean", attack=None)
+        # Labels are written as papers write them; parameters mean what they say.
+        spec = Spec.parse((name if ":" in name else name.lower().replace("-", "_")) + params)
+        if gradient == "":
+            raise BenchError(
+                f"Attack {short(entry)} names no gradient behind the plus: leave it out for a gray-box one."
+            )
+        taken = _gradient(gradient.lower() if gradient else None, entry)
+        return cls(label=entry, attack=spec, gradient=_of_its_own(spec, taken))
 
     @classmethod
     def _read_worst(cls, entry: Mapping[str, Any]) -> AttackSection:

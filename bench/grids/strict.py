@@ -12,7 +12,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from bench.errors import BenchError
 
 # Far more than any grid has.
-_DEEPEST, _LONGEST, _LONGEST_TEXT, _MOST_VALUES = 40, 1 << 20, 2000, 100_000
+_DEEPEST, _LONGEST, _LONGEST_TEXT, _MOST_VALUES = 40, 1 << 20, 20_000, 100_000
 
 _NUMBER = r"[-+]?(?:0|[1-9][0-9]{0,29})(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,3})?|[-+]?\.[0-9]+"
 _TWOFOLD: tuple[tuple[re.Pattern[str], str], ...] = (

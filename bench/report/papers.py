@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,8 +161,8 @@ def _pivoted(group: pd.DataFrame, layout: _Layout, remarks: dict[str, int]) -> l
 
 
 def _plain(text: str) -> str:
-    """No star of a paper's is emphasis."""
-    return text.replace("*", r"\*")
+    """No star of a paper's is emphasis, and no text of a file is HTML."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("*", r"\*")
 
 
 def _cells(group: pd.DataFrame, layout: _Layout, remarks: dict[str, int]) -> Iterator[tuple[tuple[str, ...], str, str]]:

@@ -14,7 +14,6 @@ from bench.errors import BenchError
 from bench.weights.reading import read_plain, some, state_dict_of
 
 _HALF = (torch.float16, torch.bfloat16)
-_SHIPPED = Path(__file__).parent.parent / "zoo"
 # Far more than any data set of videos has; a final layer of more is none, and takes all memory.
 _MOST_CLASSES = 50_000
 
@@ -31,7 +30,7 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
     What training scripts wrap around it, and put before its names, is removed: :func:`state_dict_of`.
 
     Warns:
-        UserWarning: the weights, which are none of the shipped ones, are of half precision.
+        UserWarning: the weights are of half precision, and nothing beside them says so.
 
     Raises:
         BenchError: the file is absent, unreadable, unsafe, or holds no state dict, or one that nobody can use.
@@ -43,7 +42,8 @@ def load_with_arch(path: Path) -> tuple[dict[str, Tensor], str]:
     """As :func:`load_checkpoint`, with the ``arch`` that stands beside ``state_dict``: the network's name, or empty."""
     state, arch = state_dict_of(read_plain(path), path)
     half = sorted({str(v.dtype).removeprefix("torch.") for v in state.values() if v.dtype in _HALF})
-    if half and path.parent != _SHIPPED:
+    # A folder with a manifest is what `bench train` makes, which says there that it writes half precision.
+    if half and not (path.parent / "manifest.json").is_file():
         warnings.warn(
             f"The checkpoint {path} holds weights of half precision ({', '.join(half)}); they are converted to that of "
             "the network, float32 unless it says otherwise.",

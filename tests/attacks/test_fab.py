@@ -165,7 +165,7 @@ def test_the_box_is_in_the_way(norm: str) -> None:
     with torch.no_grad():
         model.bias[1] -= float(model(clips)[:, 1].max()) + 2.0  # class 0 is ahead by at least 2
     gaps = -model(clips)[:, 1]
-    found = FAB()(model, clips, torch.tensor([0, 0]), Budget(norm, 100.0, 20)).clips
+    found = FAB()(model, clips, torch.tensor([0, 0]), Budget(norm, 1.0 if norm == "linf" else 100.0, 20)).clips
     assert model(found).argmax(1).tolist() == [1, 1]
     for i in range(2):
         normal = model.weights[1].double().numpy()

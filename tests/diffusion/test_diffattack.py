@@ -63,7 +63,8 @@ def test_objective_and_gradient_are_those_of_loss_plus_deviation(kind: type[Diff
     def objective(at: Tensor) -> Tensor:
         with torch.no_grad():
             purified, deviation = defended.defense.deviation(at, ClipRandom([3, 4]))  # type: ignore[union-attr]
-            logits = defended.pool(defended._classify(purified if purified.ndim == 6 else purified[None]))
+            candidates = purified if purified.ndim == 6 else purified[None]
+            logits = defended.pool(defended._classify(candidates, ClipRandom([3, 4])))
             loss = nn.functional.cross_entropy(logits, labels, reduction="none")
             return loss + deviation
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -17,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from kit.fuzz import cases
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -28,15 +28,10 @@ from bench.training.objective import Objective
 from bench.training.recipes import Recipe
 from bench.weights.files import load_checkpoint, load_strictly
 
-MORE = int(os.environ.get("BENCH_FUZZ", "1"))
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*half precision"),
     pytest.mark.filterwarnings("ignore:.*(Sparse|TypedStorage|quantiz|nested)"),
 ]
-
-
-def times(count: int) -> settings:
-    return settings(max_examples=MORE * count, derandomize=True, deadline=None, database=None)
 
 
 def network() -> nn.Sequential:
@@ -134,7 +129,7 @@ def written(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-@times(200)
+@cases(200)
 @given(edits)
 def test_damaged_bytes(kind: str, folder: Path, changes: Sequence[Edit]) -> None:
     """Only an archive has checksums of its values: of the others, a flipped bit of a weight is another weight."""
@@ -265,7 +260,7 @@ def changed(names: Sequence[str]) -> Content:
     return state
 
 
-@times(150)
+@cases(150)
 @given(changes, wrappers, st.booleans())
 def test_what_means_the_same_is_taken(folder: Path, names: list[str], around: list[str], archive: bool) -> None:
     path = folder / "a.pth"
@@ -278,7 +273,7 @@ def test_what_means_the_same_is_taken(folder: Path, names: list[str], around: li
     assert same(found, wanted)
 
 
-@times(300)
+@cases(300)
 @given(st.sampled_from(sorted(FOUL)), changes, wrappers)
 def test_what_means_something_else_is_refused(folder: Path, name: str, names: list[str], around: list[str]) -> None:
     names = [n for n in names if n not in ("counter left out", "parameters", "bfloat16")]
@@ -377,7 +372,7 @@ def resumed(begun: Begun) -> dict[str, Tensor] | None:
     return found
 
 
-@times(60)
+@cases(60)
 @given(edits)
 def test_damaged_bytes_of_a_training(begun: Begun, changes: Sequence[Edit]) -> None:
     data = begun[1]
@@ -404,7 +399,7 @@ def put(content: Any, path: Sequence[Any], value: Any) -> None:
 ODD: list[Any] = [None, -1, 1e9, "text", [], {}, True, torch.zeros(7), torch.zeros(4).to(torch.int8), {"a": 1}]
 
 
-@times(100)
+@cases(100)
 @given(st.data())
 def test_odd_contents_of_a_training(begun: Begun, data: st.DataObject) -> None:
     """Whatever stands where: the training ends as it would have, or is refused. Left out is what nothing else tells:

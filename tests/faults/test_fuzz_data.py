@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -15,8 +14,9 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from kit.fuzz import MORE, cases
 from kit.videos import moving, write_video
 from PIL import Image
 
@@ -28,12 +28,7 @@ from bench.datasets.hmdb51 import HMDB51
 from bench.datasets.kinetics400 import Kinetics400
 from bench.datasets.ucf101 import UCF101
 
-MORE = int(os.environ.get("BENCH_FUZZ", "1"))
 T = TypeVar("T")
-
-
-def times(count: int) -> settings:
-    return settings(max_examples=MORE * count, derandomize=True, deadline=None, database=None)
 
 
 def asked(question: Callable[[], T]) -> T | None:
@@ -94,7 +89,7 @@ UCF_LIST = st.builds(
 UCF_GOOD = b"Archery/v_x_g01_c01.avi 3\r\nHandStandPushups/v_x_g01_c02.avi\nYoYo/it's_(x)_\xc3\xa9.avi 101\n"
 
 
-@times(200)
+@cases(200)
 @given(data=st.one_of(UCF_LIST, damaged(UCF_GOOD, runs=False), st.binary(max_size=60)))
 @example(data=UCF_GOOD)
 @example(data=b"Archery/v\0.avi\n")
@@ -119,7 +114,7 @@ def test_lists_of_ucf101(folder: Path, data: bytes) -> None:
 HMDB_GOOD = b"#20_clap_u_nm_0.avi 2 \r\nb c;(d)[e]&'.avi 1 \nf.avi 0\ng.avi 2\n"
 
 
-@times(200)
+@cases(200)
 @given(
     data=st.one_of(
         st.lists(st.tuples(NAME, st.sampled_from([" 0", " 1", " 2", "  2 ", " 3", ""]), END), max_size=6).map(
@@ -159,7 +154,7 @@ ROW = st.tuples(
 TABLE_GOOD = b"label,youtube_id,time_start,time_end,split\r\nzumba,abc,10.0,20,val\r\nyoga,d-e_f,0,10,val\r\n"
 
 
-@times(120)
+@cases(120)
 @given(
     data=st.one_of(
         st.builds(
@@ -195,7 +190,7 @@ def test_lists_of_kinetics400(folder: Path, data: bytes) -> None:
         assert "/" not in ref.id
 
 
-@times(200)
+@cases(200)
 @given(data=damaged("\n".join(f"{n} {c}" for n, c in enumerate(ucf101.CLASSES, 1)).encode(), runs=False))
 def test_lists_of_classes(folder: Path, data: bytes) -> None:
     """Another order would give every clip another label."""
@@ -212,7 +207,7 @@ def test_lists_of_classes(folder: Path, data: bytes) -> None:
 # --- folders of frames ---
 
 
-@times(200)
+@cases(200)
 @given(
     names=st.lists(
         st.from_regex(r"(image_|img_|frame|\._|x)?[0-9]{0,3}\.(png|JPG|txt)", fullmatch=True), max_size=6, unique=True
@@ -254,7 +249,7 @@ def picture(kind: str) -> bytes:
         return file.read()
 
 
-@times(400)
+@cases(400)
 @given(data=st.one_of(damaged(picture("PNG"), runs=False), damaged(picture("PNG"), runs=True)))
 def test_png_images(folder: Path, data: bytes) -> None:
     path = folder / "1.png"
@@ -263,7 +258,7 @@ def test_png_images(folder: Path, data: bytes) -> None:
     assert found is None or np.array_equal(found, moving(1)[0])
 
 
-@times(200)
+@cases(200)
 @given(data=st.one_of(damaged(picture("JPEG"), runs=False), damaged(picture("JPEG"), runs=True)))
 def test_jpeg_images(folder: Path, data: bytes) -> None:
     """JPEG has no checksum, and a decoder makes a picture of almost any bits: it has a size that frames can have."""
@@ -302,7 +297,7 @@ def test_videos(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, frames = video(name)
     unnoticed: list[bytes] = []
 
-    @times(20)
+    @cases(20)
     @given(data=damaged(whole, runs=True))
     def look(data: bytes) -> None:
         with tempfile.TemporaryDirectory() as place:
@@ -323,7 +318,7 @@ def test_a_bit_of_a_video(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder, "PATIENCE", 5)
     whole, _ = video("h.mp4")
 
-    @times(40)
+    @cases(40)
     @given(at=st.integers(0, len(whole) - 1), bit=st.integers(0, 7))
     def look(at: int, bit: int) -> None:
         with tempfile.TemporaryDirectory() as place:

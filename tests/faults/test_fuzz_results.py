@@ -20,6 +20,8 @@ from kit.fuzz import cases, lines, mutated, torn
 from kit.running import exported
 
 from bench import BenchError
+from bench.records.audits import AuditedRow, Finding, write_audit
+from bench.records.results import read_results
 from bench.report.leaderboard import make_leaderboard
 from bench.report.reported import shipped_folder
 from bench.weights import zoo
@@ -64,6 +66,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
         f"queries: 3\nattacks: {ATTACKS}\n"
     )
     exported(grid, place / "results")
+    finding = Finding(check="flat", severity="warning", message="Some words.", cells=["PGD"], clips=["gray/0"])
+    cells = read_results(place / "results" / "gray")
+    mine = [c for c in cells if c.defense == "kit.gray:Lighten"]
+    budget = next(c.budget for c in mine if c.budget)
+    write_audit(
+        place / "results" / "gray",
+        [
+            AuditedRow(
+                model=mine[0].model,
+                defense=mine[0].defense,
+                budget=budget,
+                grade="B",
+                findings=[finding],
+                measured=[c.cell for c in mine],
+                salt="7",
+            )
+        ],
+    )
     shutil.copytree(shipped_folder(), place / "results" / "reported")
     return Folder(place / "results")
 
@@ -96,11 +116,12 @@ def test_values(folder: Folder, seed: int) -> None:
 def test_descriptions(folder: Folder, seed: int) -> None:
     """What they say is shown, as text: no figure changes, and no line begins what the file has no business to begin."""
     rng = random.Random(seed)
-    file = folder.root / "gray" / rng.choice(["_grid.json", "_run.json"])
+    file = folder.root / "gray" / rng.choice(["_grid.json", "_run.json", "_audit.json"])
     changed, _ = mutated(json.loads(folder.files[file]), rng)
     told = folder.told(file, lines(changed).encode())
     if told is not None:
         assert "<b>" not in told
+    if told is not None and file.name != "_audit.json":  # whose grades stand in a column of their own
         assert figures(told) <= figures(folder.table) or "counts_clean" in lines(changed)
 
 

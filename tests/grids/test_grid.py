@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import BenchError, Budget
-from bench.grids.grid import find_grid, override, read_grid, shipped_grids
+from bench.grids.grid import AttackSection, find_grid, override, read_grid, shipped_grids
 from bench.plan.expand import make_plan
 from bench.registry import Spec
 from bench.report.reported import Reported, shipped_folder
@@ -229,8 +229,8 @@ def test_labels_that_make_one_file_name_together_are_refused(gray_grid: Write) -
         ("title: Gray clips", 'title: Gray clips\nseed: "7"', "'seed'"),
         ("title: Gray clips", "title: Gray clips\ntimed: 1", "'timed'"),
         ("length: 6", "length: 6, clips: true", "'dataset.clips'"),
-        ('"kit.gray:Identity"', '"jpeg(quality=' + "-" * 100_000 + '1)"', "2000 are the most"),
-        ('"kit.gray:Identity"', '"jpeg(quality=' + "(" * 1900 + '1)"', "Cannot read"),
+        ('"kit.gray:Identity"', '"jpeg(quality=' + "-" * 100_000 + '1)"', "20000 are the most"),
+        ('"kit.gray:Identity"', '"jpeg(quality=' + "(" * 5000 + '1)"', "Cannot read"),
     ],
     ids=lambda value: value[:40],
 )
@@ -249,3 +249,16 @@ def test_a_defence_that_says_that_it_is_none_does_not_take_the_place_of_the_unde
 ) -> None:
     plan = make_plan(read_grid(gray_grid(('none, "kit.gray:Identity"', "kit.gray:Pretending"))))
     assert {cell.defense.label for cell in plan.cells} == {"none", "kit.gray:Pretending"}
+
+
+def test_labels_of_attacks_are_read_with_their_parameters() -> None:
+    read = AttackSection.read
+    assert read("MI-FGSM+BPDA").attack == Spec("mi_fgsm")
+    assert read("PGD(loss='margin')+bpda-identity").attack == Spec("pgd", {"loss": "margin"})
+    assert read("af_universal(border='Some-File.pt')").attack == Spec("af_universal", {"border": "Some-File.pt"})
+    assert read("adaptive(extra=['tt+exact'])").attack == Spec("adaptive", {"extra": ["tt+exact"]})
+    assert read("square(queries=-1)").attack == Spec("square", {"queries": -1})
+    assert read(" Clean ").attack is None
+    for wrong in ("clean+bpda", "clean(a=1)", "PGD+", "+bpda", "PGD+(bpda)", ""):
+        with pytest.raises(BenchError):
+            read(wrong)

@@ -14,6 +14,8 @@ from scipy import stats
 from torch import Tensor
 
 from bench import BenchError, Budget, ClipRandom
+from bench.grids.grid import find_grid, shipped_grids
+from bench.plan.components import budgets_of
 from bench.threat.budgets import NORMS, norm_of, parse_size
 
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -442,6 +444,115 @@ def test_settings_are_plain_and_refuse_per_clip_sizes() -> None:
     }
     with pytest.raises(BenchError, match="one size per clip"):
         Budget(size=torch.tensor([0.1])).settings()
+
+
+@pytest.mark.parametrize("norm", ["linf", "flicker", "one-frame"])
+@pytest.mark.parametrize("key", ["size", "step_size"])
+def test_who_writes_8_is_asked_for_8_255(norm: str, key: str) -> None:
+    """Clips are in [0, 1]: 8 would be 2040/255, and everything is lost under it."""
+    for value in (8, "8", 1.5):
+        with pytest.raises(BenchError, match=rf"{key} in {norm} is at most 1, .* \(did you mean [\d.]+/255\?\)"):
+            Budget.parse({"norm": norm, "size": 0.5, key: value})
+    with pytest.raises(BenchError, match="did you mean 8/255"):
+        Budget(**{"norm": norm, "size": 0.5, key: 8.0})  # type: ignore[arg-type]
+    with pytest.raises(BenchError, match=r"in \[0, 1\], not 300\.$"):
+        Budget.parse({"norm": norm, key: 300})
+    assert Budget.parse({"norm": norm, key: 1}).norm == norm
+
+
+def test_one_size_too_large_in_a_batch_is_refused() -> None:
+    with pytest.raises(BenchError, match="did you mean 8/255"):
+        Budget("linf", torch.tensor([0.1, 8.0]))
+
+
+@pytest.mark.parametrize("norm", ["l2", "mult-linf", "mult-l2", "rectangle", "border", "pixels", "framing"])
+def test_other_norms_take_larger_sizes(norm: str) -> None:
+    assert Budget.parse({"norm": norm, "size": 8}).size == 8
+
+
+@pytest.mark.parametrize("norm", ["rectangle", "border", "pixels", "framing"])
+def test_pixels_are_counted_in_whole_numbers_before_any_work(norm: str) -> None:
+    for size in ("4/255", 2.5):
+        with pytest.raises(BenchError, match=f"The size of a {norm} budget is a whole number of pixels"):
+            Budget.parse({"norm": norm, "size": size})
+    with pytest.raises(BenchError, match=r"whole number of pixels, not 1\.5"):
+        Budget(norm, torch.tensor([1.0, 1.5]))
+
+
+@pytest.mark.parametrize(
+    ("key", "means"),
+    [
+        ("eps", "size"),
+        ("epsilon", "size"),
+        ("EPS", "size"),
+        ("alpha", "step_size"),
+        ("step-size", "step_size"),
+        ("iters", "steps"),
+        ("num_steps", "steps"),
+        ("iterations", "steps"),
+        ("n_restarts", "restarts"),
+    ],
+)
+def test_other_libraries_words_are_understood(key: str, means: str) -> None:
+    with pytest.raises(BenchError, match=f"did you mean '{means}'"):
+        Budget.parse({key: 1})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1e999999999",
+        "9" * 5000,
+        "-" * 100_000 + "1",
+        "4 2",
+        "4/2/1",
+        "1_000",
+        "٤/٢٥٥",
+        "4/0",
+        "\0",
+        "4/255\0",
+        "",
+        "nan",
+    ],
+)
+def test_what_is_no_size_is_one_short_sentence(text: str) -> None:
+    with pytest.raises(BenchError) as caught:
+        parse_size(text)
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [" 4/255 ", "4 / 255", "+4/255"])
+def test_spaces_around_a_fraction_change_nothing(text: str) -> None:
+    assert parse_size(text) == 4 / 255
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("linf 8/255", "A budget is a mapping"),
+        ({"size": 10**5000}, "Cannot read the size <int too long to print>"),
+        ({"size": True}, "Cannot read the size True"),
+        ({"steps": True}, "steps must be a whole number"),
+        ({"norm": 3}, "Unknown norm 3"),
+    ],
+)
+def test_budgets_of_the_wrong_kind_are_one_sentence(settings: object, says: str) -> None:
+    with pytest.raises(BenchError, match=says):
+        Budget.parse(settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", [{"size": "4/255"}, {"steps": "5"}, {"restarts": 1.5}, {"step_size": "1"}])
+def test_budgets_made_directly_are_checked_too(given: dict[str, object]) -> None:
+    with pytest.raises(BenchError, match="must be a"):
+        Budget(**given)  # type: ignore[arg-type]
+
+
+def test_every_budget_of_the_shipped_grids_is_accepted() -> None:
+    for name in shipped_grids():
+        grid = find_grid(name)
+        for section in grid.attack_sections:
+            assert budgets_of(grid, section)
 
 
 def test_a_scaled_budget_stays_in_its_norm() -> None:
