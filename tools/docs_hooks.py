@@ -22,7 +22,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 TREE = ROOT / "build" / "package"
 PACKAGE = "bench"
-BESIDE = ("leaderboard.md", "CONTRIBUTING.md", "CHANGELOG.md")
+BESIDE = ("leaderboard.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 
 # The target of a Markdown link or picture that is relative, without its anchor.
 _TARGET = re.compile(r"(?<=\]\()(?![a-z]+:|[#/])[^)#\s]+")

@@ -220,7 +220,7 @@ def _flaw(tensor: Tensor) -> str:
 
 
 def _stored(tensor: Tensor) -> Tensor:
-    """A tensor without the repetitions that :meth:`torch.Tensor.expand` makes: once, what stands in memory once."""
+    """A tensor without the repetitions that ``Tensor.expand`` makes: once, what stands in memory once."""
     for dimension, stride in enumerate(tensor.stride()):
         if stride == 0 and tensor.shape[dimension] > 1:
             tensor = tensor.narrow(dimension, 0, 1)
