@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.records.audits import AuditedRow, Finding, grade
-from bench.records.identity import Knowledge
+from bench.records.identity import ComponentIdentity, Knowledge
 from bench.records.results import CellResult
 
 
@@ -355,7 +355,12 @@ def single_steps_are_weaker(row: Evidence) -> Finding | None:
 def _averages(cell: CellResult) -> bool:
     """Whether the attack looks at several draws of a randomised defence per step."""
     attack = cell.settings.attack
-    if attack is None or attack.params.get("draws", 0) <= 1:
+    # One that runs others averages if one of them does.
+    return attack is not None and any(map(_averaging, (attack, *attack.parts)))
+
+
+def _averaging(attack: ComponentIdentity) -> bool:
+    if attack.params.get("draws", 0) <= 1:
         return False
     return attack.name == "eot" or (attack.name == "autoattack" and attack.params.get("version") == "rand")
 

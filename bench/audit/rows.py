@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -74,6 +75,13 @@ def _askable(budget: Budget) -> Budget:
     return budget if budget.norm in ("linf", "l2") else Budget(steps=budget.steps, restarts=budget.restarts)
 
 
+def _takes_it(cell: CellResult) -> bool:
+    """Whether an attack goes through the derivative, itself or in one of its moves, which are written ``pgd+exact``."""
+    attack = cell.settings.attack
+    moves = attack.params.get("moves", []) if attack is not None and cell.gradient == "strongest" else []
+    return cell.gradient in ("exact", "diffattack") or any(re.search(r"\+(exact|diffattack)\b", m) for m in moves)
+
+
 def exact_gradient_was_taken(plan: Plan, row: Evidence) -> Finding | None:
     """Where the exact gradient exists, approximations of it prove nothing: identity BPDA has overstated purifiers by
     tens of points."""
@@ -81,7 +89,7 @@ def exact_gradient_was_taken(plan: Plan, row: Evidence) -> Finding | None:
     adaptive = row.known("adaptive")
     if cell is None or not adaptive or why_not(cell.defense.instance, "exact") is not None:
         return None
-    if changes_nothing(cell.defense.instance) or any(c.gradient in ("exact", "diffattack") for c in adaptive.values()):
+    if changes_nothing(cell.defense.instance) or any(map(_takes_it, adaptive.values())):
         return None
     message = "This defence has an exact gradient and no attack takes it: add PGD+exact."
     return Finding(check="exact gradient", severity="warning", message=message, cells=list(adaptive))

@@ -9,7 +9,7 @@ from kit.evidence import CLEAN, PASSED, cell, row_of
 
 from bench.audit.outcomes import examine, rows_of
 from bench.records.audits import Finding
-from bench.records.identity import Gradient
+from bench.records.identity import ComponentIdentity, Gradient
 from bench.records.outcome import Control
 from bench.records.results import CellResult
 
@@ -149,3 +149,6 @@ def test_randomness_wants_an_average() -> None:
     ):
         tried = cell("EOT+BPDA", "abcd", control=PASSED, draws=drawn, name=name, params=params)
         assert ("randomness" in found(tried)) is not enough
+        part = (ComponentIdentity(name=name, params=params),)
+        moved = cell("adaptive", "abcd", control=PASSED, draws=drawn, name="adaptive", params={"draws": 2}, parts=part)
+        assert ("randomness" in found(moved)) is not enough

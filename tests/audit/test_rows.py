@@ -190,3 +190,12 @@ def test_the_suspect_is_fresh_and_shares_its_weights() -> None:
     one.defense.seen.append(torch.zeros(1))
     assert defended.defense.seen == two.defense.seen == []
     assert next(one.parameters()) is next(defended.parameters())
+
+
+def test_an_attack_that_runs_the_exact_gradient_among_others_has_taken_it(gray_grid: Write, tmp_path: Path) -> None:
+    """Also of a randomised defence, whose average it takes among others."""
+    for attacks, missing in (("[PGD, PGD+BPDA]", True), ("[PGD, {attack: adaptive, budget: {steps: 2}}]", False)):
+        rows = audited(with_defense(gray_grid, "kit.gray:Coin", attacks), tmp_path / str(missing), clips=0)
+        found = named(rows["kit.gray:Coin"], "warning")
+        assert ("exact gradient" in found) is missing
+        assert ("randomness" in found) is missing

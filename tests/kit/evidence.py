@@ -32,6 +32,7 @@ def cell(
     norm: str = "linf",
     backwards: int = 10,
     params: dict[str, Any] | None = None,
+    parts: tuple[ComponentIdentity, ...] = (),
     clips: str = "abcd",
 ) -> CellResult:
     """A cell on clips of one letter each, of which those in ``right`` are right."""
@@ -52,7 +53,7 @@ def cell(
         settings=identified(
             defense,
             knowledge,
-            attack=ComponentIdentity(name=name, params=params or {}),
+            attack=ComponentIdentity(name=name, params=params or {}, parts=parts),
             budget=BudgetIdentity(norm=norm, size=size, steps=10, restarts=1),
         ),
         score=Score.of(outcomes),
