@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from bench.cli.app import app, err
 from bench.cli.audit import audit
@@ -36,23 +36,16 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         command(arguments)
     except BenchError as error:
-        err.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
-        raise SystemExit(2) from None
+        _refuse(str(error))
     except Exception as error:
-        fault = _machine_fault(error)
+        from bench.faults import machine_fault  # torch, which most commands that fail have loaded already
+
+        fault = machine_fault(error)
         if not fault:
             raise
-        err.print(
-            f"Error: The machine failed: {fault}. What was finished before is stored; mend that and give the same "
-            "command again.",
-            style="red",
-            markup=False,
-            soft_wrap=True,
-        )
-        raise SystemExit(2) from None
+        _refuse(f"The machine failed: {fault}. What was finished before is stored; mend that and repeat the command.")
 
 
-def _machine_fault(error: Exception) -> str:
-    from bench.faults import machine_fault  # torch, which most commands that fail have loaded already
-
-    return machine_fault(error)
+def _refuse(sentence: str) -> NoReturn:
+    err.print(f"Error: {sentence}", style="red", soft_wrap=True)
+    raise SystemExit(2) from None

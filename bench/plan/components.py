@@ -13,7 +13,7 @@ from torch import nn
 from bench import code
 from bench.attack.base import Attack
 from bench.data.base import Dataset, Missing, listing
-from bench.defense.base import Defense, RobustModel, changes_nothing
+from bench.defense.base import Defense, RobustModel
 from bench.defense.defended import GRADIENTS, DefendedClassifier
 from bench.defense.nature import PLAIN, Nature
 from bench.defense.trained import TrainedDefense, know_origin
@@ -50,7 +50,7 @@ class Parts:
 
     @property
     def undefended(self) -> Component[Defense]:
-        return next(d for d in self.defenses if changes_nothing(d.instance))
+        return next(filter(_is_bare, self.defenses))
 
 
 def make_parts(grid: Grid, data_root: Path | None, checkpoint: Path | None) -> Parts:
@@ -125,11 +125,12 @@ def _judges(grid: Grid, models: list[Component[nn.Module]], data_root: Path | No
 
 def with_baseline(defenses: list[Component[Defense]]) -> list[Component[Defense]]:
     """The defences, the undefended classifier before them if it is not among them."""
-    bare = make_component(Spec("none"), DEFENSES)
-    # By what it is, and not by what it says of itself or is called.
-    if any(d.label == bare.label and type(d.instance) is type(bare.instance) for d in defenses):
-        return defenses
-    return [bare, *defenses]
+    return defenses if any(map(_is_bare, defenses)) else [make_component(Spec("none"), DEFENSES), *defenses]
+
+
+def _is_bare(defense: Component[Defense]) -> bool:
+    """Whether it is the undefended classifier, by what it is and not by what it says of itself."""
+    return type(defense.instance) is DEFENSES.get("none").factory
 
 
 def budgets_of(grid: Grid, section: AttackSection) -> dict[str, Budget]:

@@ -65,7 +65,7 @@ def make_plan(
     strangers = {label: _Row(m, *defend(m, parts.undefended, natures[m.label])) for label, m in parts.sources.items()}
     for model in parts.models:
         rows = [_Row(model, *defend(model, d, natures[model.label])) for d in parts.defenses]
-        bare = next(r for r in rows if changes_nothing(r.defense.instance))
+        bare = next(r for r in rows if r.defense is parts.undefended)
         plan.cells += [_cell(plan, parts, row, "clean", "clean") for row in rows]
         for section in grid.attack_sections:
             if section.attack is None:

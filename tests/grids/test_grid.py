@@ -249,6 +249,12 @@ def test_a_defence_that_says_that_it_is_none_does_not_take_the_place_of_the_unde
 ) -> None:
     plan = make_plan(read_grid(gray_grid(('none, "kit.gray:Identity"', "kit.gray:Pretending"))))
     assert {cell.defense.label for cell in plan.cells} == {"none", "kit.gray:Pretending"}
+    # Nor is it what other defences are measured against, wherever it is listed.
+    plan = make_plan(read_grid(gray_grid(('none, "kit.gray:Identity"', "kit.gray:Pretending, none"))))
+    shared = {
+        cell.unit.defended.defense for cell in plan.cells if cell.unit and cell.unit.shared and cell.unit.defended
+    }
+    assert {type(defense).__module__ for defense in shared} == {"bench.defenses.none"}
 
 
 def test_labels_of_attacks_are_read_with_their_parameters() -> None:
