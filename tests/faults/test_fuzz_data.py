@@ -278,7 +278,9 @@ KINDS = {"a.avi": "mpeg4", "a.mp4": "mpeg4", "a.mkv": "mpeg4", "h.mp4": "libx264
 def video(name: str) -> tuple[bytes, list[Frame]]:
     """A video's bytes, and its frames."""
     with tempfile.TemporaryDirectory() as place:
-        path = write_video(Path(place) / name, moving(COUNT), codec=KINDS[name], options={})
+        # One thread and no assembly: else the bytes, and so what is spoilt, depend on the machine.
+        options = {"threads": "1", "x264-params": "no-asm=1"} if KINDS[name] == "libx264" else {"threads": "1"}
+        path = write_video(Path(place) / name, moving(COUNT), codec=KINDS[name], options=options)
         return path.read_bytes(), decode(path, range(COUNT))
 
 
@@ -291,7 +293,8 @@ def test_videos(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A video is refused, or its frames are those of the undamaged one; so are those before the damage that is padded.
 
     Runs of bytes are spoilt, as disks and networks do. None of these codecs has a checksum: in one of a hundred cases
-    the bytes are another video that nobody can tell from a whole one, which counts here and may not become more.
+    the bytes are another video that nobody can tell from a whole one, which counts here and may not become more. At
+    twice that share, chance exceeds the bound in fewer than one of a hundred sets of cases.
     """
     monkeypatch.setattr(decoder, "PATIENCE", 5)
     whole, frames = video(name)
@@ -310,7 +313,7 @@ def test_videos(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
                 unnoticed.append(data)
 
     look()
-    assert len(unnoticed) <= 0.02 * 20 * MORE
+    assert len(unnoticed) <= 0.02 * 20 * MORE + 2 * MORE**0.5
 
 
 def test_a_bit_of_a_video(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,8 @@ def write_video(
         options: of the encoder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    # Bit-exact: a Matroska file would get a random number otherwise.
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(
             codec, rate=25, options=dict({"qmin": "1", "qmax": "2"} if options is None else options)
         )
