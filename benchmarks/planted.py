@@ -285,7 +285,7 @@ class HonestBySeed(_WhileNobodyLooks):
         keys += [("audit", k, 0) for k in ("slope", "noise", "large", *(f"judge {a}" for a in attacks))]
         keys += [("audit", a, key, "defence") for a in attacks for key in ("", "large")]
         known = {seed_of(*key, f"gray/{i}") for key in keys for i in range(6)}
-        return rng._generators[0].initial_seed() in known
+        return rng._streams[0].key in known
 
 
 class HonestByStack(_WhileNobodyLooks):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import ClipRandom
-from bench.seeds import seed_of
+from bench import ClipRandom, seeds
+from bench.seeds import philox, seed_of
 
 few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
@@ -58,10 +61,66 @@ def test_streams_differ_between_clips_and_keys() -> None:
     assert not torch.equal(first, ClipRandom.for_clips(["a", "b"], "attack", 2).uniform(50))
 
 
-def test_stream_is_that_of_a_torch_generator() -> None:
-    expected = torch.rand(5, generator=torch.Generator().manual_seed(reference("k", "a")))
-    assert torch.equal(ClipRandom.for_clips(["a"], "k").uniform(5)[0], expected)
-    assert torch.equal(ClipRandom([11]).normal(3)[0], torch.randn(3, generator=torch.Generator().manual_seed(11)))
+def words(key: int, count: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    """The first words of a stream by NumPy's generator, in halves, the lower one first."""
+    drawn = np.random.Philox(key=key).random_raw(count)
+    return np.stack([drawn & 0xFFFFFFFF, drawn >> 32], -1).astype(np.uint32).ravel()
+
+
+def test_uniform_numbers_are_the_upper_bits_of_numpys_philox() -> None:
+    expected = (words(reference("k", "a"), 3) >> 8) / 2**24
+    assert torch.equal(ClipRandom.for_clips(["a"], "k").uniform(5)[0], torch.from_numpy(expected[:5]).float())
+
+
+def test_integers_are_remainders_of_numpys_philox() -> None:
+    drawn = np.random.Philox(key=11).random_raw(6)
+    assert ClipRandom([11]).integers(1000, 6)[0].tolist() == [int(word) // 2 % 1000 for word in drawn]
+
+
+def test_normal_numbers_are_those_of_box_and_muller() -> None:
+    """In double precision, from the same words: a radius, and a direction in one of eight octants."""
+    drawn = words(11, 5000).reshape(-1, 2)
+    uniform = ((drawn[:, 0] >> 1).astype(np.float32) + np.float32(0.5)).astype(np.float64) / 2**31
+    radius = np.sqrt(-2 * np.log(uniform))
+    angle = (drawn[:, 1] >> 3) / 2**29 * np.pi / 4
+    x, y = radius * np.cos(angle), radius * np.sin(angle)
+    swapped = (drawn[:, 1] & 1).astype(bool)
+    x, y = np.where(swapped, y, x), np.where(swapped, x, y)
+    expected = np.stack([np.where(drawn[:, 1] & 2, -x, x), np.where(drawn[:, 1] & 4, -y, y)], -1).ravel()
+    assert np.allclose(ClipRandom([11]).normal(10000)[0].numpy(), expected, atol=3e-6)
+
+
+def test_normal_numbers_are_normal() -> None:
+    drawn = ClipRandom([1]).normal(200_000)[0].double().numpy()
+    assert scipy.stats.kstest(drawn, "norm").pvalue > 0.01
+    assert scipy.stats.kurtosis(drawn) == pytest.approx(0, abs=0.05)
+    assert abs(np.corrcoef(drawn[::2], drawn[1::2])[0, 1]) < 0.01
+
+
+@few
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**62)), min_size=1, max_size=4), st.integers(1, 9))
+def test_words_on_any_device_are_numpys(streams: list[tuple[int, int]], blocks: int) -> None:
+    """What other devices compute, computed on this one."""
+    found = philox([key for key, _ in streams], [begin for _, begin in streams], blocks)
+    for row, (key, begin) in zip(found, streams, strict=True):
+        expected = np.random.Philox(key=key, counter=begin).random_raw(4 * blocks)
+        assert np.array_equal(row.numpy().view(np.uint64), expected)
+
+
+def test_draws_do_not_depend_on_how_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU draws in parts, other devices at once."""
+    whole = ClipRandom([1, 2]).normal(1000)
+    monkeypatch.setattr(seeds, "_AT_ONCE", 96)
+    assert torch.equal(ClipRandom([1, 2]).normal(1000), whole)
+
+
+def test_streams_go_back() -> None:
+    rng = ClipRandom([1, 2, 3])
+    rng.select([1]).uniform(5)
+    places = rng.tell()
+    first = draws(rng)
+    rng.seek(places)
+    assert all(torch.equal(a, b) for a, b in zip(first, draws(rng), strict=True))
 
 
 def test_global_generator_is_left_alone() -> None:
