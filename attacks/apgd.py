@@ -20,6 +20,7 @@ from bench import (
     Survivors,
     Target,
     at_least,
+    fetch,
     loss_of,
     nearest,
     register,
@@ -50,8 +51,8 @@ class APGD(Attack):
     answer proves nothing, so the iterate of highest loss is returned, whatever the answers were; put ``eot`` around it
     to climb the expectation.
 
-    A run of ``k`` steps looks at ``k + 1`` points, one forward and one backward pass each; so does each restart, and
-    each target class. ``targeted-dlr`` costs one forward pass more, to rank the classes.
+    A run of ``k`` steps looks at ``k + 1`` points, for a forward pass each, and a backward pass at all but the last; so
+    does each restart, and each target class. ``targeted-dlr`` costs one forward pass more, to rank the classes.
 
     The rule is the paper's. The authors' code differs: it compares the first step with a loss of zero instead of the
     start's, and the step after a return with the point that was left instead of the best one; it also halves where
@@ -75,8 +76,8 @@ class APGD(Attack):
 
     def passes(self, budget: Budget) -> tuple[int, int]:
         targeted = self.loss == _TARGETED
-        looks = (budget.steps + 1) * budget.restarts * (self.targets if targeted else 1)
-        return looks + targeted, looks
+        runs = budget.restarts * (self.targets if targeted else 1)
+        return (budget.steps + 1) * runs + targeted, budget.steps * runs
 
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
         best, left = Best(clips, of_equals="earlier"), Survivors(clips, labels, budget, rng)
@@ -100,25 +101,30 @@ class APGD(Attack):
         due: list[int],
     ) -> None:
         """One start: ``steps + 1`` looks, and a move after each but the last."""
-        checked = 0
+        checked, last = 0, len(trace) - 1
         walk = _Walk.start(left.clips, left.budget, left.rng)
         for step in range(len(trace)):
-            loss, gradient, decision = target.gradient(walk.x, left.rows, classes[left.rows], objective)
-            loss = loss.double()
-            trace[step, left.rows] = loss.float().cpu()
-            wrong = left.wrong(decision)
-            best.keep(walk.x, loss, wrong & (not target.stochastic), left.rows)
+            aim = left.of(classes)
+            if step < last:
+                value, gradient, decision = target.gradient(walk.x, left.rows, aim, objective)
+            else:  # nothing is climbed any more
+                (value, decision), gradient = target.value(walk.x, left.rows, aim, objective), walk.gradient
+            # The only time that a step waits for the device.
+            loss, wrong = fetch(value, left.wrong(decision))
+            trace[step, left.rows] = loss.float()
+            best.keep(walk.x, loss, wrong * (not target.stochastic), left.rows)
             if target.decisive and bool(wrong.any()):
-                right = left.drop(wrong)
-                walk, loss, gradient = walk.select(right), loss[right], gradient[right]
+                right = left.drop(wrong > 0)
+                walk, loss, gradient = walk.select(right), loss[wrong == 0], gradient[right]
                 if not len(left):
                     return
+            if step == last:
+                return
             walk.look(loss, gradient)
             if step in due:
                 walk.check(self.rho * (step - checked))
                 checked = step
-            if step < len(trace) - 1:
-                walk.move(left.clips, left.budget, _PLAIN if step else 1.0)
+            walk.move(left, _PLAIN if step else 1.0)
 
     def _climbs(self, target: Target, clips: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Objective]]:
         """What is climbed, in turn: an objective, and the ``(B,)`` classes that it is given."""
@@ -161,16 +167,17 @@ def _towards(logits: Tensor, classes: Tensor) -> Tensor:
 
 @dataclass
 class _Walk:
-    """Where a run stands; one row per clip that is still in it.
+    """Where a run stands; one row per clip that is still in it. What is of one number a clip is on the CPU.
 
     Attributes:
-        x, previous: this iterate and the one it was made from, ``(b, 3, T, H, W)``.
+        x, previous: this iterate and the one it was made from, ``(b, 3, T, H, W)``. They are never changed in place.
         length: of a step, ``(b,)``.
         gradient: at ``x``. loss: at ``x``, ``float64 (b,)``.
         top, top_gradient, top_loss: the iterate of highest loss so far.
         checked: ``top_loss`` at the last checkpoint.
         rises: steps since then that raised the loss.
         halved: whether the step size was halved there.
+        owned: whether ``top`` and ``top_gradient`` are this run's own, and may be changed in place.
     """
 
     x: Tensor
@@ -184,54 +191,67 @@ class _Walk:
     checked: Tensor
     rises: Tensor
     halved: Tensor
+    owned: bool = False
 
     @classmethod
     def start(cls, clips: Tensor, budget: Budget, rng: ClipRandom) -> _Walk:
         """A random point on the edge of the ball: a direction, stretched until it is as long as the ball allows."""
-        size = torch.as_tensor(budget.size, dtype=clips.dtype, device=clips.device).expand(len(clips))
+        size = torch.as_tensor(budget.size, dtype=clips.dtype).cpu().expand(len(clips))
         if budget.norm == "linf":
             way = 2 * rng.uniform(*clips.shape[1:], device=clips.device).to(clips.dtype) - 1
             reach = way.flatten(1).abs().amax(1)
         else:
             way = rng.normal(*clips.shape[1:], device=clips.device).to(clips.dtype)
             reach = way.flatten(1).norm(dim=1)
-        x = budget.geometry.project(clips + way * _column(size / reach.clamp_min(1e-30)), clips, budget.size)
+        stretch = size.to(clips.device) / reach.clamp_min(1e-30)
+        x = budget.geometry.project(clips + way * _column(stretch), clips, budget.size)
         length = 2 * size if budget.step_size is None else torch.full_like(size, budget.step_size)
-        nothing, none = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        unknown = torch.full((len(x),), float("nan"), dtype=torch.float64, device=x.device)
-        return cls(x, x, length, nothing, unknown, x, nothing, unknown, unknown, none, none.bool())
+        none = torch.zeros(len(x), dtype=torch.int64)
+        unknown = torch.full((len(x),), float("nan"), dtype=torch.float64)
+        return cls(x, x, length, x, unknown, x, x, unknown, unknown, none, none.bool())
 
     def select(self, which: Tensor) -> _Walk:
-        """The same, of some of the clips."""
-        return _Walk(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
+        """The same, of some of the clips: ``int64``, on their device."""
+        cpu = which.cpu()
+        rows = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "owned"}
+        return _Walk(**{k: v[which if v.ndim > 1 else cpu] for k, v in rows.items()}, owned=True)
 
     def look(self, loss: Tensor, gradient: Tensor) -> None:
         """Takes note of loss and gradient at ``x``."""
         first = self.top_loss.isnan()
         self.rises = self.rises + (loss > self.loss)  # never at the start: the loss before it is not a number
         higher = first | (loss > self.top_loss)
-        self.top = torch.where(_column(higher), self.x, self.top)
-        self.top_gradient = torch.where(_column(higher), gradient, self.top_gradient)
         self.top_loss = torch.where(higher, loss, self.top_loss)
         self.checked = torch.where(first, loss, self.checked)
         self.loss, self.gradient = loss, gradient
+        if higher.all():
+            self.top, self.top_gradient, self.owned = self.x, gradient, False
+        elif higher.any():
+            if not self.owned:
+                self.top, self.top_gradient, self.owned = self.top.clone(), self.top_gradient.clone(), True
+            rows = higher.nonzero()[:, 0].to(self.x.device)
+            self.top[rows], self.top_gradient[rows] = self.x[rows], gradient[rows]
 
     def check(self, enough: float) -> None:
         """A checkpoint: shorter steps, from the best point, where fewer than ``enough`` steps raised the loss."""
         stalled = (self.top_loss == self.checked) & ~self.halved
         self.halved = stalled | (self.rises < enough)
         self.length = torch.where(self.halved, self.length / 2, self.length)
-        self.x = torch.where(_column(self.halved), self.top, self.x)
-        self.gradient = torch.where(_column(self.halved), self.top_gradient, self.gradient)
         self.loss = torch.where(self.halved, self.top_loss, self.loss)
         self.checked, self.rises = self.top_loss, torch.zeros_like(self.rises)
+        back = _column(self.halved.to(self.x.device))
+        self.x = torch.where(back, self.top, self.x)
+        self.gradient = torch.where(back, self.top_gradient, self.gradient)
 
-    def move(self, clips: Tensor, budget: Budget, plain: float) -> None:
+    def move(self, left: Survivors, plain: float) -> None:
         """One step, ``plain`` of which follows the gradient and the rest the last move."""
-        ball = budget.geometry
-        aim = ball.project(self.x + _column(self.length) * ball.direction(self.gradient), clips, budget.size)
-        onward = self.x + plain * (aim - self.x) + (1 - plain) * (self.x - self.previous)
-        self.previous, self.x = self.x, ball.project(onward, clips, budget.size)
+        direction = left.budget.geometry.direction(self.gradient)
+        onward = left.project(torch.addcmul(self.x, direction, _column(self.length.to(self.x))))
+        if plain < 1:
+            # x + plain (aim - x) + (1 - plain) (x - previous), in place.
+            onward.mul_(plain).add_(self.x, alpha=2 - 2 * plain).sub_(self.previous, alpha=1 - plain)
+            onward = left.project(onward)
+        self.previous, self.x = self.x, onward
 
 
 def _column(values: Tensor) -> Tensor:

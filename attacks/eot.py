@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from bench import (
     Answer,
@@ -44,8 +45,10 @@ class Expectation(Wrapped):
     def ask(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Answer:
         """The logits, and a second objective, averaged over draws; the decision is the most frequent one."""
         answers = []
+        climbed = torch.is_grad_enabled() and clips.requires_grad
         for count in self._chunks:
-            answer = self._inner.ask(_repeat(clips, count), self._rows(rows).repeat(count), then)
+            draw = self._again if climbed and len(self._chunks) > 1 else self._inner.ask
+            answer = draw(_repeat(clips, count), self._rows(rows).repeat(count), then)
             deviation = None if answer.deviation is None else answer.deviation.unflatten(0, (count, len(clips)))
             decision = _by_draw(answer.decision, count, len(clips))
             each = None if answer.votes is None else _votes_by_draw(answer.votes, count, len(clips))
@@ -60,6 +63,36 @@ class Expectation(Wrapped):
             torch.cat(deviations).mean(0) if deviations else None,
             torch.cat(votes).mean(0) if votes else None,
         )
+
+    def _again(self, clips: Tensor, rows: Tensor, then: Transform | None) -> Answer:
+        """Asks, and keeps no graph: on the way back the same is drawn again."""
+        streams = self.streams or ClipRandom(())
+        places = streams.tell()
+        found: list[Answer] = []
+
+        def look(x: Tensor) -> tuple[Tensor | None, ...]:
+            now = streams.tell()
+            streams.seek(places)
+            answer = self._inner.ask(x, rows, then)
+            if found:
+                streams.seek(now)
+            found.append(answer)
+            return answer.logits, answer.deviation, answer.votes
+
+        logits, deviation, votes = checkpoint(look, clips, use_reentrant=False, preserve_rng_state=False)
+        return Answer(logits, found[0].decision, deviation, votes)
+
+    def value(self, clips: Tensor, rows: Tensor | None, labels: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        if self._average == "logits":
+            return Target.value(self, clips, rows, labels, objective)
+        values, decisions = [], []
+        for count in self._chunks:
+            value, decision = self._inner.value(
+                _repeat(clips, count), self._rows(rows).repeat(count), labels.repeat(count), objective
+            )
+            values.append(value.unflatten(0, (count, len(clips))))
+            decisions.append(_by_draw(decision, count, len(clips)))
+        return torch.cat(values).mean(0), _most_frequent(torch.cat(decisions))
 
     def _rows(self, rows: Tensor | None) -> Tensor:
         return torch.arange(len(self.forwards)) if rows is None else rows
@@ -87,8 +120,13 @@ class Expectation(Wrapped):
             values.append(climb.value.unflatten(0, (count, len(clips))))
             decisions.append(_by_draw(climb.decision, count, len(clips)))
         votes = torch.cat(decisions)
-        decision = plurality(votes, int(votes.max()) + 1)
-        return Climb(torch.cat(values).mean(0), gradient / len(votes), decision)
+        return Climb(torch.cat(values).mean(0), gradient / len(votes), _most_frequent(votes))
+
+
+def _most_frequent(votes: Tensor) -> Tensor:
+    """Of classes ``int64 (V, b)`` the most frequent one in each column, of equals the lowest; nothing waits for it."""
+    counts = (votes[:, None] == votes).sum(0)
+    return votes.masked_fill(counts < counts.amax(0), torch.iinfo(votes.dtype).max).amin(0)
 
 
 def _repeat(clips: Tensor, count: int) -> Tensor:
@@ -123,8 +161,9 @@ class EOT(Around):
         average: ``logits`` (the loss of the mean logits, as DiffPure's code does), ``losses`` (the mean
             loss, whose gradient is the mean of the gradients), or ``gradients`` (their mean after each is brought to
             one size, so that a draw that is confidently right, and hardly has a gradient, counts as much as another).
-        at_once: draws that go through the network together. Averaged logits keep the graphs of all draws until the
-            gradient is taken, whatever this number is; averaged losses and gradients do not.
+        at_once: draws that go through the network together, and whose graphs are in memory together. If there are more,
+            averaged logits, which are known only when all draws are, cost another forward pass per draw on the way
+            back; averaged losses and gradients do not.
     """
 
     def __init__(
@@ -143,7 +182,8 @@ class EOT(Around):
 
     def passes(self, budget: Budget) -> tuple[int, int]:
         forwards, backwards = self.attack.passes(budget)
-        return self.draws * forwards, self.draws * backwards
+        twice = self.average == "logits" and self.draws > self.at_once
+        return self.draws * (forwards + (backwards if twice else 0)), self.draws * backwards
 
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
         return self.attack.run(Expectation(target, self.draws, self.average, self.at_once), clips, labels, budget, rng)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Survivors, Target, at_least, register
+from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Survivors, Target, at_least, fetch, register
 
 # Keeps the share of two moves defined where both are zero.
 _TINY = 1e-12
@@ -87,13 +87,13 @@ class FAB(Attack):
         reason = self.refuses(stochastic=target.stochastic, transfer=not target.decisive)
         if reason:
             raise BenchError(reason)
-        size = torch.as_tensor(budget.size, dtype=torch.float64, device=clips.device).expand(len(clips))
+        size = torch.as_tensor(budget.size, dtype=torch.float64).cpu().expand(len(clips))
         with torch.no_grad():
             answer = target.ask(clips)
-        wrong = answer.decision.to(labels.device) != labels
+        (failed,) = fetch(answer.decision.to(labels.device) != labels)
         closest = clips.clone()
-        distance = torch.where(wrong, 0.0, float("inf")).double()  # a clip that is wrong as it is needs no change
-        left = Survivors(clips, labels, budget, rng, rows=(~wrong).nonzero()[:, 0])
+        distance = torch.where(failed > 0, 0.0, float("inf")).double()  # a clip that is wrong as it is needs no change
+        left = Survivors(clips, labels, budget, rng, rows=(failed == 0).nonzero()[:, 0])
         for classes in self._goals(answer.logits, labels):
             for restart in range(budget.restarts):
                 if not len(left):
@@ -103,19 +103,21 @@ class FAB(Attack):
                     radius = torch.minimum(distance[left.rows], size[left.rows]) / 2
                     x = budget.geometry.random_start(x, radius, left.rng)
                 for _ in range(budget.steps):
-                    x = self._step(target, x, left, classes[left.rows])
+                    x = self._step(target, x, left, left.of(classes))
                     with torch.no_grad():
                         wrong = left.wrong(target.ask(x, left.rows).decision)
-                    far = budget.geometry.distance(x, left.clips)
-                    closer = wrong & (far < distance[left.rows])
-                    chosen = left.rows[closer.cpu()]
-                    closest[chosen], distance[chosen] = x[closer], far[closer]
+                    failed, far = fetch(wrong, budget.geometry.distance(x, left.clips))
+                    closer = ((failed > 0) & (far < distance[left.rows])).nonzero()[:, 0]
+                    if len(closer):
+                        distance[left.rows[closer]] = far[closer]
+                        here = closer.to(x.device)
+                        closest[left.here[here]] = x[here]
                     x = torch.where(_column(wrong), left.clips + self.beta * (x - left.clips), x)
                     if self.keep == "first":
                         x = x[left.drop(distance[left.rows] <= size[left.rows])]
                         if not len(left):
                             break
-        return AttackResult(torch.where(_column(distance <= size), closest, clips))
+        return AttackResult(torch.where(_column((distance <= size).to(clips.device)), closest, clips))
 
     def _goals(self, logits: Tensor, labels: Tensor) -> list[Tensor]:
         """Wrong classes that each run heads for, ``(B, m)``: one per run if targeted, else all in one run."""

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Attack, AttackResult, BenchError, Best, Budget, ClipRandom, Survivors, Target, register
+from bench import Attack, AttackResult, BenchError, Best, Budget, ClipRandom, Survivors, Target, fetch, register
 
 _LEARNING_RATE = 5e-4
 # Of Adam (Kingma and Ba, ICLR 2015).
@@ -133,47 +133,49 @@ class Flicker(Attack):
         rate = _LEARNING_RATE if budget.step_size is None else budget.step_size
         most = torch.as_tensor(budget.size, dtype=clips.dtype, device=clips.device).expand(len(clips))
         most = most[:, None, None, None, None]
-        offsets, mean, square = clips.new_zeros(3, *clips.shape[:3], 1, 1)  # the last two are Adam's
+        offsets, mean, square = (clips.new_zeros(*clips.shape[:3], 1, 1) for _ in range(3))  # the last two are Adam's
         best, left = Best(clips), Survivors(clips, labels, budget, rng)
 
         def objective(logits: Tensor, classes: Tensor) -> Tensor:
             return -adversarial_loss(logits, classes, self.loss, self.margin)
 
         for step in range(budget.steps):
-            rows = left.rows
-            shifted = left.clips + offsets[rows]
+            rows, here = left.rows, left.here
+            shifted = left.clips + left.of(offsets)
             value, gradient, decision = target.gradient(shifted.clamp(0, 1), rows, left.labels, objective)
-            penalty, slope = self._penalty(offsets[rows])
-            trace[step, rows] = (value.double() - penalty).float().cpu()
+            penalty, slope = self._penalty(left.of(offsets))
             wrong = left.wrong(decision)
+            loss, price, score, failed = fetch(value, penalty, _score(target, value, penalty, wrong), wrong)
+            trace[step, rows] = (loss - price).float()
             if not target.stochastic:
-                best.keep(shifted.clamp(0, 1), _score(target, value, penalty, wrong), wrong, rows)
+                best.keep(shifted.clamp(0, 1), score, failed, rows)
             # A saturated pixel does not move with its frame. One exactly at an end does: else black would stay black.
             slope = slope - (gradient * ((shifted >= 0) & (shifted <= 1))).sum((3, 4), keepdim=True)
-            mean[rows] = _DECAY * mean[rows] + (1 - _DECAY) * slope
-            square[rows] = _SQUARE_DECAY * square[rows] + (1 - _SQUARE_DECAY) * slope.square()
+            mean[here] = _DECAY * left.of(mean) + (1 - _DECAY) * slope
+            square[here] = _SQUARE_DECAY * left.of(square) + (1 - _SQUARE_DECAY) * slope.square()
             # Both averages start at zero, and are too small at first.
-            unbiased = mean[rows] / (1 - _DECAY ** (step + 1))
-            spread = (square[rows] / (1 - _SQUARE_DECAY ** (step + 1))).sqrt()
-            offsets[rows] = (offsets[rows] - rate * unbiased / (spread + _TINY)).clamp(-most[rows], most[rows])
+            unbiased = left.of(mean) / (1 - _DECAY ** (step + 1))
+            spread = (left.of(square) / (1 - _SQUARE_DECAY ** (step + 1))).sqrt()
+            reach = left.of(most)
+            offsets[here] = (left.of(offsets) - rate * unbiased / (spread + _TINY)).clamp(-reach, reach)
             if target.decisive:
-                left.drop(wrong & (self.stop | (penalty == 0)))
+                left.drop((failed > 0) & (self.stop | (price == 0)))
                 if not len(left):
                     return AttackResult(best.clips, trace)
-        moved = (left.clips + offsets[left.rows]).clamp(0, 1)
+        moved = (left.clips + left.of(offsets)).clamp(0, 1)
         if target.stochastic:
             return AttackResult(moved, trace)
         with torch.no_grad():
             answer = target.ask(moved, left.rows)
         value, wrong = objective(answer.logits, left.labels), left.wrong(answer.decision)
-        penalty, _ = self._penalty(offsets[left.rows])
+        penalty, _ = self._penalty(left.of(offsets))
         best.keep(moved, _score(target, value, penalty, wrong), wrong, left.rows)
         return AttackResult(best.clips, trace)
 
     def _penalty(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted regulariser, ``float64 (b,)``, and its gradient, the shape of the offsets."""
         with torch.enable_grad():
-            x = offsets.double().requires_grad_(True)
+            x = offsets.detach().double().requires_grad_(True)
             penalty = self.strength * regulariser(x, self.beta1, self.beta2)
             (slope,) = torch.autograd.grad(penalty.sum(), x)
         return penalty.detach(), slope.to(offsets.dtype)

@@ -99,16 +99,18 @@ class OneFrame(GradientAttack):
     def ascent(self, run: Run, iterates: Tensor, left: Survivors, aim: Tensor, objective: Objective) -> Climb:
         climb = super().ascent(run, iterates, left, aim, objective)
         if run.restart not in run.kept:
-            frames = torch.zeros(len(run.clips), dtype=torch.int64)
-            frames[left.rows] = self._choose(climb.gradient, run.restart, left.rng)
+            frames = torch.zeros(len(run.clips), dtype=torch.int64, device=iterates.device)
+            frames[left.here] = self._choose(climb.gradient, run.restart, left.rng)
             run.kept[run.restart] = frames
-        here = torch.arange(iterates.shape[2]) == run.kept[run.restart][left.rows][:, None]
+        numbers = torch.arange(iterates.shape[2], device=iterates.device)
+        here = numbers == left.of(run.kept[run.restart])[:, None]
         return climb._replace(gradient=climb.gradient * here.to(climb.gradient)[:, None, :, None, None])
 
     def _choose(self, gradient: Tensor, start: int, rng: ClipRandom) -> Tensor:
         """The frame of each clip, ``int64 (b,)``."""
         if self.frame == "gradient":
-            return gradient.double().abs().sum((1, 3, 4)).argmax(1).cpu()
+            return gradient.double().abs().sum((1, 3, 4)).argmax(1)
         if self.frame == "random":
-            return rng.integers(gradient.shape[2])
-        return torch.full((len(gradient),), start if self.frame == "exhaustive" else int(self.frame))
+            return rng.integers(gradient.shape[2], device=gradient.device)
+        frame = start if self.frame == "exhaustive" else int(self.frame)
+        return torch.full((len(gradient),), frame, device=gradient.device)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Attack, AttackResult, Best, Budget, ClipRandom, Survivors, Target, at_least, loss_of, register
+from bench import Attack, AttackResult, Best, Budget, ClipRandom, Survivors, Target, at_least, fetch, loss_of, register
 
 # Of 10 000 steps, those after which the share of the squares is halved.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -80,13 +80,13 @@ class Square(Attack):
             for query in range(self.queries):
                 candidates = self._candidates(search, left, query)
                 answer = target.ask(candidates, left.rows)
-                score, broken = self._loss(answer.logits, left.labels), left.wrong(answer.decision)
-                search.keep(candidates, score, broken & (not target.stochastic), left.rows)
+                score, broken = fetch(self._loss(answer.logits, left.labels), left.wrong(answer.decision))
+                search.keep(candidates, score, broken * (not target.stochastic), left.rows)
                 seen = restart * points + query * points // self.queries
-                trace[seen, left.rows] = search.score[left.rows].float().cpu()
+                trace[seen, left.rows] = search.score[left.rows].float()
                 if target.decisive and bool(broken.any()):
-                    best.join(search, left.rows[broken.cpu()])
-                    left.drop(broken)
+                    best.join(search, left.rows[broken > 0])
+                    left.drop(broken > 0)
                     if not len(left):
                         return AttackResult(best.clips, trace)
             best.join(search, left.rows)
@@ -99,7 +99,7 @@ class Square(Attack):
         if query == 0:
             return (_stripes if linf else _tiles)(clips, size, left.rng)
         change = _recolour if linf else _move
-        return change(search.clips[left.rows], clips, size, self.share(query - 1), self.span, left.rng)
+        return change(left.of(search.clips), clips, size, self.share(query - 1), self.span, left.rng)
 
     def share(self, step: int) -> float:
         """Share of the picture that a square covers, at a step of the search counted from 0."""

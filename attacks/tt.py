@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -29,11 +30,17 @@ _RANDOM = 101
 _HEARD = 0.01
 
 
-def roll(clips: Tensor, shifts: Tensor) -> Tensor:
-    """Shifts clips ``(b, 3, T, H, W)`` circularly in time, each by its own number of frames ``(b,)``."""
+def roll(clips: Tensor, shifts: Tensor | int) -> Tensor:
+    """Shifts clips ``(b, 3, T, H, W)`` circularly in time by a number of frames, one for all or ``(b,)``."""
+    if isinstance(shifts, int):
+        return clips.roll(shifts, dims=2)
     frames = clips.shape[2]
     source = (torch.arange(frames, device=clips.device) - shifts.to(clips.device)[:, None]) % frames
     return clips.gather(2, source[:, None, :, None, None].expand_as(clips))
+
+
+Shifts = Sequence[Tensor | int]
+"""Of each copy, by how many frames it is shifted: all clips alike, or each by its own number, ``int64 (b,)``."""
 
 
 def remote_shifts(shifts: int, frames: int) -> Tensor:
@@ -123,7 +130,7 @@ class TT(GradientAttack):
         return forwards + backwards * (len(self.weights) - 1), backwards * len(self.weights)
 
     def ascent(self, run: Run, iterates: Tensor, left: Survivors, aim: Tensor, objective: Objective) -> Climb:
-        nominal, real = self._moves(len(iterates), iterates.shape[2], left.rng)
+        nominal, real = self._moves(iterates, left.rng)
         if self.shifted == "purified":
             climb = run.target.gradient(
                 iterates,
@@ -133,7 +140,7 @@ class TT(GradientAttack):
                 then=lambda clips: _copies(clips, real),
                 weights=self.weights,
             )
-            return climb._replace(decision=climb.decision.unflatten(0, real.shape)[self.shifts])
+            return climb._replace(decision=climb.decision.unflatten(0, (len(real), -1))[self.shifts])
         back = nominal if self.misregistered else real
         value, steep = torch.zeros(2, len(iterates), dtype=torch.float64, device=iterates.device)
         gradient, level = torch.zeros_like(iterates), torch.zeros_like(iterates)
@@ -169,27 +176,29 @@ class TT(GradientAttack):
             by_shift = (len(self.weights), -1)
             value = objective(logits, classes).unflatten(0, by_shift)
             slope = slope_of(value.detach())
-            unheard = slope[self.shifts] < _HEARD * (self.weights.to(slope)[:, None] * slope).sum(0)
+            mean = sum(weight * each for weight, each in zip(self.weights.tolist(), slope, strict=True))
+            unheard = slope[self.shifts] < _HEARD * mean
             return torch.where(unheard, log_odds(logits, classes).unflatten(0, by_shift), value).flatten()
 
         return level
 
-    def _moves(self, clips: int, frames: int, rng: ClipRandom) -> tuple[Tensor, Tensor]:
-        """The shifts by name and by the frames they move, both ``(2 * shifts + 1, clips)``."""
-        nominal = torch.arange(-self.shifts, self.shifts + 1)[:, None].expand(-1, clips)
+    def _moves(self, clips: Tensor, rng: ClipRandom) -> tuple[Shifts, Shifts]:
+        """The shifts by name, and by the frames that they move."""
+        nominal = list(range(-self.shifts, self.shifts + 1))
         if self.move == "adjacent":
             return nominal, nominal
         if self.move == "remote":
-            return nominal, remote_shifts(self.shifts, frames)[:, None].expand(-1, clips)
-        return nominal, torch.where(nominal == 0, 0, rng.integers(_RANDOM, len(nominal)).T)
+            return nominal, remote_shifts(self.shifts, clips.shape[2]).tolist()
+        drawn = rng.integers(_RANDOM, len(nominal), device=clips.device)
+        return nominal, [drawn[:, k] if m else 0 for k, m in enumerate(nominal)]
 
 
-def _copies(clips: Tensor, shifts: Tensor) -> Tensor:
-    """All shifted copies of clips, one shift after another: ``(S * n, 3, T, H, W)`` for shifts ``(S, b)``.
+def _copies(clips: Tensor, shifts: Shifts) -> Tensor:
+    """All shifted copies of clips, one shift after another: ``(S * n, 3, T, H, W)``.
 
-    There are ``n`` clips, ``b`` of them or several draws of each, one draw of all after another.
+    There are ``n`` clips: as many as shifts that are of one clip each, or several draws, one of all after another.
     """
-    return torch.cat([roll(clips, each.repeat(len(clips) // len(each))) for each in shifts])
+    return torch.cat([roll(clips, m if isinstance(m, int) else m.repeat(len(clips) // len(m))) for m in shifts])
 
 
 @register(

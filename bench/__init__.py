@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bench.attack.sampled import SampledAttack as SampledAttack
     from bench.attack.sampled import Subspace as Subspace
     from bench.attack.survivors import Survivors as Survivors
+    from bench.attack.survivors import fetch as fetch
     from bench.attack.target import Answer as Answer
     from bench.attack.target import Climb as Climb
     from bench.attack.target import Objective as Objective
@@ -116,6 +117,7 @@ _HOME = {
     "Spec": "bench.registry",
     "Subspace": "bench.attack.sampled",
     "Survivors": "bench.attack.survivors",
+    "fetch": "bench.attack.survivors",
     "THREATS": "bench.attack.known",
     "Target": "bench.attack.target",
     "TrainedDefense": "bench.defense.trained",

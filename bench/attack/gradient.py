@@ -13,7 +13,7 @@ from bench.attack.base import Attack, AttackResult
 from bench.attack.best import Best
 from bench.attack.goals import Goal, aim_at, check_goal
 from bench.attack.losses import loss_of
-from bench.attack.survivors import Survivors
+from bench.attack.survivors import Survivors, fetch
 from bench.attack.target import Climb, EachVote, Objective, Target
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
@@ -154,23 +154,25 @@ class GradientAttack(Attack):
                 velocity.zero_()
             x, losses = self.begin(run, left), []
             for step in range(budget.steps):
-                climb = self.ascent(run, x, left, aim[left.rows], objective)
-                loss, gradient = climb.value.double(), climb.gradient
-                trace[run.restart * budget.steps + step, left.rows] = loss.float().cpu()
-                broken = self._broken(climb.decision, aim[left.rows])
+                climb = self.ascent(run, x, left, left.of(aim), objective)
+                gradient = climb.gradient
+                # The only time that a step waits for the device.
+                loss, broken = fetch(climb.value, self._broken(climb.decision, left.of(aim)))
+                trace[run.restart * budget.steps + step, left.rows] = loss.float()
                 if self._stops(target):
-                    best.clips[left.rows[broken.cpu()]] = x[broken]
-                    stay = left.drop(broken)
-                    x, gradient = x[stay], gradient[stay]
-                    if not len(left):
-                        return AttackResult(best.clips, trace)
+                    if broken.any():
+                        done = broken.nonzero()[:, 0].to(x.device)
+                        best.clips[left.here[done]] = x[done]
+                        stay = left.drop(broken > 0)
+                        x, gradient = x[stay], gradient[stay]
+                        if not len(left):
+                            return AttackResult(best.clips, trace)
                 elif self._compares(target):
                     best.keep(x, loss, broken)
                 losses.append(loss)
                 if velocity is not None:
-                    velocity[left.rows] = gradient = self.momentum * velocity[left.rows] + self.normalise(gradient)
-                x = self.advance(x, self.direct(gradient, left.budget), left.budget)
-                x = left.budget.geometry.project(x, left.clips, left.budget.size)
+                    velocity[left.here] = gradient = self.momentum * left.of(velocity) + self.normalise(gradient)
+                x = left.project(self.advance(x, self.direct(gradient, left.budget), left.budget))
             self._finish(run, best, left, x, aim, losses)
             if not len(left):
                 break
@@ -203,14 +205,14 @@ class GradientAttack(Attack):
             with torch.no_grad():
                 answer = run.target.ask(x, left.rows)
             objective = self._objective(1.0 if self.target is None else -1.0)
-            loss = answer.value(objective, aim[left.rows]).double()
-            best.keep(x, loss, self._broken(answer.decision, aim[left.rows]))
+            loss = answer.value(objective, left.of(aim))
+            best.keep(x, loss, self._broken(answer.decision, left.of(aim)))
         elif self._stops(run.target):
-            best.clips[left.rows] = x
+            best.clips[left.here] = x
             if run.restart < run.budget.restarts - 1:  # another start is spent only on clips that need one
                 with torch.no_grad():
                     answer = run.target.ask(x, left.rows)
-                left.drop(self._broken(answer.decision, aim[left.rows]))
+                left.drop(self._broken(answer.decision, left.of(aim)))
         else:
             late = torch.stack(list(losses[run.budget.steps // 2 :])).mean(0)
             best.keep(x, late, torch.zeros_like(late, dtype=torch.bool))

@@ -49,12 +49,12 @@ class MaskedAttack(GradientAttack):
         return self.choose(run, run.budget.restarts)
 
     def begin(self, run: Run, left: Survivors) -> Tensor:
-        mask = run.kept[run.restart][left.rows]
+        mask = left.of(run.kept[run.restart])
         return torch.where(mask, self.fill(left.clips, left.budget, left.rng).to(left.clips), left.clips)
 
     def ascent(self, run: Run, iterates: Tensor, left: Survivors, aim: Tensor, objective: Objective) -> Climb:
         climb = super().ascent(run, iterates, left, aim, objective)
-        return climb._replace(gradient=climb.gradient * run.kept[run.restart][left.rows])
+        return climb._replace(gradient=climb.gradient * left.of(run.kept[run.restart]))
 
 
 def region_of(budget: Budget) -> Region:

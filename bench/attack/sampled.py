@@ -14,7 +14,7 @@ from bench.attack.best import Best
 from bench.attack.goals import Goal, aim_at, check_goal
 from bench.attack.gradient import Run
 from bench.attack.losses import loss_of
-from bench.attack.survivors import Survivors
+from bench.attack.survivors import Survivors, fetch
 from bench.attack.target import Answer, Target
 from bench.errors import at_least
 from bench.seeds import ClipRandom
@@ -73,9 +73,9 @@ class _Search:
     since: Tensor
 
     def note(self, rows: Tensor, loss: Tensor, patience: int) -> None:
-        """Takes the loss ``(b,)`` of a look in."""
+        """Takes the loss of a look in, ``float64 (b,)`` on the CPU."""
         seen = torch.full((len(self.x),), float("nan"), dtype=torch.float64)
-        seen[rows] = loss.double().cpu()
+        seen[rows] = loss
         self.losses.append(seen)
         last = len(self.losses) - 1
         if last + 1 >= patience:
@@ -185,13 +185,13 @@ class SampledAttack(Attack):
             self._search(run, search, best, left, aim)
             trace[: len(search.losses)] = torch.stack(search.losses).float()
             if target.stochastic:
-                late = torch.stack(search.losses[len(search.losses) // 2 :]).mean(0).to(clips.device)
+                late = torch.stack(search.losses[len(search.losses) // 2 :]).mean(0)
                 best.keep(search.x, late, torch.zeros_like(late, dtype=torch.bool))
         return AttackResult(best.clips, torch.cat(traces))
 
     def _begin(self, run: Run, left: Survivors) -> _Search:
         x = run.clips.clone()
-        x[left.rows] = self.start(left.clips, left.budget, left.rng)
+        x[left.here] = self.start(left.clips, left.budget, left.rng)
         size = torch.as_tensor(run.budget.size, dtype=torch.float64).cpu().expand(len(x))
         longest, shortest = self.strides
         step = size * longest if run.budget.step_size is None else torch.full_like(size, run.budget.step_size)
@@ -205,14 +205,14 @@ class SampledAttack(Attack):
             if not len(left):
                 return
             before = left.rows
-            space = self.subspace(run, search.x[before], left, aim[before])
+            space = self.subspace(run, left.of(search.x), left, left.of(aim))
             slope = self._slope(run, search, best, left, aim, space, pairs)
             if not len(left):
                 return
             here = torch.searchsorted(before, left.rows)
             step = search.step[left.rows].to(run.clips).reshape(-1, 1, 1, 1, 1)
-            moved = search.x[left.rows] + step * space.select(here).lift(slope.sign())
-            search.x[left.rows] = left.budget.geometry.project(moved, left.clips, left.budget.size)
+            moved = left.of(search.x) + step * space.select(here).lift(slope.sign())
+            search.x[left.here] = left.project(moved)
             self._look(run, search, best, left, aim)
 
     def _slope(
@@ -220,50 +220,50 @@ class SampledAttack(Attack):
     ) -> Tensor:
         """Estimates the slope along the coordinates of the clips that are left afterwards: ``float64 (b, *cells)``."""
         before = left.rows
-        values = torch.full((2 * pairs, len(before)), float("nan"), dtype=torch.float64, device=run.clips.device)
+        values = torch.full((2 * pairs, len(before)), float("nan"), dtype=torch.float64)
         noises = []
         for pair in range(pairs):
             here = torch.searchsorted(before, left.rows)
             noise = torch.zeros(len(before), *space.cells, device=run.clips.device, dtype=torch.float32)
-            noise[here] = left.rng.normal(*space.cells, device=run.clips.device)
+            noise[here.to(noise.device)] = left.rng.normal(*space.cells, device=run.clips.device)
             noises.append(noise)
             for side, sign in enumerate((1, -1)):
                 here = torch.searchsorted(before, left.rows)
-                points = search.x[left.rows] + sign * self.sigma * space.select(here).lift(noise[here])
-                points = left.budget.geometry.project(points, left.clips, left.budget.size)
+                drawn = noise if len(here) == len(noise) else noise[here.to(noise.device)]
+                points = left.project(left.of(search.x) + sign * self.sigma * space.select(here).lift(drawn))
                 values[2 * pair + side, here] = self._ask(run, points, best, left, aim)[1]
                 if not len(left):
                     return values  # nothing is left to climb
         here = torch.searchsorted(before, left.rows)
         values = values[:, here]
-        weights = ranks(values) if self.ranked else values
+        weights = (ranks(values) if self.ranked else values).to(run.clips.device)
         slope = torch.zeros(len(here), *space.cells, dtype=torch.float64, device=run.clips.device)
         for pair, noise in enumerate(noises):
             weight = weights[2 * pair] - weights[2 * pair + 1]
-            slope += weight.reshape(-1, 1, 1, 1, 1) * noise[here]
+            slope += weight.reshape(-1, 1, 1, 1, 1) * noise[here.to(noise.device)]
         return slope / (2 * pairs * self.sigma)
 
     def _look(self, run: Run, search: _Search, best: Best, left: Survivors, aim: Tensor) -> None:
         """Asks about the iterates, and lets those learn that have a use for it."""
         rows = left.rows
-        answer, value = self._ask(run, search.x[rows], best, left, aim)
+        answer, value = self._ask(run, left.of(search.x), best, left, aim)
         search.note(rows, value, self.patience)
         if len(left):
-            stay = torch.isin(rows, left.rows).to(answer.logits.device)
+            stay = torch.searchsorted(rows, left.rows).to(answer.logits.device)
             kept = Answer(answer.logits[stay], answer.decision[stay.to(answer.decision.device)])
-            self.learn(run, kept, left, aim[left.rows])
+            self.learn(run, kept, left, left.of(aim))
 
     def _ask(self, run: Run, points: Tensor, best: Best, left: Survivors, aim: Tensor) -> tuple[Answer, Tensor]:
-        """One query of each clip that is left: the answer and the loss ``(b,)``. Broken clips leave."""
-        wanted = aim[left.rows]
+        """One query of each clip that is left: the answer and the loss, ``float64 (b,)`` on the CPU. Broken clips
+        leave."""
+        wanted = left.of(aim)
         answer = run.target.ask(points, left.rows)
-        value = self._value(answer.logits, wanted).double()
         hit = answer.decision.to(wanted.device) == wanted
-        broken = hit if self.target else ~hit
+        value, broken = fetch(self._value(answer.logits, wanted), hit if self.target else ~hit)
         if not run.target.stochastic:
             best.keep(points, value, broken, left.rows)
         if run.target.decisive:
-            left.drop(broken)
+            left.drop(broken > 0)
         return answer, value
 
     def _value(self, logits: Tensor, aim: Tensor) -> Tensor:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
+
+
+def fetch(*values: Tensor) -> tuple[Tensor, ...]:
+    """What a step has found out about its clips, ``(b,)`` each, as ``float64`` on the CPU.
+
+    All come in one transfer: it waits for the device, and a step should wait once.
+    """
+    if all(value.is_cpu for value in values):
+        return tuple(value.detach().double() for value in values)
+    return tuple(torch.stack([value.detach().double() for value in values]).cpu())
 
 
 class Survivors:
@@ -21,6 +34,7 @@ class Survivors:
 
     Attributes:
         rows: ``int64 (b,)``, on the CPU: which clips of the batch these are.
+        here: the same on the clips' device.
         clips, labels, budget: theirs.
     """
 
@@ -33,12 +47,21 @@ class Survivors:
 
     def _take(self) -> None:
         clips, labels, budget, _ = self._all
-        whole = len(self.rows) == len(clips)
-        self.clips, self.labels = (clips, labels) if whole else (clips[self.rows], labels[self.rows])
-        self.budget = budget.select(self.rows)
+        self.here = self.rows.to(clips.device)
+        self.clips, self.labels, self.budget = self.of(clips), self.of(labels), budget.select(self.rows)
+        self.__dict__.pop("project", None)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def of(self, values: Tensor) -> Tensor:
+        """Their part of values of the whole batch, ``(B, ...)`` on the clips' device."""
+        return values if len(self.rows) == len(values) else values[self.here]
+
+    @cached_property
+    def project(self) -> Callable[[Tensor], Tensor]:
+        """Brings points ``(b, 3, T, H, W)`` back into the balls around them, see :meth:`Norm.projector`."""
+        return self.budget.geometry.projector(self.clips, self.budget.size)
 
     @property
     def rng(self) -> ClipRandom:
@@ -50,9 +73,9 @@ class Survivors:
         return decision.to(self.labels.device) != self.labels
 
     def drop(self, gone: Tensor) -> Tensor:
-        """Takes some of them out: ``bool (b,)``. Returns which of them stay, on the device of ``gone``."""
-        stay = ~gone
-        if bool(gone.any()):
-            self.rows = self.rows[stay.cpu()]
+        """Takes some of them out: ``bool (b,)``. Returns which of them stay, ``int64``, on the clips' device."""
+        stay = (~gone.cpu()).nonzero()[:, 0]
+        if len(stay) < len(self):
+            self.rows = self.rows[stay]
             self._take()
-        return stay
+        return stay.to(self.clips.device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.records.identity import Gradient
+from bench.seeds import ClipRandom
 
 
 class _CountBackward(torch.autograd.Function):
@@ -69,9 +70,7 @@ def bounded(logits: Tensor) -> Tensor:
     It is a constant far below the others, so that decisions and probabilities stay, and no gradient becomes
     not-a-number. A row that rules out all classes stays as it is.
     """
-    out = logits.detach().isneginf()
-    if not bool(out.any()):
-        return logits
+    out = logits.detach().isneginf()  # not asked whether there are any: that would wait for the device at every look
     lowest = logits.detach().masked_fill(out, float("inf")).amin(-1, keepdim=True)
     floor = (lowest - _RULED_OUT).clamp_min(torch.finfo(logits.dtype).min)
     return torch.where(out & lowest.isfinite(), floor, logits)
@@ -133,6 +132,7 @@ class Target:
             are not counted.
         views: of such a network, other ways through it by name: clips to logits. Nor are these.
         ways: of a defended classifier, other ways to differentiate it: see :meth:`through`.
+        streams: what it draws from, one per clip, if it is random: whoever goes back in them is answered alike.
 
     Attributes:
         decisive: whether a misclassification seen here is final: neither stochastic nor transfer.
@@ -149,8 +149,9 @@ class Target:
         selection: Callable[[Tensor], Tensor] | None = None,
         views: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         ways: Callable[[Gradient], Callable[..., Tensor | Answer]] | None = None,
+        streams: ClipRandom | None = None,
     ) -> None:
-        self._function, self._ways = function, ways
+        self._function, self._ways, self.streams = function, ways, streams
         self.selection, self.views = selection, dict(views or {})
         self.stochastic = stochastic
         self.decisive = not (stochastic or transfer)
@@ -215,14 +216,31 @@ class Target:
             weights: ``(S,)``, of the copies that ``then`` makes; equal ones if not given.
         """
         x = clips.detach().requires_grad_(True)
+        value, decision = self._value(x, rows, labels, objective, then, weights)
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+        return Climb(value.detach(), gradient, decision)
+
+    def value(self, clips: Tensor, rows: Tensor | None, labels: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        """What :meth:`gradient` says of some clips without it, for a forward pass: the objective and the decision."""
+        value, decision = self._value(clips.detach().requires_grad_(True), rows, labels, objective, None, None)
+        return value.detach(), decision
+
+    def _value(
+        self,
+        x: Tensor,
+        rows: Tensor | None,
+        labels: Tensor,
+        objective: Objective,
+        then: Transform | None,
+        weights: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         answer = self.ask(x, rows, then)
         copies = len(answer.logits) // len(x)
         value = answer.value(objective, labels.repeat(copies)).unflatten(0, (copies, len(x)))
         value = value.mean(0) if weights is None else (weights.to(value)[:, None] * value).sum(0)
         if answer.deviation is not None:
             value = value + answer.deviation
-        (gradient,) = torch.autograd.grad(value.sum(), x)
-        return Climb(value.detach(), gradient, answer.decision)
+        return value, answer.decision
 
     def ask(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Answer:
         """All that is known of some clips; every other way of asking comes here. For the arguments see a call."""
@@ -251,10 +269,13 @@ class Wrapped(Target):
     """
 
     def __init__(self, inner: Target) -> None:
-        self._inner, self._ways = inner, None
+        self._inner, self._ways, self.streams = inner, None, inner.streams
         self.stochastic, self.decisive = inner.stochastic, inner.decisive
         self.forwards, self.backwards = inner.forwards, inner.backwards
         self.selection, self.views = inner.selection, inner.views
 
     def ask(self, clips: Tensor, rows: Tensor | None = None, then: Transform | None = None) -> Answer:
         return self._inner.ask(clips, rows, then)
+
+    def value(self, clips: Tensor, rows: Tensor | None, labels: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        return self._inner.value(clips, rows, labels, objective)

@@ -115,3 +115,8 @@ class Part(Wrapped):
         climb = self._inner.gradient(clips, self._of_whole(rows), labels, objective, then, weights)
         self._look_up()
         return climb
+
+    def value(self, clips: Tensor, rows: Tensor | None, labels: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        found = self._inner.value(clips, self._of_whole(rows), labels, objective)
+        self._look_up()
+        return found

@@ -286,6 +286,7 @@ class DefendedClassifier(nn.Module):
             selection=selection,
             views=views,
             ways=through,
+            streams=rng,
         )
 
     def _look(self, rng: ClipRandom) -> Callable[..., Answer]:

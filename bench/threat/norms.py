@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -55,6 +56,10 @@ class Norm(ABC):
     def project(self, points: Tensor, clips: Tensor, size: Tensor | float) -> Tensor:
         """The nearest point of the ball, then clamped to ``[0, 1]`` (which never leaves the ball)."""
 
+    def projector(self, clips: Tensor, size: Tensor | float) -> Callable[[Tensor], Tensor]:
+        """:meth:`project` for many points around the same clips: it may work in place, and knows the balls already."""
+        return lambda points: self.project(points, clips, size)
+
     @abstractmethod
     def direction(self, gradient: Tensor) -> Tensor:
         """The unit step of steepest ascent. A zero gradient gives a zero step."""
@@ -75,8 +80,12 @@ class Linf(Norm):
         return (clips + (2 * noise - 1) * per_clip(size, clips)).clamp(0, 1)
 
     def project(self, points: Tensor, clips: Tensor, size: Tensor | float) -> Tensor:
+        return self.projector(clips, size)(points.clone())
+
+    def projector(self, clips: Tensor, size: Tensor | float) -> Callable[[Tensor], Tensor]:
         radius = per_clip(size, clips)
-        return clips.add((points - clips).clamp(-radius, radius)).clamp_(0, 1)
+        low, high = (clips - radius).clamp_(0, 1), (clips + radius).clamp_(0, 1)
+        return lambda points: points.clamp_(low, high)
 
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient.sign()

@@ -155,7 +155,8 @@ def test_a_part_runs_on_the_clips_that_are_left() -> None:
     sizes = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])
     parts = [Shift(0.01), Shift(0.02), Shift(0.03), Shift(-0.01)]
     target, rng = Target(look, 5), ClipRandom([1, 2, 3, 4, 5])
-    streams = rng.clone().uniform(4)  # all that the streams will ever give, clip by clip
+    copy = rng.clone()
+    streams = torch.cat([copy.uniform(1) for _ in range(4)], 1)  # what the streams give to each part, clip by clip
     result = Scripted(*parts)(target, clips, torch.zeros(5, dtype=torch.int64), Budget("linf", sizes), rng)
     torch.testing.assert_close(
         risen(result.clips)[[0, 1, 2, 4]], torch.tensor([0.0, 0.01, 0.02, 0.03]), rtol=0, atol=1e-6
@@ -336,10 +337,11 @@ def test_an_unbroken_clip_costs_exactly_what_is_promised(how: dict[str, Any], ki
 
 def test_passes_by_hand() -> None:
     budget = Budget(steps=10, restarts=2)
-    apgd, targeted, fab = 11 * 2, 11 * 2 * 9, 10 * 2 * 9
-    forwards = 1 + apgd + 1 + (targeted + 1) + 1 + (1 + 2 * fab) + 1 + 5000 * 2 + 1
+    apgd, targeted, fab = 10 * 2, 10 * 2 * 9, 10 * 2 * 9
+    forwards = 1 + 11 * 2 + 1 + (11 * 2 * 9 + 1) + 1 + (1 + 2 * fab) + 1 + 5000 * 2 + 1
     assert AutoAttack().passes(budget) == (forwards, apgd + targeted + fab)
-    assert AutoAttack("rand").passes(budget) == (1 + 2 * (20 * apgd + 10), 2 * 20 * apgd)
+    # Averaged logits of 20 draws, 5 at once: another forward pass for each backward pass.
+    assert AutoAttack("rand").passes(budget) == (1 + 2 * (20 * (11 * 2 + apgd) + 10), 2 * 20 * apgd)
 
 
 # --- any clip, any budget -------------------------------------------------------------------------------------
@@ -405,7 +407,7 @@ def test_too_few_classes_are_one_sentence_and_cost_one_pass(how: dict[str, Any],
 def test_it_runs_behind_a_defence_and_the_judge_accepts_it(defense: Any) -> None:
     clips, labels = gray(0.3, 0.5, 0.7), [0, 1, 2]
     version = "rand" if defense.stochastic else "standard"
-    attack = AutoAttack(version, "apgd-ce, square", queries=30, rescale=True, draws=2)
+    attack = AutoAttack(version, "apgd-ce, square", queries=30, rescale=True, draws=5)
     budget = {"norm": "linf", "size": 0.15, "steps": 5}
     frame = evaluate(
         level_classifier(), clips, labels, defense=defense, attack=attack, budget=budget, device="cpu", verbose=False

@@ -189,7 +189,7 @@ def test_a_clip_of_still_frames_is_attacked_as_its_picture(norm: str) -> None:
     found = []
     for clips, room in ((pictures[:, :, None], 1.0), (still, float(frames) ** 0.5 if norm == "l2" else 1.0)):
         target = Target.of(Mean(), 5)
-        made = Square(80, 0.5)(target, clips, labels, Budget(norm, size * room), ClipRandom(range(5))).clips
+        made = Square(80, 0.5)(target, clips, labels, Budget(norm, size * room), ClipRandom(range(10, 15))).clips
         assert torch.equal(made, made[:, :, :1].expand_as(made)) or norm == "l2"
         found.append((made[:, :, 0], target.forwards))
     torch.testing.assert_close(found[1][0], found[0][0], rtol=0, atol=1e-9)
@@ -417,9 +417,12 @@ def test_a_broken_candidate_is_kept_whatever_its_score() -> None:
         logits = Vote()(clips)
         return Answer(logits, (clips.flatten(1).mean(1) < 0.48).long())  # lost where the score is low
 
-    clips = torch.full((1, *SHAPE), 0.5)
-    found = Square(200, span="frame")(Target(answer, 1, transfer=True), clips, zeros(1), Budget("linf", 0.1)).clips
-    assert float(found.mean()) < 0.48
+    clips = torch.full((8, *SHAPE), 0.5)
+    found = Square(200, span="frame")(Target(answer, 8, transfer=True), clips, zeros(8), Budget("linf", 0.1)).clips
+    # Some were lost by chance at the start, and are kept; the search of the others climbs.
+    level = found.mean((1, 2, 3, 4))
+    assert 0 < int((level < 0.48).sum()) < 8
+    assert int((level > 0.52).sum()) == 8 - int((level < 0.48).sum())
 
 
 def test_a_lucky_draw_is_not_believed() -> None:

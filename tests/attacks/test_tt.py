@@ -58,8 +58,8 @@ def test_remote_shifts_are_the_published_ones_and_half_a_clip_of_other_lengths()
     assert remote_shifts(7, 32).tolist() == published
     assert remote_shifts(7, 16).tolist() == [*range(2, 9), 0, *range(8, 15)]
     attack = ATTACKS.create("tt(move='remote')")
-    _, real = attack._moves(2, 32, ClipRandom([0, 1]))
-    assert real.T.tolist() == [published, published]
+    _, real = attack._moves(torch.zeros(2, 3, 32, 2, 2), ClipRandom([0, 1]))
+    assert real == published
 
 
 @pytest.mark.parametrize("misregistered", [False, True])
@@ -110,9 +110,10 @@ def test_random_shifts_are_drawn_per_clip_and_step() -> None:
     net, x = Ordered(), draw(2, 3, 16, 6, 6)
     attack = ATTACKS.create("tt(shifts=2, move='random')")
     rng = ClipRandom([5, 6])
-    (_, one), (_, two) = attack._moves(2, 16, rng), attack._moves(2, 16, rng)
-    assert one.shape == (5, 2)
-    assert one[2].tolist() == [0, 0]
+    (_, first), (_, second) = attack._moves(x, rng), attack._moves(x, rng)
+    assert first.pop(2) == second.pop(2) == 0
+    one, two = torch.stack(first), torch.stack(second)
+    assert one.shape == (4, 2)
     assert not torch.equal(one, two)
     assert not torch.equal(one[:, 0], one[:, 1])
     assert int(one.max()) <= 100
