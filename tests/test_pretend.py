@@ -261,6 +261,37 @@ def test_gradients_pass_from_device_to_device() -> None:
         assert (gpu.transfers.blocking.total(), gpu.transfers.uploads.total()) == (1, 1)
 
 
+def test_parts_without_a_gradient_are_no_mix() -> None:
+    """Of all that is cut from a tensor, the loss sees one piece."""
+    with PretendDevice():
+        x = made()[0].requires_grad_(True)
+        (of_rows,) = torch.autograd.grad(x.unbind(0)[1].sum(), x)
+        (of_parts,) = torch.autograd.grad(x.split([1, 3])[1].sum(), x)
+        assert of_rows.cpu().sum(1).tolist() == [0, 3, 0, 0]
+        assert of_parts.cpu().sum(1).tolist() == [0, 3, 3, 3]
+
+
+class CarelessWayBack(torch.autograd.Function):
+    """Meets a tensor of the CPU on the way back alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0] * torch.full((4, 3), 2.0)
+
+
+def test_a_mix_on_the_way_back_is_refused() -> None:
+    with PretendDevice():
+        x = made()[0].requires_grad_(True)
+        with pytest.raises(RuntimeError, match="same device"):
+            torch.autograd.grad(CarelessWayBack.apply(x).sum(), x)
+        with pytest.raises(RuntimeError, match="same device"):
+            CarelessWayBack.apply(x).sum().backward()
+
+
 def test_an_optimiser_trains_there_as_on_the_cpu() -> None:
     def trained(device: str) -> list[Tensor]:
         net = Net().to(device)

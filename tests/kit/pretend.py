@@ -215,6 +215,15 @@ def _here(*values: Any) -> bool:
     return all(isinstance(value, OnDevice) for value in values)
 
 
+def _in_autograd() -> bool:
+    """Whether PyTorch's own way back is at work: where no gradient comes from, it puts zeros of the device, made unseen
+    and so on the CPU here."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return frame is not None and frame.f_code is torch.autograd.graph._engine_run_backward.__code__
+
+
 def _refuse(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> None:
     """Raises where CUDA would.
 
@@ -225,7 +234,7 @@ def _refuse(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: l
     if kwargs.get("generator") is not None:
         raise DeviceMix(f"Expected a 'cuda' device type for generator but found 'cpu': {func}")
     away = [t for t in tensors if not _here(t)]
-    if not away or packet in _COPYING:
+    if not away or packet in _COPYING or _in_autograd():
         return
     if packet in _INDEXING:
         values = args[2] if packet in _PUTTING else args[0]
