@@ -131,6 +131,10 @@ class GradientAttack(Attack):
             length = length.to(clips).reshape(-1, *([1] * (clips.ndim - 1)))
         return clips + length * direction
 
+    def project(self, points: Tensor, left: Survivors) -> Tensor:
+        """Brings stepped iterates ``(b, 3, T, H, W)``, which it may change, back into the budget and the cube."""
+        return left.project(points)
+
     def step_size(self, budget: Budget) -> float | Tensor:
         """Length of one step: the budget's, or :attr:`reach` radii over all steps."""
         return budget.step_size if budget.step_size is not None else self.reach * budget.size / budget.steps
@@ -172,7 +176,7 @@ class GradientAttack(Attack):
                 losses.append(loss)
                 if velocity is not None:
                     velocity[left.here] = gradient = self.momentum * left.of(velocity) + self.normalise(gradient)
-                x = left.project(self.advance(x, self.direct(gradient, left.budget), left.budget))
+                x = self.project(self.advance(x, self.direct(gradient, left.budget), left.budget), left)
             self._finish(run, best, left, x, aim, losses)
             if not len(left):
                 break

@@ -45,6 +45,10 @@ class MaskedAttack(GradientAttack):
     def step_size(self, budget: Budget) -> float | Tensor:
         return STEP if budget.step_size is None else budget.step_size
 
+    def project(self, points: Tensor, left: Survivors) -> Tensor:
+        """Only the cube is left: what has moved lies in the mask, a region that the budget allows."""
+        return points.clamp_(0, 1)
+
     def prepare(self, run: Run) -> list[Tensor]:
         return self.choose(run, run.budget.restarts)
 

@@ -16,7 +16,9 @@ from bench.seeds import ClipRandom
 
 def per_clip(values: Tensor | float, like: Tensor) -> Tensor:
     """A number, or one per clip ``(B,)``, shaped to broadcast over clips ``(B, 3, T, H, W)``."""
-    tensor = torch.as_tensor(values, dtype=like.dtype, device=like.device)
+    if not isinstance(values, Tensor):
+        return like.new_full((), values)  # which copies nothing to the device
+    tensor = values.to(like)
     return tensor.reshape(-1, *([1] * (like.ndim - 1))) if tensor.ndim else tensor
 
 
