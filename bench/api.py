@@ -38,9 +38,10 @@ from bench.report.across import means_across
 from bench.report.render import heading, render
 from bench.report.reported import Reported, shipped_folder
 from bench.report.tables import Table, TableOptions, make_tables
+from bench.run.crew import Crew
 from bench.run.engine import LocalEngine, pick_device
 from bench.run.export import collect, export
-from bench.run.runner import CONTROL_CLIPS, Progress, Runner, Silent
+from bench.run.runner import CONTROL_CLIPS, Progress, Runner
 from bench.run.store import Store
 from bench.threat.budgets import Budget
 from bench.weights.files import fingerprint
@@ -66,24 +67,6 @@ class GridRun:
     warnings: list[str]
 
 
-class _Counted:
-    """Passes the progress of a run on, and counts the outcomes that are new."""
-
-    def __init__(self, watcher: Progress) -> None:
-        self.clips = 0
-        self._watcher = watcher
-
-    def begin(self, work: float, clips: int, cells: int) -> None:
-        self._watcher.begin(work, clips, cells)
-
-    def working_on(self, what: str) -> None:
-        self._watcher.working_on(what)
-
-    def advance(self, work: float, clips: int, cells: int) -> None:
-        self.clips += clips
-        self._watcher.advance(work, clips, cells)
-
-
 def run_plan(
     plan: Plan,
     store_folder: Path,
@@ -95,6 +78,7 @@ def run_plan(
     control: int = CONTROL_CLIPS,
     fail_fast: bool = False,
     progress: Progress | None = None,
+    crew: Crew | None = None,
 ) -> GridRun:
     """Brings every cell of a plan up to date and makes its tables. What is stored already is not computed again.
 
@@ -106,6 +90,7 @@ def run_plan(
         control: clips per adaptive cell that are also attacked with a budget of size 0.
         fail_fast: stop at the first clip with which a component fails.
         progress: is told what is done.
+        crew: works on the batches in place of this process; it was given this plan.
 
     Raises:
         BenchError: a setting turns out to be impossible, the reported figures of the grid do not exist, its audit is
@@ -115,25 +100,26 @@ def run_plan(
     # Before anything is computed: a mistake here must not show after hours.
     reported = Reported(grid.reported, shipped_folder()) if grid.reported else None
     audits = read_audit(results_folder / grid.name) if results_folder is not None else []
-    counted = _Counted(progress or Silent())
     store = Store(store_folder)
     try:
-        engine = LocalEngine(device)
-        Runner(
+        runner = Runner(
             plan,
             store,
-            engine,
+            crew or LocalEngine(device),
             batch_size=batch_size,
             retry=retry,
             control=control,
             fail_fast=fail_fast,
-            progress=counted,
-        ).run()
+            progress=progress,
+        )
+        runner.run()
         removed: list[str] = []
         if results_folder is None:
             results = collect(plan, store)
         else:
-            results, removed = export(plan, store, results_folder, str(device), ran=counted.clips > 0)
+            results, removed = export(
+                plan, store, results_folder, crew.name if crew else str(device), ran=runner.computed > 0
+            )
     finally:
         store.close()
     options = TableOptions.of(
@@ -147,7 +133,7 @@ def run_plan(
     return GridRun(
         results=results,
         tables=make_tables(results, options),
-        computed=counted.clips,
+        computed=runner.computed,
         removed=removed,
         warnings=[*_natures(plan), *_probabilities(plan, device), *map(str, flat_losses(results))],
     )

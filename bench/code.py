@@ -41,6 +41,8 @@ ENGINE = (
     "bench.plan.expand",
     "bench.plan.probe",
     "bench.run.runner",
+    "bench.run.schedule",
+    "bench.run.work",
     "bench.seeds",
 )
 # Cannot change a number of an outcome: it reads, writes, names, shows or checks. Weights have digests of their own.
@@ -66,8 +68,10 @@ SILENT = (
     "bench.reported",
     "bench.run.control",
     "bench.run.alone",
+    "bench.run.crew",
     "bench.run.export",
     "bench.run.guard",
+    "bench.run.leases",
     "bench.run.store",
     "bench.training",
     "bench.weights",

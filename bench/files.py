@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
+import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 PARTIAL = ".part"
@@ -18,12 +21,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """Gives a place beside ``path`` to write to; what is written there takes its place when the block ends well.
 
     The old file stays as it is until then, and for good if the block raises or the process is killed. Each process
-    writes to a place of its own; what killed ones left there is removed.
+    writes to a place of its own, on whatever machine it runs; what killed ones of this machine left is removed.
     """
-    for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
-        if not _runs(left.name.removesuffix(PARTIAL).rpartition(".")[2]):
+    for left in path.parent.glob(f"{glob.escape(path.name)}.{here()}-*{PARTIAL}"):
+        if not runs(left.name.removesuffix(PARTIAL).rpartition("-")[2]):
             left.unlink(missing_ok=True)
-    partial = path.parent / f"{path.name}.{os.getpid()}{PARTIAL}"
+    partial = path.parent / f"{path.name}.{here()}-{os.getpid()}{PARTIAL}"
     try:
         yield partial
         _to_disk(partial)
@@ -49,8 +52,19 @@ def _to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _runs(process: str) -> bool:
-    """Whether a process of that number may run, on a system that can tell."""
+@lru_cache(maxsize=1)
+def here() -> str:
+    """Eight hex digits for where a number of a process means anything: this machine since it was started, or the part
+    of it (a container, say) that counts processes of its own."""
+    known = [platform.node()]
+    with suppress(OSError):  # on Linux
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        known.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:8]
+
+
+def runs(process: str) -> bool:
+    """Whether a process of that number may run here, on a system that can tell."""
     if os.name != "posix":
         return True
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.files import replacing, slug, write_whole
+from bench.files import here, replacing, slug, write_whole
 
 
 def test_what_is_written_takes_the_place_of_the_old_file_at_the_end(tmp_path: Path) -> None:
@@ -41,12 +41,13 @@ def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_
     file = tmp_path / "a[1].json"  # brackets are a pattern in a search for files
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    dead, alive = (tmp_path / f"a[1].json.{process}.part" for process in (ended.pid, os.getppid()))
-    other = tmp_path / f"b.json.{ended.pid}.part"
-    for left in (dead, alive, other):
+    dead, alive = (tmp_path / f"a[1].json.{here()}-{process}.part" for process in (ended.pid, os.getppid()))
+    other = tmp_path / f"b.json.{here()}-{ended.pid}.part"
+    elsewhere = tmp_path / f"a[1].json.00000000-{ended.pid}.part"  # that number means nothing here
+    for left in (dead, alive, other, elsewhere):
         left.write_text("half")
     write_whole(file, "new")
-    assert sorted(tmp_path.iterdir()) == sorted([file, alive, other])
+    assert sorted(tmp_path.iterdir()) == sorted([file, alive, other, elsewhere])
 
 
 def test_two_processes_write_to_places_of_their_own(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def export(
     may mix two measurements; their outcomes remain in the store. So are files that cannot be read: they hold nothing.
 
     Args:
-        device: PyTorch's name of the device that was used.
+        device: PyTorch's name of the device that was used, or that of what other machines used.
         ran: whether anything was computed; if not, the record of when, where and how long is left alone.
 
     Returns:
@@ -121,7 +121,7 @@ def _remove_stale(folder: Path, results: list[CellResult]) -> list[str]:
     stale = []
     for path in result_files(folder):
         if path.name not in written and (_is_torn(path) or difference(known, meanings(read_result(path)))):
-            path.unlink()
+            path.unlink(missing_ok=True)  # by another process that ends just now
             stale.append(path.name)
     return stale
 
@@ -161,7 +161,7 @@ def _record_run(folder: Path, results: list[CellResult], device: str) -> None:
     known = _known_seconds(folder)  # a run of some rows says nothing about the others
     run = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

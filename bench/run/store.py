@@ -37,7 +37,12 @@ CREATE TABLE IF NOT EXISTS clips (
 );
 CREATE TABLE IF NOT EXISTS controls (cell TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS batch_sizes (key TEXT PRIMARY KEY, size INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS leases (
+    work TEXT NOT NULL, clip TEXT NOT NULL, owner TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL,
+    until REAL NOT NULL, PRIMARY KEY (work, clip)
+);
 """
+# Without the leases, which stores of older versions lack.
 _TABLES = {"cells", "outcomes", "clips", "controls", "batch_sizes"}
 
 
@@ -148,8 +153,13 @@ class Store:
             return known[0][0]
         size = int(choose())
         with self._writing() as db:
-            db.execute("INSERT OR REPLACE INTO batch_sizes VALUES (?, ?)", (key, size))
-        return size
+            # Of two processes that choose at once, the first one's choice stays.
+            db.execute(
+                "INSERT INTO batch_sizes VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET size = ?2 "
+                "WHERE typeof(size) != 'integer' OR size < 1",
+                (key, size),
+            )
+        return int(self._rows("SELECT size FROM batch_sizes WHERE key = ?", (key,))[0][0])
 
     def outcomes(self, cell: str) -> dict[str, Outcome]:
         """All outcomes of a cell that can be read, by clip id."""
@@ -266,6 +276,29 @@ class Store:
             backwards=[b["backwards"] for b in bodies],
             seconds=sum(b["seconds"] for b in bodies) / len(bodies),
         )
+
+    def version(self) -> int:
+        """A number that is another one once another process, or another connection, has written."""
+        return int(self._rows("PRAGMA data_version")[0][0])
+
+    def leases(self) -> list[tuple[Any, ...]]:
+        """All leases as they are written: work, clip, owner, host, process, until when. See :mod:`bench.run.leases`."""
+        return self._rows("SELECT work, clip, owner, host, pid, until FROM leases")
+
+    @contextmanager
+    def leasing(self) -> Iterator[sqlite3.Connection]:
+        """Nobody else writes during a block; all of it is stored, or none."""
+        with self._writing() as db:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+
+    def another_connection(self) -> sqlite3.Connection:
+        """A connection for another thread.
+
+        Raises:
+            sqlite3.Error: there is none to be had.
+        """
+        return sqlite3.connect(self.folder / "outcomes.sqlite", timeout=self._patience)
 
     def _made(self, unit: str) -> dict[str, tuple[str, dict[str, Any]]]:
         """By clip, the file of its adversarial version, empty if there is none, and what is known of it."""

@@ -33,7 +33,7 @@ def run_plan(plan: Plan, store: Path, **options: Any) -> list[CellResult]:
         opened.close()
 
 
-def exported(path: Path, folder: Path, *, ran: bool = True) -> list[str]:
+def exported(path: Path, folder: Path, *, ran: bool = True, **options: Any) -> list[str]:
     """Runs a grid into a results folder; returns the names of the files that were removed.
 
     Args:
@@ -41,7 +41,7 @@ def exported(path: Path, folder: Path, *, ran: bool = True) -> list[str]:
     """
     plan = make_plan(read_grid(path))
     store = Store(folder / ".store")
-    Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
+    Runner(plan, store, LocalEngine(torch.device("cpu")), **options).run()
     _, stale = export(plan, store, folder, "cpu", ran=ran)
     store.close()
     return stale

@@ -1,0 +1,87 @@
+"""Who works on the batches of a run: what the runner asks of any engine, and the engine that is this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from bench.errors import BenchError
+from bench.plan.cells import Plan
+from bench.run.engine import LocalEngine
+from bench.run.work import Part, Task, Worker
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is told of a task: that a part of it is there, that it ended, or why it could not be done.
+
+    Attributes:
+        part: ``None`` where it ended.
+        error: only where it ended, too.
+    """
+
+    task: Task
+    part: Part | None = None
+    error: BenchError | None = None
+
+
+class Crew(Protocol):
+    """Works on the tasks of one plan. Only who asks it writes to the store.
+
+    Attributes:
+        device: PyTorch's kind of the device that is used.
+        name: of that device and of how many there are, for the record of a run.
+    """
+
+    device: str
+    name: str
+
+    def ask(self, what: Literal["check", "batch_size"], argument: Any) -> Any:
+        """Asks one worker, and waits for its answer: see :class:`bench.run.work.Worker`."""
+
+    def free(self) -> bool:
+        """Whether a task may be started."""
+
+    def busy(self) -> bool:
+        """Whether a task was started and has not been reported to have ended."""
+
+    def start(self, task: Task) -> None:
+        """Gives a task to somebody who is free."""
+
+    def reports(self, seconds: float | None) -> Iterator[Report]:
+        """What there is to tell, once there is anything or after so many seconds."""
+
+
+class Alone:
+    """This process: does one task after the other, each when it is asked what there is to tell."""
+
+    def __init__(self, plan: Plan, engine: LocalEngine, *, fail_fast: bool = False) -> None:
+        self.device = engine.device.type
+        self.name = str(engine.device)
+        self._worker = Worker(plan, engine, fail_fast=fail_fast)
+        self._task: Task | None = None
+
+    def ask(self, what: Literal["check", "batch_size"], argument: Any) -> Any:
+        return getattr(self._worker, what)(argument)
+
+    def free(self) -> bool:
+        return self._task is None
+
+    def busy(self) -> bool:
+        return self._task is not None
+
+    def start(self, task: Task) -> None:
+        self._task = task
+
+    def reports(self, seconds: float | None) -> Iterator[Report]:
+        task, self._task = self._task, None
+        if task is None:
+            return
+        try:
+            for part in self._worker.parts(task):
+                yield Report(task, part)
+        except BenchError as error:
+            yield Report(task, error=error)
+        else:
+            yield Report(task)
