@@ -68,6 +68,7 @@ SILENT = (
     "bench.reported",
     "bench.run.control",
     "bench.run.alone",
+    "bench.run.cluster",
     "bench.run.crew",
     "bench.run.export",
     "bench.run.guard",

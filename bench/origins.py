@@ -28,6 +28,7 @@ JUDGING = (
     "bench.run.schedule",
     "bench.run.work",
     "bench.run.crew",
+    "bench.run.cluster",
     "bench.run.leases",
     "bench.run.store",
     "bench.run.control",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,12 @@ ControlClips = Annotated[
     int, typer.Option(help="Clips per adaptive cell that are also attacked with a budget of size 0.", min=0)
 ]
 
+EngineName = Annotated[str, typer.Option(help="local: this process; ray: workers in processes of their own.")]
+Workers = Annotated[
+    int | None, typer.Option(help="How many, with --engine ray: one per GPU, or else per core, if not given.", min=1)
+]
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster that runs already: HOST:PORT or auto.")]
+
 
 def _parse_batch_size(text: str) -> int | None:
     if text == "auto":
@@ -52,6 +59,14 @@ def _parse_batch_size(text: str) -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise BenchError(f"--batch-size must be a positive whole number or auto, not {text!r}.")
     return int(text)
+
+
+def _is_local(engine: str, workers: int | None, address: str | None) -> bool:
+    if engine not in ("local", "ray"):
+        raise BenchError(f"Unknown engine {engine!r}: choose local or ray.")
+    if engine == "local" and (workers is not None or address is not None):
+        raise BenchError("--workers and --address are for --engine ray: add that, or leave them out.")
+    return engine == "local"
 
 
 def run(
@@ -74,6 +89,9 @@ def run(
         typer.Option("--fail-fast", help="Stop at the first clip with which a component fails; it is not charged."),
     ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Print each failure's whole traceback.")] = False,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    address: Address = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
 ) -> None:
     """Run a grid and print its Standard / Robust* / Robust table.
@@ -81,7 +99,7 @@ def run(
     Outcomes are stored clip by clip; a run that was stopped continues where it was.
     """
     begun = time.monotonic()
-    size = _parse_batch_size(batch_size)
+    size, local = _parse_batch_size(batch_size), _is_local(engine, workers, address)
     from bench.grids.grid import find_grid, override
 
     chosen = override(
@@ -94,32 +112,44 @@ def run(
         seed=seed,
     )
     store_folder = results / ".store"
-    with stoppable(_STOPPED), loading() as watch:
-        from bench.api import run_plan
-        from bench.plan.expand import make_plan
-        from bench.plan.select import Asking
+    with ExitStack() as stack:
+        stack.enter_context(stoppable(_STOPPED))
+        with loading() as watch:
+            from bench.api import run_plan
+            from bench.plan.expand import make_plan
+            from bench.plan.select import Asking
+            from bench.run.cluster import RayCrew, Recipe
 
-        torch_device = prepare_device(device)
-        asking = Asking(torch_device, store_folder, watch, keep=not dry_run)
-        plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint, asking=asking)
-    warn_broken()
-    if plan.note:
-        err.print(plan.note, markup=False, soft_wrap=True)
-    if dry_run:
-        _print_plan(plan, store_folder)
-        return
-    with stoppable(_STOPPED), RunProgress() as progress:
-        measured = run_plan(
-            plan,
-            store_folder,
-            results_folder=results,
-            device=torch_device,
-            batch_size=size,
-            retry=retry_failed,
-            control=control,
-            fail_fast=fail_fast,
-            progress=progress,
-        )
+            # Workers load what they need while the plan is made here.
+            crew: RayCrew | None = None
+            if not local and not dry_run:
+                crew = stack.enter_context(RayCrew(workers, address=address, device=device))
+            torch_device = prepare_device(device if crew is None else "cpu" if device == "cpu" else "auto")
+            asking = Asking(torch_device, store_folder, watch, keep=not dry_run)
+            plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint, asking=asking)
+            if crew is not None:
+                crew.give(Recipe.of(chosen, store_folder, data_root, checkpoint, fail_fast=fail_fast), plan)
+        warn_broken()
+        if plan.note:
+            err.print(plan.note, markup=False, soft_wrap=True)
+        if dry_run:
+            _print_plan(plan, store_folder)
+            return
+        with RunProgress() as progress:
+            measured = run_plan(
+                plan,
+                store_folder,
+                results_folder=results,
+                device=torch_device,
+                batch_size=size,
+                retry=retry_failed,
+                control=control,
+                fail_fast=fail_fast,
+                progress=progress,
+                crew=crew,
+            )
+    if crew is not None and crew.deaths:
+        err.print(f"{crew.deaths} workers ended abruptly; others did their batches again.", style="yellow")
     _print_run(chosen.title, measured)
     _print_warnings(measured.warnings)
     _print_end(measured.computed, time.monotonic() - begun, results / chosen.name)

@@ -115,7 +115,8 @@ class Runner:
         self._attacked.clear()
         jobs = self._jobs()
         cells = [job for job in jobs if job.kind == "run"]
-        self._crew.ask("check", list(dict.fromkeys(job.cell.model.label for job in cells)))
+        if cells:
+            self._crew.ask("check", list(dict.fromkeys(job.cell.model.label for job in cells)))
         self.progress.begin(sum(job.weight * job.clips for job in jobs), sum(job.clips for job in cells), len(cells))
         with Leases(self.store) as self._leases:
             self._drive(jobs)

@@ -31,9 +31,15 @@ def by_process(file: Path) -> Counter[str]:
     return found
 
 
+def killed(file: Path) -> int:
+    """How many processes :class:`Fatal` has ended; given other text, that file keeps it from ending any."""
+    fatal = file.with_suffix(".fatal")
+    return int(fatal.is_file() and fatal.read_text() == "killed")
+
+
 class Noting(Attack):
-    """Darkens, and writes down who does it to how many clips; with the first batch, each process waits for the others
-    to have begun theirs."""
+    """Darkens, and writes down who does it to how many clips; each process waits for as many to have begun as there
+    are to be, and one more in the place of each that was killed."""
 
     by = 0.05
 
@@ -42,7 +48,7 @@ class Noting(Attack):
         with file.open("a") as opened:
             opened.write(f"{os.getpid()} {len(clips)}\n")
         deadline = time.monotonic() + 60
-        while len(by_process(file)) < int(os.environ[PROCESSES]):
+        while len(by_process(file)) < int(os.environ[PROCESSES]) + killed(file):
             if time.monotonic() > deadline:
                 raise TimeoutError("nobody else has begun anything")
             time.sleep(0.01)
@@ -53,7 +59,7 @@ class Noting(Attack):
 
 
 class Fatal(Noting):
-    """Ends its process abruptly, the first time that it is asked for anything but its process's first batch."""
+    """Ends a process abruptly, once, with the second batch that it is asked for."""
 
     def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
         result = super().run(target, clips, labels, budget, rng)
@@ -61,7 +67,8 @@ class Fatal(Noting):
         mine = [process for process, _ in notes(file) if process == str(os.getpid())]
         if len(mine) > 1:
             try:
-                file.with_suffix(".fatal").touch(exist_ok=False)
+                with file.with_suffix(".fatal").open("x") as opened:
+                    opened.write("killed")
             except FileExistsError:
                 return result
             os.kill(os.getpid(), signal.SIGKILL)
