@@ -41,7 +41,7 @@ from bench.report.tables import Table, TableOptions, make_tables
 from bench.run.crew import Crew
 from bench.run.engine import LocalEngine, pick_device
 from bench.run.export import collect, export
-from bench.run.runner import CONTROL_CLIPS, Progress, Runner
+from bench.run.runner import CONTROL_CLIPS, Keep, Progress, Runner
 from bench.run.store import Store
 from bench.threat.budgets import Budget
 from bench.weights.files import fingerprint
@@ -79,6 +79,7 @@ def run_plan(
     fail_fast: bool = False,
     progress: Progress | None = None,
     crew: Crew | None = None,
+    keep: Keep = "all",
 ) -> GridRun:
     """Brings every cell of a plan up to date and makes its tables. What is stored already is not computed again.
 
@@ -91,6 +92,8 @@ def run_plan(
         fail_fast: stop at the first clip with which a component fails.
         progress: is told what is done.
         crew: works on the batches in place of this process; it was given this plan.
+        keep: the adversarial clips that stay in the store: ``all``, ``shared`` (those that serve every defence) or
+            ``none``.
 
     Raises:
         BenchError: a setting turns out to be impossible, the reported figures of the grid do not exist, its audit is
@@ -111,6 +114,7 @@ def run_plan(
             control=control,
             fail_fast=fail_fast,
             progress=progress,
+            keep=keep,
         )
         runner.run()
         removed: list[str] = []
@@ -413,7 +417,7 @@ def evaluate(
     torch_device = pick_device(device)
     with _as_it_was(model), tempfile.TemporaryDirectory(prefix="bench-") as folder:
         plan = question.plan(model, dataset)
-        measured = run_plan(plan, Path(folder), device=torch_device, batch_size=batch_size)
+        measured = run_plan(plan, Path(folder), device=torch_device, batch_size=batch_size, keep="shared")
         refused = [skipped for skipped in plan.skipped if skipped.defense == question.defense.label]
         if refused:
             raise BenchError(refused[0].reason)

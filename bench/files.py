@@ -17,23 +17,33 @@ PARTIAL = ".part"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Gives a place beside ``path`` to write to; what is written there takes its place when the block ends well.
+
+    Args:
+        durable: wait until it is on the disk. What is checked whenever it is read, and can be made again, need not be.
 
     The old file stays as it is until then, and for good if the block raises or the process is killed. Each process
     writes to a place of its own, on whatever machine it runs; what killed ones of this machine left is removed.
     """
     for left in path.parent.glob(f"{glob.escape(path.name)}.{here()}-*{PARTIAL}"):
-        if not runs(left.name.removesuffix(PARTIAL).rpartition("-")[2]):
+        if is_left(left):
             left.unlink(missing_ok=True)
     partial = path.parent / f"{path.name}.{here()}-{os.getpid()}{PARTIAL}"
     try:
         yield partial
-        _to_disk(partial)
+        if durable:
+            _to_disk(partial)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def is_left(path: Path) -> bool:
+    """Whether a file is one that :func:`replacing` was writing to when its process was killed, on this machine."""
+    place, _, process = path.name.removesuffix(PARTIAL).rpartition(".")[2].rpartition("-")
+    return path.name.endswith(PARTIAL) and place == here() and not runs(process)
 
 
 def write_whole(path: Path, text: str) -> None:

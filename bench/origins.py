@@ -31,6 +31,8 @@ JUDGING = (
     "bench.run.cluster",
     "bench.run.leases",
     "bench.run.store",
+    "bench.run.bank",
+    "bench.run.coding",
     "bench.run.control",
     "bench.run.guard",
     "bench.run.export",

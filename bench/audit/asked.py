@@ -292,7 +292,7 @@ class _Asking:
             ids = [r.id for r in self.refs]
             there = set(ids) <= store.clips_done(unit.id) - store.clip_errors(unit.id).keys()
             try:
-                return store.load_clips(unit.id, ids) if there else None
+                return store.load_clips(unit.id, ids, self.probed.clips.cpu()) if there else None
             except LostClips:
                 return None
 

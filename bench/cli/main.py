@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from bench.cli.app import app, err
 from bench.cli.audit import audit
+from bench.cli.bank import bank
 from bench.cli.leaderboard import leaderboard
 from bench.cli.run import run
 from bench.cli.show import list_, show
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.add_typer(bank, name="bank")
 
 
 def main(arguments: list[str] | None = None) -> None:

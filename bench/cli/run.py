@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.text import Text
@@ -69,6 +69,12 @@ def _is_local(engine: str, workers: int | None, address: str | None) -> bool:
     return engine == "local"
 
 
+def _parse_keep(text: str) -> Literal["all", "shared", "none"]:
+    if text == "all" or text == "shared" or text == "none":
+        return text
+    raise BenchError(f"--keep must be all, shared or none, not {text!r}.")
+
+
 def run(
     grid: Annotated[str, typer.Option(help="Name of a shipped grid, or a .yaml file.")] = "demo",
     model: Models = None,
@@ -92,6 +98,9 @@ def run(
     engine: EngineName = "local",
     workers: Workers = None,
     address: Address = None,
+    keep: Annotated[
+        str, typer.Option(help="Adversarial clips that stay in the store: all, shared (by all defences) or none.")
+    ] = "all",
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
 ) -> None:
     """Run a grid and print its Standard / Robust* / Robust table.
@@ -99,7 +108,7 @@ def run(
     Outcomes are stored clip by clip; a run that was stopped continues where it was.
     """
     begun = time.monotonic()
-    size, local = _parse_batch_size(batch_size), _is_local(engine, workers, address)
+    size, local, kept = _parse_batch_size(batch_size), _is_local(engine, workers, address), _parse_keep(keep)
     from bench.grids.grid import find_grid, override
 
     chosen = override(
@@ -147,6 +156,7 @@ def run(
                 fail_fast=fail_fast,
                 progress=progress,
                 crew=crew,
+                keep=kept,
             )
     if crew is not None and crew.deaths:
         err.print(f"{crew.deaths} workers ended abruptly; others did their batches again.", style="yellow")

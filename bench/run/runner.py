@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from bench.data.base import ClipRef
 from bench.errors import BenchError, Impossible
 from bench.faults import charge_no_machine
 from bench.origins import check_origins
-from bench.plan.cells import Cell, Plan
+from bench.plan.cells import Cell, ClipsUnit, Plan
 from bench.records.description import Skipped
 from bench.records.identity import digest
 from bench.records.outcome import Outcome
@@ -23,7 +23,7 @@ from bench.run.crew import Alone, Crew, Report
 from bench.run.engine import LocalEngine
 from bench.run.leases import Leases
 from bench.run.schedule import Board, Job, Known, cell_weight, spares, weight_of
-from bench.run.store import Adversarial, LostClips, Store
+from bench.run.store import Coded, LostClips, Store, Use
 from bench.run.work import Part, Task
 
 # Clips of each adaptive cell that the zero-budget control attacks: enough to notice a pipeline that changes while it is
@@ -31,6 +31,11 @@ from bench.run.work import Part, Task
 CONTROL_CLIPS = 4
 # Seconds between two looks at what another process does.
 _LOOK = 0.5
+
+
+Keep = Literal["all", "shared", "none"]
+"""Which adversarial clips stay in the store after a run: those of adaptive cells too, those alone that serve every
+defence, or none."""
 
 
 class Progress(Protocol):
@@ -67,6 +72,7 @@ class Runner:
         control: clips of each adaptive cell that are also attacked with a budget of size 0, see
             :class:`bench.records.outcome.Control`; 0 for none.
         fail_fast: stop at the first clip with which a component fails, in place of charging it. A crew was told before.
+        keep: the adversarial clips that stay.
 
     Attributes:
         computed: outcomes that this run has stored.
@@ -83,7 +89,10 @@ class Runner:
         control: int = CONTROL_CLIPS,
         fail_fast: bool = False,
         progress: Progress | None = None,
+        keep: Keep = "all",
     ) -> None:
+        if keep not in get_args(Keep):
+            raise BenchError(f"--keep must be all, shared or none, not {keep!r}.")
         if batch_size is not None and batch_size < 1:
             raise BenchError(f"--batch-size must be at least 1 or auto, not {batch_size}.")
         self.plan, self.store, self.engine = plan, store, engine
@@ -91,7 +100,7 @@ class Runner:
         self.computed = 0
         self._crew: Crew
         self._crew = Alone(plan, engine, fail_fast=fail_fast) if isinstance(engine, LocalEngine) else engine
-        self._asked_size = batch_size
+        self._asked_size, self._keep_clips = batch_size, keep
         self._retry, self._control_clips = retry, control
         self._refs = {r.id: r for r in plan.refs}
         self._clean_cells = {(c.model.label, c.defense.label): c.id for c in plan.cells if c.knowledge == "clean"}
@@ -118,10 +127,13 @@ class Runner:
         if cells:
             self._crew.ask("check", list(dict.fromkeys(job.cell.model.label for job in cells)))
         self.progress.begin(sum(job.weight * job.clips for job in jobs), sum(job.clips for job in cells), len(cells))
+        self.store.add_uses(_use(self.plan, c, c.unit) for c in self.plan.cells if c.unit)
         with Leases(self.store) as self._leases:
             self._drive(jobs)
             refused = self._leave_out(cells)
             self._drive(self._controls())
+        for unit in self.plan.units if self._keep_clips == "none" else ():
+            self.store.drop_clips(unit.id)
         left = {c.attack_label for c in self.plan.cells}
         for label, reason in refused.items():
             if label not in left:  # of no row: a mistake in the grid, and not a gap in a table
@@ -232,7 +244,7 @@ class Runner:
         rest = [r for r in batch if r.id not in self._done_of(job)]
         self._advance(job, len(batch) - len(rest))
         unit = job.cell.unit
-        made: Adversarial | None = None
+        made: Coded | None = None
         if job.kind == "run" and unit is not None and unit.shared:
             flaws = self._known.flaws(unit.id)
             flawed = tuple(r.id for r in rest if r.id in flaws)
@@ -245,7 +257,8 @@ class Runner:
             return
         skip = self._known.mistaken(self._clean(job.cell)) if job.kind == "run" and spares(job.cell) else set()
         clips = tuple(r.id for r in rest)
-        task = Task(job.kind, job.work, job.cell.id, clips, job.size, frozenset(skip.intersection(clips)), made)
+        keep = self._keep_clips == "all" and job.kind == "run"
+        task = Task(job.kind, job.work, job.cell.id, clips, job.size, frozenset(skip.intersection(clips)), made, keep)
         self._at_work[task] = job, batch
         self.progress.working_on(_words(job))
         self._crew.start(task)
@@ -258,10 +271,10 @@ class Runner:
         done_elsewhere = not self._retry and self.store.control(job.work) is not None
         return {r.id for r in job.refs} if done_elsewhere else set()
 
-    def _shared_clips(self, unit: str, refs: Sequence[ClipRef]) -> Adversarial | None:
+    def _shared_clips(self, unit: str, refs: Sequence[ClipRef]) -> Coded | None:
         """The stored adversarial clips of a batch; none where somebody removed them or they are torn."""
         try:
-            return self.store.load_clips(unit, [r.id for r in refs])
+            return self.store.coded_clips(unit, [r.id for r in refs])
         except LostClips:
             return None
         except Exception as error:
@@ -320,6 +333,21 @@ class Runner:
         job.clips -= clips
         if clips and job.kind != "control":
             self.progress.advance(job.weight * clips, clips if job.kind == "run" else 0, 0)
+
+
+def _use(plan: Plan, cell: Cell, unit: ClipsUnit) -> Use:
+    return Use(
+        unit=unit.id,
+        cell=cell.id,
+        grid=plan.grid.name,
+        dataset=cell.dataset.label,
+        model=cell.model.label,
+        defense=cell.defense.label,
+        attack=cell.attack_label,
+        budget=cell.threat,
+        knowledge=cell.knowledge,
+        shared=unit.shared,
+    )
 
 
 def _words(job: Job) -> str:

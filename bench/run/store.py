@@ -1,4 +1,4 @@
-"""Outcomes as they come, in SQLite; adversarial clips beside them.
+"""Outcomes as they come, in SQLite; adversarial clips beside them, in a bank of files.
 
 Every batch is one transaction, and a clip file is complete before a row names it: a process killed at any
 moment leaves whole batches and nothing else. What cannot be read back is as if it had never been stored.
@@ -6,24 +6,24 @@ moment leaves whole batches and nothing else. What cannot be read back is as if 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.faults import MachineFault, machine_fault
-from bench.files import replacing
 from bench.records.outcome import Control, Flaw, Outcome
+from bench.run.bank import ENDING, Bank, Gone
+from bench.run.coding import Unreadable, decode, encode
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cells (id TEXT PRIMARY KEY, settings TEXT NOT NULL);
@@ -42,7 +42,14 @@ CREATE TABLE IF NOT EXISTS leases (
     until REAL NOT NULL, PRIMARY KEY (work, clip)
 );
 """
-# Without the leases, which stores of older versions lack.
+# Since clips are in a bank. In a store that is older and only read they are empty.
+_LATER = """
+CREATE {kind} TABLE IF NOT EXISTS uses (
+    unit TEXT NOT NULL, cell TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (unit, cell)
+);
+"""
+_OF_FILES = "CREATE INDEX IF NOT EXISTS clips_by_file ON clips (file);"
+# Without those that stores of older versions lack.
 _TABLES = {"cells", "outcomes", "clips", "controls", "batch_sizes"}
 
 
@@ -51,7 +58,7 @@ class Adversarial:
     """Adversarial clips of some batch and what they cost.
 
     Attributes:
-        clips: ``(B, 3, T, H, W)``.
+        clips: ``(B, 3, T, H, W)``; of another shape or type where the attack is at fault.
         attacked: ``(B,)`` whether the attack was run on the clip.
         traces: per clip, the loss at each step.
         forwards, backwards: per clip.
@@ -66,15 +73,108 @@ class Adversarial:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Coded:
+    """Adversarial clips as they are stored.
+
+    Attributes:
+        contents: of each clip what :func:`bench.run.coding.encode` made of it, or the clip itself where an older
+            version stored it.
+        bodies: of each, what else is known of it.
+    """
+
+    contents: list[bytes | Tensor]
+    bodies: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, clean: Tensor, adversarial: Adversarial) -> Coded:
+        """Codes adversarial clips of the clean ones, ``(B, 3, T, H, W)``."""
+        raw = adversarial.clips[0].numel() * adversarial.clips.element_size()
+        keys = ("attacked", "trace", "forwards", "backwards")
+        columns = zip(
+            adversarial.attacked, adversarial.traces, adversarial.forwards, adversarial.backwards, strict=True
+        )
+        bodies = [{**dict(zip(keys, row, strict=True)), "seconds": adversarial.seconds, "raw": raw} for row in columns]
+        return cls([encode(*pair) for pair in zip(clean, adversarial.clips, strict=True)], bodies)
+
+    def decoded(self, clean: Tensor) -> Adversarial:
+        """The clips, on the CPU.
+
+        Args:
+            clean: the clean clips, ``(B, 3, T, H, W)``.
+
+        Raises:
+            LostClips: one is torn, or was made of another clean clip.
+        """
+        try:
+            clips = torch.stack(
+                [
+                    content if isinstance(content, Tensor) else decode(content, before)
+                    for content, before in zip(self.contents, clean, strict=True)
+                ]
+            )
+        except (Unreadable, RuntimeError) as error:  # or a whole file of other clips
+            raise LostClips from error
+        bodies = self.bodies
+        return Adversarial(
+            clips=clips,
+            attacked=[b["attacked"] for b in bodies],
+            traces=[b["trace"] for b in bodies],
+            forwards=[b["forwards"] for b in bodies],
+            backwards=[b["backwards"] for b in bodies],
+            seconds=sum(b["seconds"] for b in bodies) / len(bodies),
+        )
+
+    def select(self, rows: Sequence[int]) -> Coded:
+        """Some of them."""
+        return Coded([self.contents[i] for i in rows], [self.bodies[i] for i in rows])
+
+
+@dataclass(frozen=True)
+class Use:
+    """A cell and the unit of adversarial clips that it judges, in words.
+
+    Attributes:
+        unit, cell: their ids.
+        grid: name of the grid that was run.
+        dataset, model, defense, attack, budget: labels, as tables print them; the data set's can be parsed.
+        knowledge: what the attacker knows.
+        shared: whether the unit's clips serve every defence.
+    """
+
+    unit: str
+    cell: str
+    grid: str
+    dataset: str
+    model: str
+    defense: str
+    attack: str
+    budget: str
+    knowledge: str
+    shared: bool
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An adversarial clip of a unit that is stored: the file it is in, how many bytes it has there, and how many as
+    values; 0 where an older version stored whole batches."""
+
+    clip: str
+    file: str
+    coded: int
+    raw: int
+
+
 class LostClips(Exception):
-    """Adversarial clips were stored, and their file is gone or torn: they have to be made again."""
+    """Adversarial clips were stored, and their file is gone or torn, or the clean clips are others now: they have to be
+    made again."""
 
 
 class Store:
     """The working state of all runs under one results folder.
 
     Args:
-        folder: made if absent; holds ``outcomes.sqlite`` and ``clips/``.
+        folder: made if absent; holds ``outcomes.sqlite``, ``bank/`` and, from older versions, ``clips/``.
         writable: if not, nothing is made or changed there, and what is absent is empty.
         patience: seconds to wait for another process that writes.
 
@@ -85,12 +185,13 @@ class Store:
 
     def __init__(self, folder: Path, *, writable: bool = True, patience: float = 60.0) -> None:
         self.folder, self._patience = folder, patience
+        self.bank = Bank(folder / "bank")
         with self._told("open"):
             if writable:
                 folder.mkdir(parents=True, exist_ok=True)
                 self._db = sqlite3.connect(folder / "outcomes.sqlite", timeout=patience)
                 self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.executescript(_SCHEMA)
+                self._db.executescript(_SCHEMA + _LATER.format(kind="") + _OF_FILES)
             else:
                 self._db = self._to_read()
 
@@ -113,10 +214,13 @@ class Store:
             db = sqlite3.connect(f"{file.resolve().as_uri()}?{how}", uri=True, timeout=self._patience)
             there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if there >= _TABLES:
+                if "uses" not in there:
+                    db.execute("PRAGMA temp_store = MEMORY")
+                    db.executescript(_LATER.format(kind="TEMP"))
                 return db
             db.close()
         db = sqlite3.connect(":memory:")
-        db.executescript(_SCHEMA)
+        db.executescript(_SCHEMA + _LATER.format(kind=""))
         return db
 
     @contextmanager
@@ -226,34 +330,30 @@ class Store:
         with self._writing() as db:
             db.execute("INSERT OR REPLACE INTO clips VALUES (?, ?, '', ?)", (unit, clip, json.dumps(flaw._asdict())))
 
-    def add_clips(self, unit: str, ids: Sequence[str], adversarial: Adversarial) -> None:
-        """Stores adversarial clips: the file first, whole, then the rows that name it."""
-        name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
-        file = f"{unit}/{name}.safetensors"
-        path = self.folder / "clips" / file
-        with self._told("write to"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as partial:
-                save_file({str(i): adversarial.clips[i].cpu().contiguous() for i in range(len(ids))}, partial)
-        columns = zip(
-            ids, adversarial.attacked, adversarial.traces, adversarial.forwards, adversarial.backwards, strict=True
-        )
+    def add_clips(self, unit: str, ids: Sequence[str], coded: Coded) -> None:
+        """Stores adversarial clips: the files first, each whole, then the rows that name them."""
         rows = []
-        for i, (clip, attacked, trace, forwards, backwards) in enumerate(columns):
-            body = {
-                "row": i,
-                "attacked": attacked,
-                "trace": trace,
-                "forwards": forwards,
-                "backwards": backwards,
-                "seconds": adversarial.seconds,
-            }
-            rows.append((unit, clip, file, json.dumps(body)))
+        with self._told("write to"):
+            for clip, content, body in zip(ids, coded.contents, coded.bodies, strict=True):
+                assert isinstance(content, bytes)  # only what older versions stored is not coded
+                file = self.bank.put(content)
+                rows.append((unit, clip, file, json.dumps({**body, "coded": len(content)})))
         with self._writing() as db:
             db.executemany("INSERT OR REPLACE INTO clips VALUES (?, ?, ?, ?)", rows)
 
-    def load_clips(self, unit: str, ids: Sequence[str]) -> Adversarial:
+    def load_clips(self, unit: str, ids: Sequence[str], clean: Tensor) -> Adversarial:
         """Adversarial clips of some ids, in that order; all must be stored without error.
+
+        Args:
+            clean: the clean clips, ``(B, 3, T, H, W)``.
+
+        Raises:
+            LostClips: a file is gone or torn, or was made of another clean clip.
+        """
+        return self.coded_clips(unit, ids).decoded(clean)
+
+    def coded_clips(self, unit: str, ids: Sequence[str]) -> Coded:
+        """The same, before they are decoded: for whoever has the clean clips.
 
         Raises:
             LostClips: a file is gone or torn.
@@ -262,20 +362,15 @@ class Store:
         stored = [made[i] for i in ids if i in made]
         if len(stored) < len(ids):
             raise LostClips
-        files = {file: self._read(file) for file in {file for file, _ in stored}}
-        bodies = [body for _, body in stored]
+        batches = {file: self._read(file) for file in {file for file, _ in stored if not file.endswith(ENDING)}}
         try:
-            clips = torch.stack([files[file][str(body["row"])] for file, body in stored])
-        except (KeyError, RuntimeError) as error:  # a whole file of other clips
+            contents = [
+                self._content(file) if file.endswith(ENDING) else batches[file][str(body["row"])]
+                for file, body in stored
+            ]
+        except KeyError as error:  # a whole file of other clips
             raise LostClips from error
-        return Adversarial(
-            clips=clips,
-            attacked=[b["attacked"] for b in bodies],
-            traces=[b["trace"] for b in bodies],
-            forwards=[b["forwards"] for b in bodies],
-            backwards=[b["backwards"] for b in bodies],
-            seconds=sum(b["seconds"] for b in bodies) / len(bodies),
-        )
+        return Coded(contents, [body for _, body in stored])
 
     def version(self) -> int:
         """A number that is another one once another process, or another connection, has written."""
@@ -300,6 +395,56 @@ class Store:
         """
         return sqlite3.connect(self.folder / "outcomes.sqlite", timeout=self._patience)
 
+    def add_uses(self, uses: Iterable[Use]) -> None:
+        """Writes down which cells judge the clips of which units."""
+        rows = [(use.unit, use.cell, json.dumps(asdict(use))) for use in uses]
+        with self._writing() as db:
+            db.executemany("INSERT OR REPLACE INTO uses VALUES (?, ?, ?)", rows)
+
+    def uses(self) -> list[Use]:
+        """Which cells judge the clips of which units, as far as that can be read."""
+        read = [_use_of(body) for (body,) in self._rows("SELECT body FROM uses ORDER BY rowid")]
+        return [use for use in read if use is not None]
+
+    def kept(self) -> dict[str, list[Kept]]:
+        """The adversarial clips that are stored, by unit, whether or not their files are still there."""
+        rows = self._rows("SELECT unit, clip, file, body FROM clips WHERE file != '' ORDER BY unit, clip")
+        found: dict[str, list[Kept]] = {}
+        for unit, clip, file, text in rows:
+            body = _made_of(file, text) or {}
+            found.setdefault(unit, []).append(Kept(clip, file, body.get("coded", 0), body.get("raw", 0)))
+        return found
+
+    def drop_clips(self, unit: str, clips: Iterable[str] | None = None) -> int:
+        """Removes adversarial clips of a unit, and the files that no other clip shares; returns how many bytes that
+        frees.
+
+        Args:
+            clips: their ids; all if not given.
+        """
+        wanted = None if clips is None else set(clips)
+        rows = self._rows("SELECT clip, file FROM clips WHERE unit = ? AND file != ''", (unit,))
+        gone = [(clip, file) for clip, file in rows if wanted is None or clip in wanted]
+        with self._writing() as db:
+            db.executemany("DELETE FROM clips WHERE unit = ? AND clip = ?", [(unit, clip) for clip, _ in gone])
+        return sum(self._unnamed(file) for file in {file for _, file in gone})
+
+    def path_of(self, file: str) -> Path:
+        """Where a file lies that a clip is in."""
+        return self.bank.path(file) if file.endswith(ENDING) else self.folder / "clips" / file
+
+    def _unnamed(self, file: str) -> int:
+        """Removes a file that no row names any more; returns how many bytes it had."""
+        if self._rows("SELECT 1 FROM clips WHERE file = ? LIMIT 1", (file,)):
+            return 0
+        with self._told("remove clips from"):
+            if file.endswith(ENDING):
+                return self.bank.remove(file)
+            path = self.path_of(file)
+            size = path.stat().st_size if path.is_file() else 0
+            path.unlink(missing_ok=True)
+            return size
+
     def _made(self, unit: str) -> dict[str, tuple[str, dict[str, Any]]]:
         """By clip, the file of its adversarial version, empty if there is none, and what is known of it."""
         rows = self._rows("SELECT clip, file, body FROM clips WHERE unit = ?", (unit,))
@@ -307,10 +452,18 @@ class Store:
         return {clip: (file, body) for clip, (file, body) in read.items() if body is not None}
 
     def _is_there(self, file: str) -> bool:
-        path = self.folder / "clips" / file
+        path = self.path_of(file)
         return path.is_file() and path.stat().st_size > 0
 
+    def _content(self, file: str) -> bytes:
+        with self._told("read"):
+            try:
+                return self.bank.get(file)
+            except Gone as error:
+                raise LostClips from error
+
     def _read(self, file: str) -> dict[str, Tensor]:
+        """A batch, as older versions stored them."""
         with self._told("read"):
             try:
                 return load_file(self.folder / "clips" / file)
@@ -320,7 +473,7 @@ class Store:
                 raise LostClips from error
 
 
-_OF_CLIP = {"row", "attacked", "trace", "forwards", "backwards", "seconds"}
+_OF_CLIP = {"attacked", "trace", "forwards", "backwards", "seconds"}
 _OF_FLAW = {"status", "error"}
 
 
@@ -329,6 +482,14 @@ def _outcome(body: Any) -> Outcome | None:
     try:
         return Outcome.model_validate_json(body)
     except ValidationError:
+        return None
+
+
+def _use_of(body: Any) -> Use | None:
+    """What was stored of a use; nothing if it is torn."""
+    try:
+        return Use(**json.loads(body))
+    except (TypeError, ValueError):
         return None
 
 

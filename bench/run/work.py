@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,7 @@ from bench.plan.cells import Cell, ClipsUnit, Plan
 from bench.records.outcome import Flaw, Outcome
 from bench.run.engine import LocalEngine
 from bench.run.guard import Guard
-from bench.run.store import Adversarial
+from bench.run.store import Adversarial, Coded, LostClips
 from bench.weights.files import fingerprint
 
 Kind = Literal["make", "run", "control"]
@@ -48,6 +49,7 @@ class Task:
         skip: ids of those that are wrong without an attack, which is then final.
         made: shared adversarial clips, in the order of ``clips``; ``None`` where there are none, or where they were
             lost and are to be made again.
+        keep: whether adversarial clips that are made for this cell alone are handed back, too.
     """
 
     kind: Kind
@@ -56,7 +58,8 @@ class Task:
     clips: tuple[str, ...]
     size: int
     skip: frozenset[str] = frozenset()
-    made: Adversarial | None = None
+    made: Coded | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,13 @@ class Part:
     Attributes:
         clips: their ids.
         outcomes: in that order; of tasks that judge.
-        made: shared adversarial clips that are to be stored, in that order.
+        made: adversarial clips that are to be stored, in that order.
         flaws: in place of both.
     """
 
     clips: tuple[str, ...]
     outcomes: list[Outcome] = field(default_factory=list)
-    made: Adversarial | None = None
+    made: Coded | None = None
     flaws: dict[str, Flaw] = field(default_factory=dict)
 
 
@@ -173,7 +176,7 @@ class Worker:
 
     def _make(self, unit: ClipsUnit, refs: Sequence[ClipRef], clips: Tensor) -> Part:
         # Shared clips meet other defences, which may be right where the bare classifier is wrong: none is left out.
-        return Part(_ids(refs), made=self._attack(unit, refs, clips, [False] * len(refs)))
+        return Part(_ids(refs), made=Coded.of(clips, self._attack(unit, refs, clips, [False] * len(refs))))
 
     def _run(self, task: Task, cell: Cell, refs: Sequence[ClipRef], clips: Tensor) -> Part:
         unit = cell.unit
@@ -181,12 +184,20 @@ class Worker:
             return Part(_ids(refs), self.engine.judge(cell, refs, clips, None))
         if not unit.shared:
             adversarial = self._attack(unit, refs, clips, [r.id in task.skip for r in refs])
-            return Part(_ids(refs), self.engine.judge(cell, refs, clips, adversarial))
-        if task.made is None:
-            adversarial = self._attack(unit, refs, clips, [False] * len(refs))
-            return Part(_ids(refs), self.engine.judge(cell, refs, clips, adversarial), made=adversarial)
-        adversarial = _rows(task.made, [task.clips.index(r.id) for r in refs])
-        return Part(_ids(refs), self.engine.judge(cell, refs, clips, adversarial))
+            outcomes = self.engine.judge(cell, refs, clips, adversarial)
+            return Part(_ids(refs), outcomes, Coded.of(clips, adversarial) if task.keep else None)
+        adversarial, again = self._shared(task, unit, refs, clips)
+        return Part(_ids(refs), self.engine.judge(cell, refs, clips, adversarial), again)
+
+    def _shared(
+        self, task: Task, unit: ClipsUnit, refs: Sequence[ClipRef], clips: Tensor
+    ) -> tuple[Adversarial, Coded | None]:
+        """The shared clips that a task brings; those that were lost are made again, and are to be stored."""
+        if task.made is not None:
+            with suppress(LostClips):
+                return task.made.select([task.clips.index(r.id) for r in refs]).decoded(clips), None
+        made = self._attack(unit, refs, clips, [False] * len(refs))
+        return made, Coded.of(clips, made)
 
     def _control(self, cell: Cell, refs: Sequence[ClipRef], clips: Tensor) -> Part:
         assert cell.unit is not None
@@ -333,18 +344,6 @@ class Worker:
 
 def _ids(refs: Sequence[ClipRef]) -> tuple[str, ...]:
     return tuple(r.id for r in refs)
-
-
-def _rows(adversarial: Adversarial, rows: Sequence[int]) -> Adversarial:
-    """Some of its clips."""
-    return Adversarial(
-        clips=adversarial.clips[list(rows)],
-        attacked=[adversarial.attacked[i] for i in rows],
-        traces=[adversarial.traces[i] for i in rows],
-        forwards=[adversarial.forwards[i] for i in rows],
-        backwards=[adversarial.backwards[i] for i in rows],
-        seconds=adversarial.seconds,
-    )
 
 
 def _clips(count: int) -> str:
