@@ -159,7 +159,8 @@ def run(
                 keep=kept,
             )
     if crew is not None and crew.deaths:
-        err.print(f"{crew.deaths} workers ended abruptly; others did their batches again.", style="yellow")
+        who = "a worker" if crew.deaths == 1 else f"{crew.deaths} workers"
+        err.print(f"Warning: {who} ended abruptly; the batches at work were given to others.", style="yellow")
     _print_run(chosen.title, measured)
     _print_warnings(measured.warnings)
     _print_end(measured.computed, time.monotonic() - begun, results / chosen.name)

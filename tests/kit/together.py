@@ -47,7 +47,7 @@ class Noting(Attack):
         file = Path(os.environ[NOTES])
         with file.open("a") as opened:
             opened.write(f"{os.getpid()} {len(clips)}\n")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while len(by_process(file)) < int(os.environ[PROCESSES]) + killed(file):
             if time.monotonic() > deadline:
                 raise TimeoutError("nobody else has begun anything")
@@ -73,3 +73,21 @@ class Fatal(Noting):
                 return result
             os.kill(os.getpid(), signal.SIGKILL)
         return result
+
+
+class Broken(Attack):
+    """Fails as a GPU does that is lost."""
+
+    def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    def passes(self, budget: Budget) -> tuple[int, int]:
+        return 1, 0
+
+
+class Last(Broken):
+    """Ends its process abruptly, always."""
+
+    def run(self, target: Target, clips: Tensor, labels: Tensor, budget: Budget, rng: ClipRandom) -> AttackResult:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
