@@ -29,9 +29,6 @@ from bench.run.crew import Report
 from bench.run.engine import LocalEngine, keep_freed_memory
 from bench.run.work import Part, Task, Worker
 
-# Workers that one batch, or loading, may cost before the run stops.
-_MOST_DEATHS = 3
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -142,7 +139,10 @@ class RayCrew:
 
     Attributes:
         deaths: workers that ended abruptly, and were replaced.
+        most_deaths: workers that one batch, or loading, may cost before the run stops.
     """
+
+    most_deaths = 3
 
     def __init__(self, workers: int | None = None, *, address: str | None = None, device: str = "auto") -> None:
         if workers is not None and workers < 1:
@@ -157,7 +157,7 @@ class RayCrew:
         except BenchError:
             self.close()
             raise
-        self.name = self.device
+        self.name = "cpu" if self.device == "cpu" else "GPU"  # until a worker says which
         self.deaths = 0
         self._recipe: Recipe | None = None
         self._expected: tuple[list[str], list[str]] = ([], [])
@@ -283,10 +283,10 @@ class RayCrew:
         task, hired.task = hired.task, None
         self.deaths += 1
         self._deaths[task] += 1
-        if self._deaths[task] >= _MOST_DEATHS:
+        if self._deaths[task] >= self.most_deaths:
             what = "load" if task is None else f"work on {', '.join(task.clips[:3])} of cell {task.cell}"
             raise MachineFault(
-                f"{_MOST_DEATHS} workers ended abruptly when they were to {what}: see whether the machine had too "
+                f"{self.most_deaths} workers ended abruptly when they were to {what}: see whether the machine had too "
                 "little memory. No clip is charged; every finished batch is stored, and the same command goes on."
             )
         if task is not None:

@@ -53,7 +53,7 @@ class Crew(Protocol):
         """What there is to tell, once there is anything or after so many seconds."""
 
 
-class Alone:
+class ThisProcess:
     """This process: does one task after the other, each when it is asked what there is to tell."""
 
     def __init__(self, plan: Plan, engine: LocalEngine, *, fail_fast: bool = False) -> None:

@@ -19,7 +19,7 @@ from bench.records.description import Skipped
 from bench.records.identity import digest
 from bench.records.outcome import Outcome
 from bench.run.control import compare
-from bench.run.crew import Alone, Crew, Report
+from bench.run.crew import Crew, Report, ThisProcess
 from bench.run.engine import LocalEngine
 from bench.run.leases import Leases
 from bench.run.schedule import Board, Job, Known, cell_weight, spares, weight_of
@@ -99,7 +99,7 @@ class Runner:
         self.progress: Progress = progress or Silent()
         self.computed = 0
         self._crew: Crew
-        self._crew = Alone(plan, engine, fail_fast=fail_fast) if isinstance(engine, LocalEngine) else engine
+        self._crew = ThisProcess(plan, engine, fail_fast=fail_fast) if isinstance(engine, LocalEngine) else engine
         self._asked_size, self._keep_clips = batch_size, keep
         self._retry, self._control_clips = retry, control
         self._refs = {r.id: r for r in plan.refs}
@@ -220,7 +220,7 @@ class Runner:
             self._leases,
             size_of=self._batch_size,
             clean=self._clean,
-            heaviest=not isinstance(crew, Alone),
+            heaviest=not isinstance(crew, ThisProcess),
         )
         while board.open():
             waits = False
