@@ -8,6 +8,7 @@ from collections.abc import Callable
 from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.tiny import ImageTiny, LatentTiny, PixelTiny
 from bench.errors import BenchError, nearest
+from bench.weights.places import GUIDED, only_looked_for, pipeline_place
 from bench.weights.zoo import load_shipped
 
 BACKBONES: dict[str, Callable[[], DiffusionBackbone]] = {
@@ -49,13 +50,13 @@ def load_backbone(name: str, weights: str = "", precision: str = "fp32") -> Diff
     Args:
         name: ``pixel_tiny``, ``latent_tiny`` or ``image_tiny``, shipped with the package, their checksums verified;
             ``modelscope``, ``stable_diffusion`` or ``guided_diffusion``, loaded by diffusers.
-        weights: of a published one: a name on the Hugging Face hub or a local folder in diffusers' layout; its usual
-            hub name if empty.
+        weights: of a published one: a local folder in diffusers' layout or a name on the Hugging Face hub, which must
+            have been downloaded (``bench fetch``); its usual hub name if empty.
         precision: of a published one's weights, ``fp32``, ``fp16`` or ``bf16``. Latents between its calls are fp32.
 
     Raises:
-        BenchError: there is none of that name (the nearest is given), its weights are absent, damaged or of another
-            architecture, or a shipped backbone is asked for other weights or another precision.
+        BenchError: there is none of that name (the nearest is given), its weights are not on this machine, damaged or
+            of another architecture, or a shipped backbone is asked for other weights or another precision.
     """
     if precision not in PRECISIONS:
         raise BenchError(f"There is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}.")
@@ -64,9 +65,10 @@ def load_backbone(name: str, weights: str = "", precision: str = "fp32") -> Diff
         if not (weights or hub):
             raise BenchError(
                 f"The backbone {name!r} has no usual place on a hub: give 'weights', OpenAI's file "
-                "256x256_diffusion_uncond.pt, a hub name or a folder in diffusers' layout."
+                f"{GUIDED}, a hub name or a folder in diffusers' layout."
             )
-        backbone = _shared(name, weights or hub, precision)
+        place = pipeline_place(name, weights or hub)
+        backbone = PixelTiny() if only_looked_for(place) else _shared(name, str(place), precision)
     elif name in BACKBONES:
         if weights or precision != "fp32":
             raise BenchError(f"The backbone {name!r} is shipped with its weights: leave 'weights' and 'precision' out.")

@@ -1,5 +1,7 @@
 """Published diffusion models through diffusers: ModelScope's text-to-video, Stable Diffusion, Guided Diffusion.
 
+They are read from this machine and never from a hub (:mod:`bench.weights.places`).
+
 The prompt is always empty. Its embedding is a constant, computed once, after which the text encoder is dropped; and
 since the unconditional prompt is empty too, classifier-free guidance adds a multiple of zero and is left out: half the
 network calls for the same result, whatever the guidance scale.
@@ -137,7 +139,7 @@ def _by_frame(denoise: Callable[..., Tensor], latents: Tensor, t: Tensor, at_onc
 
 
 def load_modelscope(weights: str, precision: str) -> ModelScope:
-    """ModelScope's text-to-video model from a hub name or a folder with ``unet``, ``vae``, ``text_encoder``,
+    """ModelScope's text-to-video model from a folder with ``unet``, ``vae``, ``text_encoder``,
     ``tokenizer`` and ``scheduler``.
 
     Raises:
@@ -147,12 +149,12 @@ def load_modelscope(weights: str, precision: str) -> ModelScope:
 
 
 def load_stable_diffusion(weights: str, precision: str) -> StableDiffusion:
-    """Stable Diffusion from a hub name or a folder, as :func:`load_modelscope`."""
+    """Stable Diffusion from a folder, as :func:`load_modelscope`."""
     return StableDiffusion(*_latent_parts(weights, precision, _UNet2DCondition))
 
 
 def load_guided_diffusion(weights: str, precision: str) -> GuidedDiffusion:
-    """A pixel-space image model: OpenAI's ``256x256_diffusion_uncond.pt``, or a hub name or folder with ``unet`` and
+    """A pixel-space image model: OpenAI's ``256x256_diffusion_uncond.pt``, or a folder with ``unet`` and
     ``scheduler`` (diffusers' layout of DDPM pipelines).
 
     Raises:
@@ -172,13 +174,18 @@ def _latent_parts(weights: str, precision: str, unet: Any) -> tuple[Any, Any, Te
 def _load(kind: Any, weights: str, part: str, precision: str) -> Any:
     """One network of a pipeline, after a look at what its description says it is."""
     with _explained(weights, part):
-        stated = kind.load_config(weights, subfolder=part).get("_class_name", kind.__name__)
+        stated = kind.load_config(weights, subfolder=part, local_files_only=True).get("_class_name", kind.__name__)
     if stated != kind.__name__:
         raise BenchError(f"The part {part!r} of {weights} is a {stated}, but a {kind.__name__} is wanted.")
     with _explained(weights, part):
         # Without low_cpu_mem_usage diffusers recommends another package, at length.
         network, report = kind.from_pretrained(
-            weights, subfolder=part, torch_dtype=_DTYPES[precision], low_cpu_mem_usage=False, output_loading_info=True
+            weights,
+            subfolder=part,
+            torch_dtype=_DTYPES[precision],
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+            local_files_only=True,
         )
     _complete(report, weights, part)
     return network
@@ -198,9 +205,11 @@ def _complete(report: Mapping[str, Any], weights: str, part: str) -> None:
 def _empty_prompt(weights: str, dtype: torch.dtype) -> Tensor:
     """The text encoder's output for the empty prompt, ``(1, tokens, width)``."""
     with _explained(weights, "tokenizer"):
-        tokenizer = _Tokenizer.from_pretrained(weights, subfolder="tokenizer")
+        tokenizer = _Tokenizer.from_pretrained(weights, subfolder="tokenizer", local_files_only=True)
     with _explained(weights, "text_encoder"):
-        encoder, report = _TextModel.from_pretrained(weights, subfolder="text_encoder", output_loading_info=True)
+        encoder, report = _TextModel.from_pretrained(
+            weights, subfolder="text_encoder", output_loading_info=True, local_files_only=True
+        )
     _complete(report, weights, "text_encoder")
     if len(tokenizer) != encoder.config.vocab_size:  # of an absent vocabulary, transformers makes an empty one
         raise BenchError(
@@ -216,7 +225,7 @@ def _empty_prompt(weights: str, dtype: torch.dtype) -> Tensor:
 
 def _schedule(weights: str) -> Any:
     with _explained(weights, "scheduler"):
-        scheduler = _Scheduler.from_pretrained(weights, subfolder="scheduler")
+        scheduler = _Scheduler.from_pretrained(weights, subfolder="scheduler", local_files_only=True)
     predicts = scheduler.config.prediction_type
     if predicts != "epsilon":
         raise BenchError(f"The model in {weights} predicts {predicts}, but purifiers need one that predicts epsilon.")
@@ -244,10 +253,8 @@ def _explained(weights: str, part: str) -> Iterator[None]:
         yield
     except _UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        where = "folder" if Path(weights).is_dir() else "hub entry"
         raise BenchError(
-            f"Cannot load {part!r} of the {where} {weights}: {reason} (give 'weights', a folder in diffusers' "
-            "layout or the name of one on the Hugging Face hub)."
+            f"Cannot load {part!r} of the folder {weights}: {reason} (give 'weights', a folder in diffusers' layout)."
         ) from error
 
 

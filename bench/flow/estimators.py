@@ -8,6 +8,7 @@ from pathlib import Path
 from bench.errors import BenchError, nearest
 from bench.flow.base import FlowEstimator
 from bench.flow.tiny import TinyFlow
+from bench.weights.places import only_looked_for
 from bench.weights.zoo import load_shipped, shipped_file
 
 ESTIMATORS: dict[str, Callable[[], FlowEstimator]] = {"flow_tiny": TinyFlow}
@@ -20,8 +21,8 @@ def load_flow(
 
     Args:
         name: ``flow_tiny`` or ``tiny``, shipped, checksum verified; ``raft_large`` or ``raft_small``, torchvision's.
-        weights: of RAFT, a file in torchvision's layout or the name of one of torchvision's own, which is downloaded;
-            ``C_T_V1`` if not given.
+        weights: of RAFT, a file in torchvision's layout or the name of one of torchvision's own, which must be on
+            this machine (``bench fetch``); ``C_T_V1`` if not given.
         updates, unit_range: of RAFT, see :class:`bench.flow.raft.Raft`.
 
     Raises:
@@ -29,8 +30,10 @@ def load_flow(
             one is asked for other weights.
     """
     if name.startswith("raft_"):
-        from bench.flow.raft import load_raft  # torchvision's models take a second to import
+        from bench.flow.raft import find_raft, load_raft  # torchvision's models take a second to import
 
+        if only_looked_for(find_raft(name.removeprefix("raft_"), weights)):
+            return TinyFlow()
         return load_raft(name.removeprefix("raft_"), weights, updates, unit_range)
     full = _full_name(name)
     if full not in ESTIMATORS:

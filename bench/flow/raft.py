@@ -12,12 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models import get_model, get_model_weights
+from torchvision.models import get_model
 from torchvision.models.optical_flow.raft import RAFT, make_coords_grid, upsample_flow
 
+from bench.data.base import Missing
 from bench.errors import BenchError, nearest
 from bench.flow.base import Features, FlowEstimator
 from bench.weights.files import load_checkpoint, load_strictly
+from bench.weights.places import MissingFiles, torchvision_file
 
 SIZES: tuple[str, ...] = ("large", "small")
 
@@ -105,35 +107,33 @@ def load_raft(
 
     Args:
         size: ``large`` or ``small``.
-        weights: a checkpoint in torchvision's layout, or the name of one of torchvision's own, which is downloaded on
-            first use; if not given ``C_T_V1``, ported from the weights that RAFT's authors trained on FlyingThings3D.
+        weights: a checkpoint in torchvision's layout, or the name of one of torchvision's own, see
+            :func:`find_raft`; if not given ``C_T_V1``, ported from the weights that RAFT's authors trained on
+            FlyingThings3D.
         updates, unit_range: see :class:`Raft`.
 
     Raises:
-        BenchError: unknown size or weights, a file that does not fit, or no connection to download.
+        BenchError: unknown size or weights, a file that does not fit, or that is not on this machine.
     """
-    if size not in SIZES:
-        raise BenchError(f"There is no RAFT {size!r}{nearest(size, SIZES)}: choose large or small.")
-    name = f"raft_{size}"
-    if weights and Path(weights).is_file():
-        network = get_model(name, weights=None)
-        load_strictly(network, load_checkpoint(Path(weights)), Path(weights))
-    else:
-        network = _published(name, str(weights or "C_T_V1"))
+    file = find_raft(size, weights)
+    if isinstance(file, Missing):
+        raise MissingFiles([file])
+    network = get_model(f"raft_{size}", weights=None)
+    load_strictly(network, load_checkpoint(file), file)
     return Raft(network, updates, unit_range).eval().requires_grad_(False)
 
 
-def _published(name: str, weights: str) -> Any:
-    known = list(get_model_weights(name).__members__)
-    if weights not in known:
-        raise BenchError(
-            f"There is no file {weights}, and torchvision has no {name} weights of that name"
-            f"{nearest(weights, known)}; it has: {', '.join(known)}."
-        )
-    try:
-        return get_model(name, weights=weights)
-    except OSError as error:
-        raise BenchError(
-            f"torchvision cannot download its {name} weights {weights} ({error}): download the file elsewhere and give "
-            "its path."
-        ) from error
+def find_raft(size: str = "large", weights: str | Path | None = None) -> Path | Missing:
+    """Where RAFT's weights lie. Nothing is downloaded: that is done by ``bench fetch``.
+
+    Args:
+        size, weights: see :func:`load_raft`.
+
+    Raises:
+        BenchError: unknown size or weights.
+    """
+    if size not in SIZES:
+        raise BenchError(f"There is no RAFT {size!r}{nearest(size, SIZES)}: choose large or small.")
+    if weights and Path(weights).is_file():
+        return Path(weights)
+    return torchvision_file(f"raft_{size}", str(weights or "C_T_V1"))

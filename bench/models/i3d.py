@@ -274,7 +274,7 @@ def i3d_flow(
             network, as ``bench train`` writes it.
         num_classes: rows of the final layer; read from the checkpoint if there is one.
         flow: the flow network: ``raft_large``, ``raft_small``, or the shipped ``flow_tiny``, for frames of 64 pixels.
-        flow_weights: of RAFT, a file or the name of torchvision's weights, which are downloaded; if empty,
+        flow_weights: of RAFT, a file or the name of torchvision's weights (``bench fetch``); if empty,
             ``C_T_SKHT_V1`` (Sintel), and ``C_T_V1`` for ``raft_small``, of which there is none for Sintel.
         updates: of RAFT; the source makes 12 for its predictions.
         gradient_updates: of RAFT, for gradients; the source makes 2. None for the derivative of what is computed.

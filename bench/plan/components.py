@@ -12,7 +12,7 @@ from torch import nn
 
 from bench import code
 from bench.attack.base import Attack
-from bench.data.base import Dataset, Missing, listing
+from bench.data.base import Dataset, Missing
 from bench.defense.base import Defense, RobustModel
 from bench.defense.defended import GRADIENTS, DefendedClassifier
 from bench.defense.nature import PLAIN, Nature
@@ -25,6 +25,7 @@ from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Registry,
 from bench.threat.budgets import Budget
 from bench.training.recipes import recipe_of
 from bench.weights.files import fingerprint, sha256_of
+from bench.weights.places import MissingFiles, looking
 from bench.weights.zoo import build_classifier, find_weights
 
 C = TypeVar("C")
@@ -60,14 +61,16 @@ def make_parts(grid: Grid, data_root: Path | None, checkpoint: Path | None) -> P
         BenchError: a name or parameter is unknown, files are missing (all are listed), or an attack cannot
             take a budget.
     """
-    attacks = {s.label: make_component(s.attack, ATTACKS) for s in grid.attack_sections if s.attack}
+    with looking():
+        check_attacks(grid, _attacks(grid))
     for spec in grid.defense_specs:
         DEFENSES.get(spec.name).check(spec.params)
     dataset = _dataset(grid, data_root)
-    check_attacks(grid, attacks)
-    wanted = {str(s.source): s.source for s in grid.attack_sections if s.source is not None}
-    # Files before purifiers, which may load networks of a billion weights.
-    _check_files(grid, dataset.instance, list(wanted.values()), checkpoint, data_root)
+    # Files before networks, which may have a billion weights.
+    missing = _missing(grid, dataset.instance, checkpoint, data_root)
+    if missing:
+        raise MissingFiles(missing, f"Grid {grid.name!r}")
+    attacks, wanted = _attacks(grid), _sources(grid)
     defenses = with_baseline([make_component(spec, DEFENSES) for spec in grid.defense_specs])
     models = _models(grid, grid.model_specs, checkpoint, data_root)
     sources = _models(grid, list(wanted.values()), None, data_root)
@@ -76,12 +79,29 @@ def make_parts(grid: Grid, data_root: Path | None, checkpoint: Path | None) -> P
     return Parts(dataset=dataset, models=models, defenses=defenses, attacks=attacks, sources=by_label, judges=judges)
 
 
-def _check_files(
-    grid: Grid, dataset: Dataset, sources: list[Spec], checkpoint: Path | None, data_root: Path | None
-) -> None:
-    """Says in one message everything that is missing on this machine, whichever classifier asks for it."""
+def _attacks(grid: Grid) -> dict[str, Component[Attack]]:
+    return {s.label: make_component(s.attack, ATTACKS) for s in grid.attack_sections if s.attack}
+
+
+def _sources(grid: Grid) -> dict[str, Spec]:
+    """Classifiers to transfer from, by label."""
+    return {str(s.source): s.source for s in grid.attack_sections if s.source is not None}
+
+
+def missing_files(grid: Grid, data_root: Path | None = None, checkpoint: Path | None = None) -> list[Missing]:
+    """All that a grid needs and this machine has not: data, weights of classifiers, defences and attacks.
+
+    Nothing is loaded but the small networks that are shipped, and nothing is downloaded.
+
+    Raises:
+        BenchError: a name or parameter is unknown.
+    """
+    return _missing(grid, _dataset(grid, data_root).instance, checkpoint, data_root)
+
+
+def _missing(grid: Grid, dataset: Dataset, checkpoint: Path | None, data_root: Path | None) -> list[Missing]:
     own = grid.model_specs
-    others = [*sources, *(grid.dataset.select.specs if grid.dataset.select else ())]
+    others = [*_sources(grid).values(), *(grid.dataset.select.specs if grid.dataset.select else ())]
     for spec in (*own, *others):
         MODELS.get(spec.name).check({k: v for k, v in spec.params.items() if k != "checkpoint"})
     given = [find_weights(spec, grid.dataset.name, checkpoint, data_root) for spec in own]
@@ -89,8 +109,39 @@ def _check_files(
     further = [find_weights(s, grid.dataset.name, None, data_root) for s in others if str(s) not in taken]
     robust = _robust_weights(grid, data_root)
     missing = [*dataset.missing(), *(w for w in (*given, *further) if isinstance(w, Missing)), *robust]
-    if missing:
-        raise BenchError(f"Grid {grid.name!r} needs files that are not here:\n{listing(list(dict.fromkeys(missing)))}")
+    attacks = [section.attack for section in grid.attack_sections if section.attack]
+    asked = [(DEFENSES, grid.defense_specs), (MODELS, [*own, *others]), (ATTACKS, attacks)]
+    parts = (part for registry, specs in asked for spec in specs for part in _parts_missing(spec, registry))
+    files = (file for spec in attacks for file in _files_missing(spec))
+    return list(dict.fromkeys([*missing, *parts, *files]))
+
+
+# Parameters that name a published network: what has one is made to see which weights it asks for.
+_NETWORKS = {"flow", "backbone"}
+
+
+def _parts_missing(spec: Spec, registry: Registry) -> list[Missing]:
+    """Weights of networks inside a component that are missing."""
+    entry = registry.get(spec.name)
+    if not _NETWORKS & {p.name for p in entry.parameters}:
+        return []
+    with looking() as missing:
+        entry.create({k: v for k, v in spec.params.items() if k != "checkpoint"})
+    return missing
+
+
+def _files_missing(spec: Spec) -> Iterator[Missing]:
+    """Files that an attack reads, beside networks that it names."""
+    with looking():
+        attack: Attack = ATTACKS.create(spec)
+    for path in attack.files:
+        if not path.is_file():
+            yield Missing(
+                f"{path}, which the attack {spec} reads",
+                "nowhere: bench train writes such files (docs/training.md)",
+                "of whoever trained it",
+                path,
+            )
 
 
 def _robust_weights(grid: Grid, data_root: Path | None) -> Iterator[Missing]:

@@ -15,6 +15,7 @@ from bench.errors import BenchError
 from bench.records.strict import strict_json
 from bench.registry import MODELS, Spec
 from bench.weights.files import load_checkpoint, load_strictly, sha256_of
+from bench.weights.places import weights_folder
 
 # Published weights that no machine may redistribute: where they are, for which (model, data set).
 PUBLISHED: dict[tuple[str, str], Missing] = {
@@ -105,6 +106,13 @@ PUBLISHED: dict[tuple[str, str], Missing] = {
         "nowhere: fine-tune resnet-18-kinetics.pth of https://github.com/kenshohara/3D-ResNets-PyTorch",
         "your own; derived from weights of a repository under the MIT licence",
         "checkpoints/r3d18_hara_hmdb51.pth",
+    ),
+    ("resnet18_frames", "cifar10"): Missing(
+        "ResNet-18 trained on CIFAR-10 (the slides that report it publish none)",
+        "nowhere: train it with bench train --model resnet18_frames --dataset \"cifar10(root='DIR')\" --out "
+        "DIR/checkpoints",
+        "your own",
+        "checkpoints/resnet18_frames-cifar10.safetensors",
     ),
 }
 
@@ -236,7 +244,8 @@ def load_shipped(network: nn.Module, model: str) -> None:
 def find_weights(spec: Spec, dataset: str, checkpoint: Path | None, data_root: Path | None) -> Path | Missing | None:
     """Where the weights of a classifier are.
 
-    In this order: the file the user gave, the shipped zoo, the published file under ``data_root``.
+    In this order: the file the user gave, the shipped zoo, the published file under ``data_root``, or in the
+    folder of downloaded weights (:func:`bench.weights.places.weights_folder`).
 
     Returns:
         A path; a :class:`Missing` if a published file is needed and absent; ``None`` if nothing is known
@@ -250,9 +259,10 @@ def find_weights(spec: Spec, dataset: str, checkpoint: Path | None, data_root: P
     published = PUBLISHED.get((spec.name, dataset))
     if published is not None:
         root = data_root or Path("DATA_ROOT")
-        path = root / published.put
-        if path.is_file():
-            return path
+        path, folder = root / published.put, weights_folder()
+        for place in (path, *([folder / path.name] if folder is not None else [])):
+            if place.is_file():
+                return place
         return Missing(published.what, published.get, published.licence, f"{path}, or give it with --checkpoint")
     if ":" in spec.name:
         return None
