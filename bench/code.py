@@ -61,6 +61,7 @@ SILENT = (
     "bench.modes",
     "bench.origins",
     "bench.plan.components",
+    "bench.plan.cost",
     "bench.plan.moves",
     "bench.records",
     "bench.registry",

@@ -24,6 +24,7 @@ from bench.cli.app import (
     stoppable,
     warn_broken,
 )
+from bench.cli.cost import print_cost
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def run(
     keep: Annotated[
         str, typer.Option(help="Adversarial clips that stay in the store: all, shared (by all defences) or none.")
     ] = "all",
-    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan, and what it costs, and stop.")] = False,
+    card: Annotated[str, typer.Option(help="Of --dry-run: the graphics card whose hours are named.")] = "h200",
 ) -> None:
     """Run a grid and print its Standard / Robust* / Robust table.
 
@@ -143,6 +145,7 @@ def run(
             err.print(plan.note, markup=False, soft_wrap=True)
         if dry_run:
             _print_plan(plan, store_folder)
+            print_cost(plan, card)
             return
         with RunProgress() as progress:
             measured = run_plan(

@@ -99,7 +99,9 @@ class DiffusionBackbone(nn.Module, ABC):
             BenchError: a timestep is outside the schedule.
         """
         times = torch.as_tensor(t, device=latents.device)
-        if times.is_floating_point() or int(times.min()) < 0 or int(times.max()) >= len(self.alphas_cumprod):
+        # One number is not asked back from the device, which would have to finish its work first.
+        ends = (t, t) if isinstance(t, int) else (int(times.min()), int(times.max()))
+        if times.is_floating_point() or ends[0] < 0 or ends[1] >= len(self.alphas_cumprod):
             raise BenchError(f"Timesteps are whole numbers from 0 to {len(self.alphas_cumprod) - 1}, not {t}.")
         return self.noise(latents, times.expand(len(latents)))
 

@@ -58,7 +58,7 @@ class Raft(FlowEstimator):
         down, right = -enlarged[0] % 8, -enlarged[1] % 8
         # Centred, as RAFT's own evaluation code pads.
         frames = F.pad(frames, (right // 2, right - right // 2, down // 2, down - down // 2), mode="replicate")
-        size = torch.tensor([height, width], device=frames.device).expand(len(frames), 2)
+        size = torch.tensor([height, width]).expand(len(frames), 2)
         return self.network.feature_encoder(frames), self.network.context_encoder(frames), size
 
     def match(self, first: Features, second: Features) -> Tensor:
