@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench import ClipRandom, Purifier, register
+from bench.defense.frames import by_frames
 from bench.defense.rounding import with_value
-
-Mapping = Callable[[np.ndarray], np.ndarray]
 
 # Of the order of a perturbation: a bin that happens to be empty has no slope of its own.
 _REACH = 8 / 255
@@ -42,26 +39,43 @@ class Equalize(Purifier):
         self.bins = bins
 
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        return self._each(clips, lambda plane: self._mapping(plane)(plane)).clamp(0, 1)
+        return by_frames(lambda frames: self._mapped(frames, 0.0)[0].clamp_(0, 1), clips.detach())
 
     def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        def slope(plane: np.ndarray) -> np.ndarray:
-            mapping = self._mapping(plane)
-            return (mapping(plane + _REACH) - mapping(plane - _REACH)) / (2 * _REACH)
+        def slope(frames: Tensor) -> Tensor:
+            below, above = self._mapped(frames, -_REACH, _REACH)
+            return (above - below) / (2 * _REACH)
 
-        return with_value(self._each(clips, slope) * clips, self.purify(clips, rng))
+        return with_value(by_frames(slope, clips.detach()) * clips, self.purify(clips, rng))
 
-    @staticmethod
-    def _each(clips: Tensor, work: Mapping) -> Tensor:
-        """What is computed of every channel of every frame, in double precision and without a gradient."""
-        planes = clips.detach().cpu().double().flatten(0, 2).numpy()  # (B3T, H, W)
-        return torch.from_numpy(np.stack([work(plane) for plane in planes])).view(clips.shape).to(clips)
+    def _mapped(self, frames: Tensor, *moves: float) -> list[Tensor]:
+        """What becomes of the values of ``frames (N, 3, H, W)``, moved by each of ``moves``, in double precision.
 
-    def _mapping(self, plane: np.ndarray) -> Mapping:
-        """What becomes of the values of a plane ``(H, W)``."""
-        if plane.min() == plane.max():
-            return lambda values: values
-        counts, edges = np.histogram(plane, self.bins)
-        # A value becomes the share of values up to its bin, and linear in between the middles of the bins.
-        middles, shares = (edges[:-1] + edges[1:]) / 2, counts.cumsum() / plane.size
-        return lambda values: np.interp(values, middles, shares)
+        A value becomes the share of values up to its bin, and linear in between the middles of the bins.
+        """
+        values = frames.double().flatten(2)  # (N, 3, HW)
+        first, last = values.aminmax(dim=2, keepdim=True)
+        width = (last - first) / self.bins
+        flat = first == last
+        safe = torch.where(flat, 1.0, width)
+        shares = F.pad(self._shares(values, first, width, safe), (1, 1), mode="replicate")
+        found = []
+        for move in moves:
+            moved = values + move
+            place = ((moved - first) / safe).add_(0.5)  # in bins, from the middle before the first one's
+            before = place.floor().clamp_(0, self.bins)
+            part = (place - before).clamp_(0, 1)
+            index = before.long()
+            mapped = torch.lerp(shares.gather(2, index), shares.gather(2, index + 1), part)
+            found.append(torch.where(flat, moved, mapped).view(frames.shape))
+        return found
+
+    def _shares(self, values: Tensor, first: Tensor, width: Tensor, safe: Tensor) -> Tensor:
+        """The shares of values up to each bin, ``(N, 3, bins)``. One on an edge belongs to the bin above."""
+        bin_ = ((values - first) / safe).floor_().clamp_(0, self.bins - 1)
+        # Division may be off in the last digit: what counts is where the edges are.
+        bin_ -= (values < bin_ * width + first).to(bin_)
+        bin_ += ((values >= (bin_ + 1) * width + first) & (bin_ < self.bins - 1)).to(bin_)
+        index = bin_.long()
+        counts = torch.zeros_like(index[..., :1]).repeat(1, 1, self.bins).scatter_add_(2, index, torch.ones_like(index))
+        return counts.cumsum(2).double() / values.shape[2]

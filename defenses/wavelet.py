@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 import pywt
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bench import ClipRandom, Filter, clip01, register
+from bench.defense.frames import by_frames
 
 # ITU-R BT.601 studio-range conversion, RGB in [0, 1] to YCbCr in [16, 240].
 _YCBCR = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
@@ -48,52 +50,75 @@ class Wavelet(Filter):
         self.sigma, self.wavelet = sigma, pywt.Wavelet(wavelet)
 
     def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
-        colours, offset = (torch.from_numpy(array).to(clips.device) for array in (_YCBCR, _OFFSET[:, None, None, None]))
-        ycbcr = torch.einsum("cd,bdthw->bcthw", colours, clips.double()) + offset
-        levels = [self.sigma * float(np.linalg.norm(row)) for row in _YCBCR]
-        planes = [self._shrink(plane, level) for plane, level in zip(ycbcr.unbind(1), levels, strict=True)]
-        denoised = torch.einsum("cd,bdthw->bcthw", torch.linalg.inv(colours), torch.stack(planes, dim=1) - offset)
-        return clip01(denoised.to(clips.dtype))
+        return clip01(by_frames(self._filtered, clips))
 
-    def _shrink(self, frames: Tensor, sigma: float) -> Tensor:
-        """Denoises single-channel frames ``(..., H, W)``, each sub-band of each frame by itself."""
-        height, width = frames.shape[-2:]
-        # The three coarsest scales are kept as they are: they hold the picture, not the noise.
-        levels = max(pywt.dwtn_max_level((height, width), self.wavelet) - 3, 1)
-        return self._denoised(frames, sigma, levels)
+    def _filtered(self, frames: Tensor) -> Tensor:
+        offset = frames.new_tensor(_OFFSET, dtype=torch.float64)[:, None, None]
+        ycbcr = _mixed(_YCBCR, frames.double()) + offset
+        levels = self.sigma * np.linalg.norm(_YCBCR, axis=1)
+        noise = frames.new_tensor(levels, dtype=torch.float64)[:, None, None]
+        denoised = self._denoised(ycbcr, noise, self._levels(*frames.shape[-2:]))
+        return _mixed(np.linalg.inv(_YCBCR), denoised - offset)
 
-    def _denoised(self, frames: Tensor, sigma: float, levels: int) -> Tensor:
-        """Shrinks the details of this level and of ``levels - 1`` coarser ones."""
+    def _levels(self, height: int, width: int) -> int:
+        """How many scales are shrunk: the three coarsest stay as they are, as they hold the picture, not the noise."""
+        return max(pywt.dwtn_max_level((height, width), self.wavelet) - 3, 1)
+
+    def _denoised(self, frames: Tensor, sigma: Tensor, levels: int) -> Tensor:
+        """Shrinks the details of this level and of ``levels - 1`` coarser ones, each sub-band of each plane by itself.
+
+        Args:
+            frames: ``float64 (N, 3, H, W)``.
+            sigma: level of the noise of each channel, ``(3, 1, 1)``.
+        """
         if not levels:
             return frames
         height, width = frames.shape[-2:]
-        down, right = (_matrices(self.wavelet.name, side) for side in (height, width))
-        split = [[rows @ frames @ columns.T for columns in right[0].to(frames)] for rows in down[0].to(frames)]
-        ((coarse, _), _) = split
-        bands = [[_soft(w, sigma) for w in row] for row in split]
-        bands[0][0] = self._denoised(coarse, sigma, levels - 1)
-        joined = frames.new_zeros(())
-        for rows, line in zip(down[1].to(frames), bands, strict=True):
-            for columns, band in zip(right[1].to(frames), line, strict=True):
-                joined = joined + rows @ band @ columns.T
-        return joined
+        (coarse, across), details = (_split(half, 3, self.wavelet) for half in _split(frames, 2, self.wavelet))
+        coarse = self._denoised(coarse, sigma, levels - 1)
+        upper = _joined(coarse, _soft(across, sigma), 3, self.wavelet, width)
+        lower = _joined(*(_soft(band, sigma) for band in details), 3, self.wavelet, width)
+        return _joined(upper, lower, 2, self.wavelet, height)
 
 
-def _soft(w: Tensor, sigma: float) -> Tensor:
+def _mixed(matrix: np.ndarray, frames: Tensor) -> Tensor:
+    """Colours ``(N, 3, H, W)`` after a matrix ``(3, 3)``."""
+    return (frames.new_tensor(matrix) @ frames.flatten(2)).view_as(frames)
+
+
+def _soft(w: Tensor, sigma: Tensor) -> Tensor:
     """Soft threshold of the coefficients of sub-bands, ``(..., h, w)``, each with its own."""
     signal = (w.square().mean(dim=(-2, -1), keepdim=True) - sigma**2).clamp_min(1e-12)
-    return w.sign() * (w.abs() - sigma**2 / signal.sqrt()).clamp_min(0)
+    threshold = sigma**2 / signal.sqrt()
+    return w - torch.clamp(w, -threshold, threshold)
 
 
-@lru_cache(maxsize=64)
-def _matrices(wavelet: str, side: int) -> tuple[Tensor, Tensor]:
-    """One level of the transform of ``side`` values as matrices, low and high pass, and back.
+def _split(values: Tensor, axis: int, wavelet: pywt.Wavelet) -> tuple[Tensor, Tensor]:
+    """One level of the transform along an axis: low and high pass, ``(side + taps - 1) // 2`` values each.
 
-    Returns:
-        ``float64 (2, n, side)`` and ``(2, side, n)``.
+    Beyond the border, values go on as in a mirror that stands on it.
     """
-    forth = pywt.dwt(np.eye(side), wavelet, axis=0)
-    none = np.zeros((len(forth[0]),) * 2)
-    one = np.eye(len(forth[0]))
-    back = [pywt.idwt(*pair, wavelet, axis=0)[:side] for pair in ((one, none), (none, one))]
-    return torch.from_numpy(np.stack(forth)), torch.from_numpy(np.stack(back))
+    side, taps = values.shape[axis], wavelet.dec_len
+    count = (side + taps - 1) // 2
+    if 2 * count + taps - 2 > side:
+        places = torch.arange(2 - taps, 2 * count, device=values.device) % (2 * side)
+        values = values.index_select(axis, torch.where(places < side, places, 2 * side - 1 - places))
+    phases = values.unflatten(axis, (-1, 2)).unbind(axis + 1)
+    return _filtered(phases, axis, wavelet.dec_lo[::-1], count), _filtered(phases, axis, wavelet.dec_hi[::-1], count)
+
+
+def _joined(low: Tensor, high: Tensor, axis: int, wavelet: pywt.Wavelet, side: int) -> Tensor:
+    """The way back to ``side`` values."""
+    count = low.shape[axis] - wavelet.rec_len // 2 + 1
+    phases = [
+        _filtered((low,), axis, wavelet.rec_lo[::-1][1 - parity :: 2], count)
+        + _filtered((high,), axis, wavelet.rec_hi[::-1][1 - parity :: 2], count)
+        for parity in range(2)
+    ]
+    return torch.stack(phases, axis + 1).flatten(axis, axis + 1).narrow(axis, 0, side)
+
+
+def _filtered(phases: Sequence[Tensor], axis: int, taps: Sequence[float], count: int) -> Tensor:
+    """The first ``count`` sums of neighbours along an axis, weighted by ``taps``; values are dealt out to phases."""
+    terms = [tap * phases[k % len(phases)].narrow(axis, k // len(phases), count) for k, tap in enumerate(taps) if tap]
+    return functools.reduce(torch.add, terms)

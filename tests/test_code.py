@@ -362,7 +362,11 @@ def test_every_module_stands_in_one_of_the_lists() -> None:
         (MODELS, "nl_tiny", {"models.nl", "models.base"}),
         (DATASETS, "motion12", {"datasets.motion12", "data.procedural", "data.base"}),
         (ATTACKS, "noise", {"attacks.noise", "attack.base"}),
-        (DEFENSES, "jpeg", {"defenses.jpeg", "defense.codec", "defense.rounding"}),
+        (
+            DEFENSES,
+            "jpeg",
+            {"defenses.jpeg", "defense.codec", "defense.frames", "defense.libjpeg", "defense.rounding"},
+        ),
     ],
 )
 def test_a_component_reaches_what_it_imports_by_whatever_name(registry: object, name: str, reached: set[str]) -> None:

@@ -33,6 +33,14 @@ def test_equalize_is_scikit_image(bins: int) -> None:
     np.testing.assert_allclose(planes(apply(f"equalize(bins={bins})", clips)), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("bins", [5, 51, 100, 255])
+def test_equalize_of_values_on_the_edges_of_bins_is_scikit_image(bins: int) -> None:
+    clips = (255 * draw(1, 3, 2, 20, 21)).round() / 255
+    clips[..., 0, 0], clips[..., 0, 1] = 0.0, 1.0
+    expected = [equalize_hist(plane, bins) for plane in planes(clips)]
+    np.testing.assert_allclose(planes(apply(f"equalize(bins={bins})", clips)), expected, rtol=0, atol=1e-6)
+
+
 def test_equalize_of_values_that_differ_in_the_last_bit() -> None:
     clips = torch.full((1, 3, 1, 2, 2), 0.5)
     clips[..., 0, 0] = torch.nextafter(torch.tensor(0.5), torch.tensor(1.0))

@@ -145,3 +145,13 @@ def test_noise_goes_and_edges_stay(name: str) -> None:
     error = {what: float((apply(what, noisy) - clean).square().mean()) for what in (name, "mean")}
     assert error[name] < 0.3 * float((noisy - clean).square().mean())
     assert error["mean"] > 10 * error[name]  # which blurs the edge
+
+
+@pytest.mark.parametrize("name", [*ALL, "jpeg", "jpeg(subsampling='4:2:2')", "wavelet", "wavelet(wavelet='db2')"])
+@pytest.mark.parametrize("hook", ["purify", "bpda"])
+def test_no_value_leaves_the_device(name: str, hook: str) -> None:
+    """The device "meta" has shapes and no values: a copy to the CPU, or a look at a value, raises an error."""
+    clips = torch.empty(2, 3, 3, 37, 50, device="meta")
+    found = getattr(DEFENSES.create(name), hook)(clips, ClipRandom([0, 1]))
+    assert found.device == clips.device
+    assert found.shape == clips.shape
