@@ -54,7 +54,7 @@ class Expectation(Wrapped):
             each = None if answer.votes is None else _votes_by_draw(answer.votes, count, len(clips))
             answers.append(Answer(_by_draw(answer.logits, count, len(clips)), decision, deviation, each))
         logits = torch.cat([a.logits for a in answers])
-        decision = plurality(torch.cat([a.decision for a in answers]), logits.shape[-1])
+        decision = plurality(torch.cat([a.decision for a in answers]))
         deviations = [a.deviation for a in answers if a.deviation is not None]
         votes = [a.votes for a in answers if a.votes is not None]
         return Answer(
@@ -92,7 +92,7 @@ class Expectation(Wrapped):
             )
             values.append(value.unflatten(0, (count, len(clips))))
             decisions.append(_by_draw(decision, count, len(clips)))
-        return torch.cat(values).mean(0), _most_frequent(torch.cat(decisions))
+        return torch.cat(values).mean(0), plurality(torch.cat(decisions))
 
     def _rows(self, rows: Tensor | None) -> Tensor:
         return torch.arange(len(self.forwards)) if rows is None else rows
@@ -120,13 +120,7 @@ class Expectation(Wrapped):
             values.append(climb.value.unflatten(0, (count, len(clips))))
             decisions.append(_by_draw(climb.decision, count, len(clips)))
         votes = torch.cat(decisions)
-        return Climb(torch.cat(values).mean(0), gradient / len(votes), _most_frequent(votes))
-
-
-def _most_frequent(votes: Tensor) -> Tensor:
-    """Of classes ``int64 (V, b)`` the most frequent one in each column, of equals the lowest; nothing waits for it."""
-    counts = (votes[:, None] == votes).sum(0)
-    return votes.masked_fill(counts < counts.amax(0), torch.iinfo(votes.dtype).max).amin(0)
+        return Climb(torch.cat(values).mean(0), gradient / len(votes), plurality(votes))
 
 
 def _repeat(clips: Tensor, count: int) -> Tensor:

@@ -9,13 +9,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.attack.target import Answer, Target, Transform, bounded
 from bench.defense.base import Defense, Purifier, RobustModel
 from bench.defense.nature import PLAIN, Nature, drawing_from
 from bench.errors import BenchError, Impossible
+from bench.flow.pairs import saving
 from bench.modes import float32_by_default
 from bench.records.identity import Gradient
 from bench.seeds import ClipRandom
@@ -71,12 +71,16 @@ class Decision:
     purified: Tensor
 
 
-def plurality(votes: Tensor, classes: int) -> Tensor:
-    """Most frequent class of each column of ``votes (V, B)``; a tie goes to the lowest class."""
-    if len(votes) == 1:
-        return votes[0].cpu()
-    counts = F.one_hot(votes, classes).sum(0)
-    return torch.from_numpy(np.argmax(counts.cpu().numpy(), axis=1))  # NumPy: first maximum, guaranteed
+def plurality(votes: Tensor) -> Tensor:
+    """Most frequent class of each column of ``int64 votes (V, B)``, on their device; a tie goes to the lowest class."""
+    counts = (votes[:, None] == votes).sum(1)  # of each vote, how many are like it
+    # A minimum of whole numbers does not depend on which of several it finds, as that of a maximum's place would.
+    return votes.masked_fill(counts < counts.amax(0), torch.iinfo(votes.dtype).max).amin(0)
+
+
+# How much of a device's memory a clip takes on its way through a network, in sizes of the clip: about twice what the
+# largest networks here take, without and with what they keep for a gradient.
+_PASSING, _KEPT = 16, 96
 
 
 class DefendedClassifier(nn.Module):
@@ -92,9 +96,17 @@ class DefendedClassifier(nn.Module):
         nature: of the classifier, by which it is asked: see :class:`Nature`. A robust model that says
             ``stochastic = True`` is asked as a random one.
 
+    Attributes:
+        at_once: most rows, candidates of clips, that go through the classifier together. Where there are more, they go
+            in portions, and with a gradient each portion is computed again on the way back, so that memory does not
+            grow with their number. Answers do not depend on it, but for rounding. ``None``: all on a CPU, and on an
+            accelerator what half of the memory that is free will hold.
+
     Raises:
         BenchError: the gradient does not exist for this defence.
     """
+
+    at_once: int | None = None
 
     def __init__(
         self, classifier: nn.Module, defense: Defense, gradient: Gradient = "exact", nature: Nature = PLAIN
@@ -165,17 +177,34 @@ class DefendedClassifier(nn.Module):
         return purified if purified.ndim == clips.ndim + 1 else purified[None], deviation
 
     def _classify(self, candidates: Tensor, rng: ClipRandom) -> Tensor:
-        """Logits ``(V, B, K)`` of candidates ``(V, B, 3, T, H, W)``; a network that works in place does so on a copy.
+        """Logits ``(V, B, K)`` of candidates ``(V, B, 3, T, H, W)``.
 
         Args:
             rng: one stream per clip, from which one that draws is seeded; ``B`` may be a multiple of that.
         """
-        clips = candidates.flatten(0, 1).clone()
+        clips = candidates.flatten(0, 1)
         if self.nature.one_by_one:
-            logits = torch.cat([self._answer(clip, rng, i % len(rng)) for i, clip in enumerate(clips.split(1))])
+            logits = torch.cat([self._answer(clip, rng, i % len(rng)) for i, clip in enumerate(clips.clone().split(1))])
+        elif len(clips) <= (size := self._portion(clips)):
+            logits = self._together(clips)
         else:
-            logits = self._checked(self.classifier(clips), len(clips))
+            logits = torch.cat([saving(self._together, part) for part in clips.split(size)])
         return logits.unflatten(0, candidates.shape[:2])
+
+    def _portion(self, clips: Tensor) -> int:
+        """How many of ``clips (N, 3, T, H, W)`` go through the classifier together, see :attr:`at_once`."""
+        if self.at_once is not None:
+            return self.at_once
+        if not clips.is_cuda:
+            return len(clips)
+        free, _ = torch.cuda.mem_get_info(clips.device)
+        free += torch.cuda.memory_reserved(clips.device) - torch.cuda.memory_allocated(clips.device)
+        times = _KEPT if torch.is_grad_enabled() and clips.requires_grad else _PASSING
+        return max(1, free // 2 // (times * clips[0].numel() * clips.element_size()))
+
+    def _together(self, clips: Tensor) -> Tensor:
+        """Logits ``(N, K)``; a network that works in place does so on a copy."""
+        return self._checked(self.classifier(clips.clone()), len(clips))
 
     def _answer(self, clip: Tensor, rng: ClipRandom, row: int) -> Tensor:
         """Logits ``(1, K)`` of one clip ``(1, 3, T, H, W)``, asked alone."""
@@ -202,10 +231,11 @@ class DefendedClassifier(nn.Module):
         return bounded(self._classify(self.candidates(clips, rng), rng))
 
     def verdict(self, votes: Tensor) -> Tensor:
-        """The class that the candidates' logits ``(V, B, K)`` come to, ``int64 (B,)``: see :attr:`Purifier.vote`."""
+        """The class that the candidates' logits ``(V, B, K)`` come to, ``int64 (B,)`` on their device: see
+        :attr:`Purifier.vote`."""
         if self.purifier is not None and self.purifier.vote == "mean":
-            return self.pool(votes).argmax(-1).cpu()
-        return plurality(votes.argmax(-1), votes.shape[-1])
+            return self.pool(votes).argmax(-1)
+        return plurality(votes.argmax(-1))
 
     @staticmethod
     def pool(votes: Tensor) -> Tensor:
@@ -228,7 +258,7 @@ class DefendedClassifier(nn.Module):
         logits = self._classify(candidates, rng)
         finite = usable(logits).all(0) & torch.isfinite(candidates).flatten(2).all(-1).all(0)
         return Decision(
-            prediction=self.verdict(logits),
+            prediction=self.verdict(logits).cpu(),
             votes=logits.argmax(-1).cpu(),
             logits=self.pool(logits).cpu(),
             finite=finite.cpu(),

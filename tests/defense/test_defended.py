@@ -442,7 +442,7 @@ def test_target_knows_whether_its_clips_go_elsewhere() -> None:
 @few
 @given(st.lists(st.lists(st.integers(0, 4), min_size=2, max_size=2), min_size=1, max_size=7))
 def test_plurality_is_the_most_frequent_class_and_ties_go_low(votes: list[list[int]]) -> None:
-    found = plurality(torch.tensor(votes), 5).tolist()
+    found = plurality(torch.tensor(votes)).tolist()
     for clip in range(2):
         counts = Counter(vote[clip] for vote in votes)
         assert found[clip] == min(c for c, n in counts.items() if n == max(counts.values()))
@@ -450,7 +450,45 @@ def test_plurality_is_the_most_frequent_class_and_ties_go_low(votes: list[list[i
 
 def test_plurality_ties() -> None:
     votes = torch.tensor([[4, 2, 1], [1, 2, 0], [4, 0, 2], [1, 3, 3]])
-    assert plurality(votes, 5).tolist() == [1, 2, 0]
+    assert plurality(votes).tolist() == [1, 2, 0]
+
+
+def test_plurality_stays_on_the_device() -> None:
+    """The device "meta" has no values to look at or to copy."""
+    assert plurality(torch.empty(7, 3, dtype=torch.int64, device="meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 100])
+def test_rows_in_portions_are_answered_as_all_together(at_once: int) -> None:
+    """Values and gradient are those of all at once, and no more than that go through the network together."""
+    seen: list[int] = []
+
+    class Watched(Small):
+        def forward(self, clips: Tensor) -> Tensor:
+            seen.append(len(clips))
+            logits = super().forward(clips.clone())
+            clips.zero_()  # one that works in place
+            return logits
+
+    class Three(Purifier):
+        def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+            return torch.stack([clips, clips * 0.5, clips.square()])
+
+    clips, _ = batch()
+    weights = torch.linspace(-1, 1, 27).view(3, 3, 3)
+    found = []
+    for most in (None, at_once):
+        defended = DefendedClassifier(Watched(), Three())
+        defended.at_once = most
+        leaf = clips.clone().requires_grad_(True)
+        logits = defended.vote_logits(leaf, ClipRandom(range(3)))
+        found.append((logits.detach(), *torch.autograd.grad((weights * logits).sum(), leaf)))
+        seen.clear()
+        found[-1] += (defended.decide(clips, ClipRandom(range(3))).logits,)
+        assert sum(seen) == 9
+        assert max(seen) == min(most or 9, 9)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_decision_is_the_hard_vote_not_the_soft_one() -> None:
