@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import ClipRandom, at_least, register
+from bench.defense.base import InTurn
 from bench.diffusion.base import DiffusionBackbone
 from bench.diffusion.purifier import DiffusionPurifier
 from bench.diffusion.replay import replayed
@@ -80,13 +81,14 @@ def log_variance(backbone: DiffusionBackbone, t: int, before: int) -> float:
     source="Jiang et al., VideoPure: Diffusion-based Adversarial Purification for Video Recognition, IEEE TCSVT 2025 "
     "(arXiv 2501.14999)",
 )
-class VideoPure(DiffusionPurifier):
+class VideoPure(InTurn, DiffusionPurifier):
     """Temporal DDIM inversion, then denoising; every step's estimate of the clean clip, optimised, is a vote.
 
     Inversion gives the noise predicted for the first frame to all frames. At each denoising step one closed-form
     gradient step (:func:`push_and_pull`) pushes the estimate away from the encoded clip and pulls neighbouring frames
     together along the optical flow of the clip as it came. The trajectory itself goes on from the latent as it was.
-    The estimates of all steps and the final latent are decoded and vote. Nothing is random.
+    The estimates of all steps and the final latent are decoded and vote; the judge asks for them one by one, and makes
+    no more of them than decide. Nothing is random.
 
     The defaults are the paper's setting, but for the backbone and the flow. Its ablations: ``share_first``,
     ``optimise`` and ``candidate=0`` for the three parts (Table IV), ``candidate`` (VII), ``carry`` (VIII),
@@ -158,10 +160,25 @@ class VideoPure(DiffusionPurifier):
     def purify_latents(
         self, latents: Tensor, clips: Tensor, times: Sequence[int], rng: ClipRandom, path: Trajectory | None = None
     ) -> list[Tensor]:
-        path = path or Trajectory()
+        found = list(self._estimates(latents, clips, times, path or Trajectory()))
+        return found if self.candidate is None else [found[-1 - self._index(len(found) - 1)]]
+
+    @property
+    def voters(self) -> int:
+        return len(self.times) + 1 if self.candidate is None else 1
+
+    def in_turn(self, clips: Tensor, rng: ClipRandom) -> Iterator[Tensor]:
+        latents = self.backbone.encode(clips)
+        if self.candidate is None:
+            return map(self.backbone.decode, self._estimates(latents, clips, self.times, Trajectory()))
+        return map(self.backbone.decode, self.purify_latents(latents, clips, self.times, rng))
+
+    def _estimates(
+        self, latents: Tensor, clips: Tensor, times: Sequence[int], path: Trajectory
+    ) -> Generator[Tensor, None, None]:
+        """Optimised latents of each step on the way down, and the final ones, each made when it is asked for."""
         flow = self._flow(clips, latents)
         z = invert_ddim(self.backbone, latents, times, share_first=self.share_first, up=path.up)
-        found: list[Tensor] = []
         for t, target in downward(times):
             level = self.backbone.level(t)
             noise = predict(self.backbone, z, t)
@@ -169,13 +186,12 @@ class VideoPure(DiffusionPurifier):
             # A step on the latent moves the estimate by 1 / sqrt(abar) as much, and the chain rule has that factor too.
             gain = self._size(t, target) / level
             moved = self._step(estimate, latents, flow, gain)
-            found.append(moved)
+            yield moved
             if self.carry:
                 z = z + math.sqrt(level) * (moved - estimate)
             z = ddim_step(z, noise, level, self.backbone.level(target))
             path.down[target] = z
-        found.append(self._last(z, noise, latents, flow, times[-1]))
-        return found if self.candidate is None else [found[-1 - self._index(len(found) - 1)]]
+        yield self._last(z, noise, latents, flow, times[-1])
 
     def _index(self, steps: int) -> int:
         """The candidate asked for; in the surrogate, which has fewer, the one at the same part of the way."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from bench.seeds import ClipRandom
@@ -96,6 +97,27 @@ class Filter(Purifier):
 
     def bpda(self, clips: Tensor, rng: ClipRandom) -> Tensor:
         return self.purify(clips, rng)
+
+
+class InTurn(Purifier):
+    """A purifier whose candidates come one after another: implement :meth:`in_turn` in place of :meth:`purify`.
+
+    Where they vote by ``plurality`` and nothing is measured of them, the judge hands clips over one by one and asks for
+    no more candidates than it takes to decide. What is attacked, and what is judged, is this one method.
+    """
+
+    @property
+    @abstractmethod
+    def voters(self) -> int:
+        """How many candidates there are."""
+
+    @abstractmethod
+    def in_turn(self, clips: Tensor, rng: ClipRandom) -> Iterator[Tensor]:
+        """The candidates, each ``(B, 3, T, H, W)``, none of which should be made before it is asked for."""
+
+    def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+        found = list(self.in_turn(clips, rng))
+        return torch.stack(found) if len(found) > 1 else found[0]
 
 
 class RobustModel(ABC):

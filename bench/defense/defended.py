@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.attack.target import Answer, Target, Transform, bounded
-from bench.defense.base import Defense, Purifier, RobustModel
+from bench.defense.base import Defense, InTurn, Purifier, RobustModel
 from bench.defense.nature import PLAIN, Nature, drawing_from
 from bench.errors import BenchError, Impossible
 from bench.flow.pairs import saving
@@ -49,6 +49,10 @@ class _Backward(torch.autograd.Function):
         return None, ctx.sign * (grad.sum(0) if grad.ndim > len(ctx.shape) else grad), None
 
 
+UNASKED = -1
+"""In place of the vote of a candidate that was not asked, since the others had decided."""
+
+
 @dataclass(frozen=True)
 class Decision:
     """What the defence finally answers.
@@ -56,12 +60,12 @@ class Decision:
     Attributes:
         prediction: ``int64 (B,)``: by default the hard plurality of the votes, ties to the lowest class; a purifier may
             ask for the largest mean probability instead (:attr:`Purifier.vote`).
-        votes: ``int64 (V, B)``: the class each candidate is given.
-        logits: ``(B, K)``: what attacks see, see :meth:`DefendedClassifier.forward`.
+        votes: ``int64 (V, B)``: the class each candidate is given, :data:`UNASKED` for one that could change nothing.
+        logits: ``(B, K)``: what attacks see, see :meth:`DefendedClassifier.forward`; of those asked.
         finite: ``bool (B,)``: whether all candidates and all their logits are finite; minus infinity, by which a
             network rules a class out, is one of the answers that there are. Where they are not, the prediction means
             nothing.
-        purified: ``(V, B, 3, T, H, W)``: the candidates.
+        purified: ``(V, B, 3, T, H, W)``: the candidates; the first alone where they are asked in turn.
     """
 
     prediction: Tensor
@@ -69,6 +73,18 @@ class Decision:
     logits: Tensor
     finite: Tensor
     purified: Tensor
+
+
+def decided(votes: Tensor, count: int) -> Tensor:
+    """Whether the plurality of ``count`` votes is clear from the first of them, ``int64 (V, B)``: ``bool (B,)``.
+
+    It is if the most frequent class is further ahead of the next than there are votes to come. A tie would go to the
+    lowest class, of which this takes no advantage.
+    """
+    first = plurality(votes)
+    others = votes != first
+    counts = ((votes[:, None] == votes).sum(1) * others).amax(0)
+    return (~others).sum(0) > counts + count - len(votes)
 
 
 def plurality(votes: Tensor) -> Tensor:
@@ -253,7 +269,14 @@ class DefendedClassifier(nn.Module):
 
     @torch.no_grad()
     def decide(self, clips: Tensor, rng: ClipRandom) -> Decision:
-        """The final, hard decision on a batch: what every outcome is judged by."""
+        """The final, hard decision on a batch: what every outcome is judged by.
+
+        A purifier that makes its candidates one by one (:class:`InTurn`) makes no more of them than it takes
+        to decide; the decision is that of all.
+        """
+        if (voting := self._in_turn()) is not None:
+            single = [self._decide_in_turn(voting, clip, rng.select([i])) for i, clip in enumerate(clips.split(1))]
+            return _batch(single)
         candidates = self.candidates(clips, rng)
         logits = self._classify(candidates, rng)
         finite = usable(logits).all(0) & torch.isfinite(candidates).flatten(2).all(-1).all(0)
@@ -264,6 +287,34 @@ class DefendedClassifier(nn.Module):
             finite=finite.cpu(),
             purified=candidates,
         )
+
+    def _in_turn(self) -> InTurn | None:
+        """The purifier, if its candidates are to be asked one by one: :meth:`InTurn.purify` is all that it shows to
+        attacks, and they vote by themselves."""
+        purifier = self.purifier
+        if not isinstance(purifier, InTurn) or purifier.vote != "plurality":
+            return None
+        own = getattr(purifier.purify, "__func__", None) is InTurn.purify and type(purifier).measure is Purifier.measure
+        return purifier if own else None
+
+    def _decide_in_turn(self, purifier: InTurn, clip: Tensor, rng: ClipRandom) -> Decision:
+        """:meth:`decide` on one clip ``(1, 3, T, H, W)``."""
+        count = purifier.voters
+        shown: list[Tensor] = []
+        logits = clip.new_empty(0)
+        finite = torch.ones(1, dtype=torch.bool, device=clip.device)
+        for candidate in purifier.in_turn(clip.clone(), rng):
+            _check(purifier, clip, candidate)
+            answer = self._classify(candidate[None], rng)
+            logits = torch.cat([logits, answer]) if shown else answer
+            finite &= usable(answer)[0] & torch.isfinite(candidate).flatten(1).all(-1)
+            shown = shown or [candidate]
+            # The CPU has to know whether another one is made; that wait is nothing beside making it.
+            if bool(decided(logits.argmax(-1), count)):
+                break
+        votes = torch.full((count, 1), UNASKED)
+        votes[: len(logits)] = logits.argmax(-1).cpu()
+        return Decision(self.verdict(logits).cpu(), votes, self.pool(logits).cpu(), finite.cpu(), shown[0][None])
 
     @torch.no_grad()
     def measure(self, clips: Tensor, purified: Tensor) -> Tensor:
@@ -378,6 +429,17 @@ def usable(logits: Tensor) -> Tensor:
     """Which rows of logits ``(..., K)`` mean something, ``bool (...)``: neither not-a-number nor plus infinity in them,
     and a class that is not ruled out."""
     return ~(logits.isnan() | logits.isposinf()).any(-1) & logits.isfinite().any(-1)
+
+
+def _batch(single: Sequence[Decision]) -> Decision:
+    """The decisions on single clips as one on all."""
+    return Decision(
+        prediction=torch.cat([one.prediction for one in single]),
+        votes=torch.cat([one.votes for one in single], 1),
+        logits=torch.cat([one.logits for one in single]),
+        finite=torch.cat([one.finite for one in single]),
+        purified=torch.cat([one.purified for one in single], 1),
+    )
 
 
 def _purify(purifier: Purifier, clips: Tensor, rng: ClipRandom) -> Tensor:

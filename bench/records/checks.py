@@ -151,7 +151,7 @@ def _of_outcome(o: Outcome, result: CellResult) -> Iterator[str]:
 
 
 def _of_answers(o: Outcome, settings: CellIdentity) -> Iterator[str]:
-    given = {"label": [o.label], "votes": o.votes, "draws": o.draws}
+    given = {"label": [o.label], "votes": _asked(o), "draws": o.draws}
     given |= {"prediction": [o.prediction or 0], "clean_prediction": [o.clean_prediction or 0]}
     for field, classes in given.items():
         if min(classes, default=0) < 0:
@@ -179,14 +179,25 @@ def _of_answers(o: Outcome, settings: CellIdentity) -> Iterator[str]:
     yield from _of_votes(o, settings)
 
 
+def _asked(o: Outcome) -> list[int]:
+    return [vote for vote in o.votes if vote is not None]
+
+
 def _of_votes(o: Outcome, settings: CellIdentity) -> Iterator[str]:
-    if not o.votes:
+    asked, all_ = _asked(o), len(o.votes)
+    if not asked:
         yield "has no votes"
-    elif settings.vote == "plurality" or len(o.votes) == 1:
-        counts = Counter(o.votes)
+    elif None in o.votes[: len(asked)] or (len(asked) < all_ and settings.vote != "plurality"):
+        yield f"has votes {_value(o.votes)}, of which only the last of a plurality may be unasked"
+    elif settings.vote == "plurality" or all_ == 1:
+        counts = Counter(asked)
         winner = min(votes for votes in counts if counts[votes] == max(counts.values()))
         if o.prediction != winner:
-            yield f"says prediction = {o.prediction}, but its votes {o.votes} are for {winner}"
+            yield f"says prediction = {o.prediction}, but its votes {_value(o.votes)} are for {winner}"
+        elif counts[winner] <= all_ - len(asked) + max((n for c, n in counts.items() if c != winner), default=0) and (
+            len(asked) < all_
+        ):
+            yield f"has votes {_value(o.votes)}, of which those unasked might have changed the decision"
 
 
 def _of_effort(o: Outcome, result: CellResult) -> Iterator[str]:

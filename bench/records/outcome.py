@@ -56,7 +56,8 @@ class Outcome(BaseModel):
             gets wrong is not).
         clean_prediction: the defence's decision on the clean clip.
         prediction: its decision on the adversarial clip, on a fresh pass.
-        votes: the class each purified candidate was given.
+        votes: the class each purified candidate was given; ``None`` of one that was not asked, since it could not have
+            changed what the others had decided.
         draws: of a randomised defence, its decisions on several fresh passes, ``prediction`` being the first.
         measured: of a defence that measures clips (:meth:`bench.defense.base.Purifier.measure`), what it finds in the
             clip as it came and purified.
@@ -79,7 +80,7 @@ class Outcome(BaseModel):
     attacked: bool = False
     clean_prediction: int | None = None
     prediction: int | None = None
-    votes: list[int] = []
+    votes: list[int | None] = []
     draws: list[int] = []
     measured: list[float] = []
     linf: float | None = 0.0

@@ -93,7 +93,7 @@ class CellResult(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     cell: str
     dataset: str
     model: str
@@ -251,8 +251,15 @@ def _component_from_1(component: Any) -> Any:
     return {**component, "files": files, "parts": parts}
 
 
+def _from_2(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 had a vote of every candidate; in version 3 one that could change nothing is ``null``."""
+    if any(None in outcome.get("votes", []) for outcome in content["outcomes"]):
+        raise ValueError("a vote is null")
+    return {**content, "version": 3}
+
+
 # What reads an older file: from its version to the next.
-_CONVERTERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+_CONVERTERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 VERSION = 1 + max(_CONVERTERS)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.attack.target import Target
 from bench.data.base import ClipRef
-from bench.defense.defended import DefendedClassifier
+from bench.defense.defended import UNASKED, DefendedClassifier
 from bench.errors import BenchError
 from bench.plan.cells import Cell, ClipsUnit
 from bench.plan.probe import check
@@ -184,7 +184,7 @@ class LocalEngine:
                 outcome.status, outcome.error = "failed", "the defended classifier's answer is not finite"
             else:
                 outcome.prediction = int(decision.prediction[i])
-                outcome.votes = decision.votes[:, i].tolist()
+                outcome.votes = [None if vote == UNASKED else vote for vote in decision.votes[:, i].tolist()]
                 if defended.stochastic:
                     outcome.draws = [int(prediction[i]) for prediction in draws]
                 if bool(torch.isfinite(measured[:, i]).all()):

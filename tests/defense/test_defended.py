@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Iterator
 from typing import get_args
 
 import numpy as np
@@ -15,7 +17,8 @@ from torch import Tensor, nn
 
 from bench import BenchError, Budget, ClipRandom, DefendedClassifier, Purifier, RobustModel
 from bench.attacks.pgd import PGD
-from bench.defense.defended import GRADIENTS, plurality, settled, why_not
+from bench.defense.base import InTurn
+from bench.defense.defended import GRADIENTS, UNASKED, decided, plurality, settled, why_not
 from bench.defenses.jpeg import JPEG
 from bench.defenses.none import NoDefense
 from bench.defenses.temporal_shuffle import TemporalShuffle
@@ -489,6 +492,98 @@ def test_rows_in_portions_are_answered_as_all_together(at_once: int) -> None:
         assert max(seen) == min(most or 9, 9)
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@few
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.integers(0, 4))
+def test_a_plurality_is_decided_when_no_vote_to_come_can_change_it(votes: list[int], more: int) -> None:
+    def winner(given: list[int]) -> int:
+        counts = Counter(given)
+        return min(c for c, n in counts.items() if n == max(counts.values()))
+
+    clear = bool(decided(torch.tensor(votes)[:, None], len(votes) + more))
+    same = {winner([*votes, *rest]) for rest in itertools.product(range(4), repeat=more)} == {winner(votes)}
+    assert same or not clear
+    ahead = [*sorted(Counter(votes).values(), reverse=True), 0]
+    assert clear == (ahead[0] > ahead[1] + more)  # all but ties
+
+
+class Levels(InTurn):
+    """Candidate ``k`` of a clip is gray, of the level that the clip has in its pixel ``k``."""
+
+    voters = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = 0
+
+    def in_turn(self, clips: Tensor, rng: ClipRandom) -> Iterator[Tensor]:
+        for k in range(self.voters):
+            self.made += len(clips)
+            yield clips[..., :1, k : k + 1].expand_as(clips).clone()
+
+
+class Thirds(nn.Module):
+    """Class 0, 1 or 2, by the level of the clip; not a number above 1."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        level = clips.mean(dim=(1, 2, 3, 4))[:, None]
+        logits = -(level - torch.tensor([0.0, 0.5, 1.0])).abs()
+        return torch.where(level > 1.2, torch.nan, logits)
+
+
+def levels(*rows: list[float]) -> Tensor:
+    clips = torch.zeros(len(rows), *SHAPE)
+    for clip, row in zip(clips, rows, strict=True):
+        clip[..., 0, : len(row)] = torch.tensor(row)
+    return clips
+
+
+def test_candidates_are_asked_in_turn_until_they_have_decided() -> None:
+    clips = levels([1, 1, 1, 0, 0], [0, 1, 0, 0.5, 0.5], [0.5, 0, 0.5, 0.5, 9], [9, 1, 1, 1, 1])
+    defense = Levels()
+    defended = DefendedClassifier(Thirds(), defense)
+    decision = defended.decide(clips, ClipRandom(range(4)))
+    un = UNASKED
+    assert decision.votes.T.tolist()[:3] == [[2, 2, 2, un, un], [0, 2, 0, 1, 1], [1, 0, 1, 1, un]]
+    assert decision.prediction.tolist()[:3] == [2, 0, 1]
+    assert decision.finite.tolist() == [True, True, True, False]  # what was not asked is nobody's fault
+    assert decision.purified.shape == (1, *clips.shape)
+    assert decision.logits.shape == (4, 3)
+    for i in range(4):  # whatever the batch
+        alone = defended.decide(clips[i : i + 1], ClipRandom([i]))
+        assert torch.equal(alone.votes, decision.votes[:, i : i + 1])
+    defense.made = 0
+    defended.decide(clips[:1], ClipRandom([0]))
+    assert defense.made == 3
+
+
+def test_all_candidates_are_made_for_attacks_for_a_mean_and_where_something_is_measured() -> None:
+    clips = levels([1, 1, 1, 1, 1]).requires_grad_(True)
+    defense = Levels()
+    defended = DefendedClassifier(Thirds(), defense)
+    assert defended.vote_logits(clips, ClipRandom([0])).shape == (5, 1, 3)
+    assert defense.made == 5
+    defended.target(ClipRandom([0])).ask(clips.detach())
+    assert defense.made == 10
+    defense.vote = "mean"
+    assert UNASKED not in defended.decide(clips, ClipRandom([0])).votes
+
+    class Measured(Levels):
+        def measure(self, clips: Tensor) -> Tensor:
+            return clips.mean(dim=(1, 2, 3, 4))
+
+    class Other(Levels):
+        """What is attacked has to be what is judged: this one's candidates are not those of ``in_turn``."""
+
+        def purify(self, clips: Tensor, rng: ClipRandom) -> Tensor:
+            return torch.zeros(5, *clips.shape)
+
+    for kind in (Measured, Other):
+        decision = DefendedClassifier(Thirds(), kind()).decide(clips, ClipRandom([0]))
+        assert decision.votes.shape == (5, 1)
+        assert UNASKED not in decision.votes
+    assert decision.prediction.tolist() == [0]
 
 
 def test_decision_is_the_hard_vote_not_the_soft_one() -> None:

@@ -17,6 +17,7 @@ from straightforward import Straightforward
 from torch import Tensor, nn
 
 from bench import BenchError, ClipRandom, DefendedClassifier
+from bench.defense.defended import UNASKED
 from bench.defenses.ddim_inversion import DDIMInversion
 from bench.defenses.diffpure import DiffPureDDIM, DiffPureDDPM, DiffPureSDE
 from bench.defenses.videopure import VideoPure, latent_flow, log_variance, push_and_pull
@@ -248,6 +249,31 @@ def test_candidates_vote_as_asked() -> None:
         decision = DefendedClassifier(Bright(), defense).decide(clips, ClipRandom([0]))
         assert decision.votes[:, 0].tolist() == [0, 1, 1, 1]
         assert decision.prediction.tolist() == [expected]
+
+
+@pytest.mark.parametrize(("level", "made"), [(0.5, 3), (None, 4)])
+@torch.no_grad()
+def test_the_judge_makes_no_more_candidates_than_decide(level: float | None, made: int) -> None:
+    """Of 4 with 3 steps up and 3 down: three that agree, or two by two."""
+
+    class Watch(nn.Module):
+        answers = 0
+
+        def forward(self, clips: Tensor) -> Tensor:
+            self.answers += len(clips)
+            first = self.answers % 2 == 0 if level is None else True
+            return torch.tensor([[1.0, 0.0] if first else [0.0, 1.0]]).expand(len(clips), 2)
+
+    defense, network, clips = VideoPure(steps=3), Watch(), clips_of(1, 4)
+    calls: list[int] = []
+    noise = defense.backbone.noise
+    defense.backbone.noise = lambda *given: calls.append(1) or noise(*given)  # type: ignore[func-returns-value]
+    decision = DefendedClassifier(network, defense).decide(clips, ClipRandom([0]))
+    assert network.answers == made
+    assert len(calls) == 3 + min(made, 3)
+    assert decision.votes[:, 0].tolist() == ([0, 0, 0, UNASKED] if level else [1, 0, 1, 0])
+    assert decision.prediction.tolist() == [0]
+    torch.testing.assert_close(decision.purified[0], defense.purify(clips, ClipRandom([0]))[0])
 
 
 @pytest.mark.parametrize("mode", ["as_published", "as_described"])

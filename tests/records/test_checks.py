@@ -110,6 +110,7 @@ FREE = {
     "outcomes.trace": "losses, any finite numbers",
     "outcomes.votes": "as long as the same class wins",
     "outcomes.linf": "anything smaller",
+    "version": "2, which says the same where all votes were asked",
 }
 
 
@@ -154,6 +155,10 @@ def forged(file: Path, **fields: Any) -> str:
         ({"linf": 0.01569}, "clip 0 says linf = 0.01569, but the budget is linf 0.0156863"),
         ({"votes": [0, 1, 1]}, r"clip 0 says prediction = 0, but its votes [0, 1, 1] are for 1"),
         ({"votes": [1, 0]}, None),
+        ({"votes": [0, 0, None]}, None),
+        ({"votes": [0, 1, None]}, "has votes [0, 1, None], of which those unasked might have changed the decision"),
+        ({"votes": [0, None, 0]}, "of which only the last of a plurality may be unasked"),
+        ({"votes": [None]}, "has no votes"),
         ({"status": "failed"}, "clip 0 says status = failed, but has an answer"),
         ({"attacked": False}, "clip 0 says attacked = false, but forwards = 3"),
         ({"backwards": -1}, "clip 0 says forwards = 3 and backwards = -1"),

@@ -187,7 +187,7 @@ def test_files_of_version_1_are_read_and_say_that_nobody_knows_their_code(tmp_pa
     path = tmp_path / "old.json"
     path.write_text(json.dumps(as_version_1(cell("a", "PGD", "adaptive", "10"))))
     result = read_result(path)
-    assert result.version == 2
+    assert result.version == 3
     assert "before identities followed" in result.stale
     assert result.control is not None
     assert result.control.message == "0 of 2 clips are answered differently"
@@ -198,10 +198,22 @@ def test_files_of_version_1_are_read_and_say_that_nobody_knows_their_code(tmp_pa
     assert read_result(path) == result
 
 
+def test_files_of_version_2_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    expected = cell("a", "PGD", "adaptive", "10")
+    path.write_text(expected.to_text().replace('"version": 3', '"version": 2'))
+    assert '"version": 2' in path.read_text()
+    assert read_result(path) == expected
+    expected.outcomes[0].votes = [0, 0, None]
+    path.write_text(expected.to_text().replace('"version": 3', '"version": 2'))
+    with pytest.raises(BenchError, match="it says that it is of version 2, and its contents are not"):
+        read_result(path)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"version": 3}, "of version 3 of the result files, and this bench reads up to 2: install a newer one"),
+        ({"version": 4}, "of version 4 of the result files, and this bench reads up to 3: install a newer one"),
         ({"version": "2b"}, "of version 2b"),
         ({"version": 1, "settings": 5}, "says that it is of version 1, and its contents are not"),
     ],
