@@ -271,6 +271,20 @@ def test_parts_without_a_gradient_are_no_mix() -> None:
         assert of_parts.cpu().sum(1).tolist() == [0, 3, 3, 3]
 
 
+def test_second_derivatives_are_those_of_the_cpu() -> None:
+    """That of a modulus is nothing, which PyTorch does not even write out."""
+
+    def second(device: str) -> Tensor:
+        x = made()[1].to(device).requires_grad_(True)
+        value = (x.abs() + x**3).sum()
+        (slope,) = torch.autograd.grad(value, x, create_graph=True)
+        return torch.autograd.grad(slope.sum(), x)[0].cpu()
+
+    with PretendDevice():
+        found = second("cuda")
+        torch.testing.assert_close(found, 6 * made()[1])
+
+
 class CarelessWayBack(torch.autograd.Function):
     """Meets a tensor of the CPU on the way back alone."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import FrameType
 from typing import Any, Self
@@ -197,10 +197,11 @@ class OnDevice(Tensor):
         _refuse(func, args, kwargs, tensors)
         _count(func, args, kwargs)
         given = {id(_held(t)): t for t in tensors}
-        found = func(*tree_map(_held, args), **tree_map(_held, kwargs))
+        with torch._C.DisableTorchFunction():
+            found = func(*tree_map(_held, args), **tree_map(_held, kwargs))
 
         def wrapped(value: Any) -> Any:
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor) or value.device.type == "meta":  # by which PyTorch finds out shapes
                 return value
             return given[id(value)] if func._schema.is_mutable and id(value) in given else OnDevice(value)
 
@@ -471,3 +472,20 @@ def transfers_per_step(run: Callable[[int], object], steps: int = 3) -> Transfer
             run(count)
         counted.append(gpu.transfers)
     return counted[0].per_step(counted[1], steps)
+
+
+def on_both(run: Callable[[torch.device], Sequence[Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    """What a run gives on the CPU and on the pretended device, where it has to be in the end; both on the CPU."""
+    plain = list(run(torch.device("cpu")))
+    with PretendDevice():
+        found = list(run(DEVICE))
+        assert all(value.device == DEVICE for value in found)
+        return plain, [value.cpu() for value in found]
+
+
+def assert_same(run: Callable[[torch.device], Sequence[Tensor]]) -> None:
+    """Checks that a run gives the same on the CPU and on the pretended device, up to rounding, and anything at all."""
+    plain, found = on_both(run)
+    assert plain
+    for one, other in zip(plain, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6, equal_nan=True)
