@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from bench import ClipRandom, DefendedClassifier, Purifier, cross_entropy
 from bench.defense.defended import GRADIENTS, automatic, why_not
 from bench.defense.trained import TrainedDefense, know_origin
-from bench.records.identity import Gradient
 from bench.registry import DEFENSES, Spec
 from bench.weights.zoo import build_classifier, zoo_file
 
 MODEL, DATASET = "resnet3d_tiny", "actions12"
-# Other ways through a defence than its settings in the kit.
+# Other ways through a defence than its settings in the kit; by one gradient each.
 MORE: list[tuple[str, dict[str, Any]]] = [
     ("color_jitter", {"space": "lab"}),
     ("color_jitter", {"space": "xyz"}),
@@ -38,7 +37,8 @@ MORE: list[tuple[str, dict[str, Any]]] = [
 ]
 # Robust networks without shipped weights for this classifier.
 UNSHIPPED = ["feature_denoising(variant='spacetime')"]
-CASES = [Spec(name, DEFENSE_SETTINGS.get(name, {})) for name in DEFENSES.names()] + [Spec(*more) for more in MORE]
+REGISTERED = [Spec(name, DEFENSE_SETTINGS.get(name, {})) for name in DEFENSES.names()]
+CASES = [*REGISTERED, *(Spec(*more) for more in MORE)]
 
 
 class Net(nn.Module):
@@ -93,7 +93,9 @@ def test_a_defence_is_attacked_and_judged_as_on_the_cpu(case: Spec, tmp_path: Pa
         network = Net() if isinstance(defense, Purifier) else classifier()
         defended = DefendedClassifier(network, defense, automatic(defense)).to(device)
         x = clips.to(device)
-        for gradient in (g for g in GRADIENTS if why_not(defense, g) is None):
+        for gradient in GRADIENTS if case in REGISTERED else [automatic(defense)]:
+            if why_not(defense, gradient) is not None:
+                continue
             target = defended.target(ClipRandom([3, 4])).through(gradient)
             if gradient == "query":
                 found.append(target.ask(x).logits)

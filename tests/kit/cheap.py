@@ -41,7 +41,7 @@ SIZES = {
     "rectangle": 4,
     "border": 1,
     "pixels": 6,
-    "framing": 1,
+    "framing": 2,
     "mult-linf": 0.4,
     "mult-l2": 2.0,
 }

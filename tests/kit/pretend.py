@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_iter, tree_map
 
 DEVICE = torch.device("cuda:0")
 _OURS = "bench."
@@ -193,19 +192,34 @@ class OnDevice(Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        tensors = [t for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)]
+        tensors = list(_tensors((*args, *kwargs.values())))
         _refuse(func, args, kwargs, tensors)
         _count(func, args, kwargs)
         given = {id(_held(t)): t for t in tensors}
         with torch._C.DisableTorchFunction():
-            found = func(*tree_map(_held, args), **tree_map(_held, kwargs))
+            found = func(*_each(_held, args), **{name: _each(_held, value) for name, value in kwargs.items()})
 
         def wrapped(value: Any) -> Any:
             if not isinstance(value, Tensor) or value.device.type == "meta":  # by which PyTorch finds out shapes
                 return value
             return given[id(value)] if func._schema.is_mutable and id(value) in given else OnDevice(value)
 
-        return tree_map(wrapped, found)
+        return _each(wrapped, found)
+
+
+def _each(function: Callable[[Any], Any], value: Any) -> Any:
+    """A function of everything in lists and tuples, which is all that holds the tensors of an operation."""
+    if isinstance(value, list | tuple):
+        return type(value)([_each(function, inner) for inner in value])
+    return function(value)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _tensors(inner)
 
 
 def _held(value: Any) -> Any:
@@ -363,7 +377,7 @@ def _made(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     """A new tensor on a named device."""
     device = torch.device(kwargs["device"])
     if device.type == "cpu":
-        return run(func, tree_map(_held, args), tree_map(_held, kwargs))
+        return run(func, _each(_held, args), kwargs)
     if kwargs.get("generator") is not None:
         raise DeviceMix("Expected a 'cuda' device type for generator but found 'cpu'")
     if func in _MADE_OF_DATA:
