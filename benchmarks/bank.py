@@ -1,0 +1,94 @@
+"""Bytes and seconds that an adversarial clip takes in the bank, by attack and norm.
+
+Run: ``python benchmarks/bank.py``, on embedded clips under the attacks of their classifier. ``--frames FOLDER`` takes
+clips of 32 frames of 224 x 224 pixels from folders of frames as ``ucf101`` reads them, and climbs a small network of
+random weights, for want of one that is trained and as quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bench import Budget, ClipRandom, Spec, Target
+from bench.registry import ATTACKS, DATASETS
+from bench.run.coding import decode, encode
+from bench.weights.zoo import build_classifier, zoo_file
+
+ATTACKED = (
+    ("noise", Budget("linf", 4 / 255)),
+    ("fgsm", Budget("linf", 4 / 255)),
+    ("pgd", Budget("linf", 4 / 255, steps=10)),
+    ("pgd", Budget("linf", 8 / 255, steps=10)),
+    ("pgd(protocol='videopure')", Budget("linf", 4 / 255, steps=10)),
+    ("apgd", Budget("linf", 4 / 255, steps=10)),
+    ("square", Budget("linf", 4 / 255, steps=20)),
+    ("pgd", Budget("l2", 2.0, steps=10)),
+    ("one_frame", Budget("one-frame", 8 / 255, steps=10)),
+    ("roa", Budget("rectangle", 16, steps=10)),
+)
+
+
+def small_network() -> nn.Module:
+    """A network of random weights that takes clips of any size."""
+    torch.manual_seed(0)
+    layers = (nn.Conv3d(3, 8, (3, 7, 7), (2, 4, 4)), nn.ReLU(), nn.Conv3d(8, 16, 3, 2), nn.ReLU())
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(4), nn.Flatten(), nn.Linear(16 * 64, 101)).eval()
+
+
+def real_clips(folder: Path, count: int) -> tuple[nn.Module, list[str], Tensor, Tensor]:
+    data = DATASETS.create({"name": "ucf101", "root": folder, "frames": 32})
+    refs = data.refs()[:count]
+    clips = torch.stack([data.load(ref) for ref in refs])
+    model = small_network()
+    return model, [r.id for r in refs], clips, model(clips).argmax(1).detach()
+
+
+def embedded_clips(count: int) -> tuple[nn.Module, list[str], Tensor, Tensor]:
+    data = DATASETS.create({"name": "actions12"})
+    refs = data.refs()[:count]
+    labels = torch.tensor([r.label for r in refs])
+    clips = torch.stack([data.load(ref) for ref in refs])
+    return build_classifier(Spec("nl_tiny"), zoo_file("nl_tiny", "actions12")), [r.id for r in refs], clips, labels
+
+
+def row(clean: Tensor, adversarial: Tensor) -> tuple[float, float, float]:
+    """Bytes and seconds to encode and to decode, a clip; and what comes back is what went in."""
+    begun = time.perf_counter()
+    coded = [encode(c, a) for c, a in zip(clean, adversarial, strict=True)]
+    between = time.perf_counter()
+    back = [decode(code, c) for code, c in zip(coded, clean, strict=True)]
+    ended = time.perf_counter()
+    assert all(torch.equal(b.view(torch.int32), a.view(torch.int32)) for b, a in zip(back, adversarial, strict=True))
+    return sum(map(len, coded)) / len(coded), (between - begun) / len(coded), (ended - between) / len(coded)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--frames", type=Path, help="folder of folders of frames")
+    parser.add_argument("--attacks", nargs="+", help="only these, as above")
+    chosen = parser.parse_args(arguments)
+    model, ids, clips, labels = (
+        real_clips(chosen.frames, chosen.clips) if chosen.frames else embedded_clips(chosen.clips)
+    )
+    raw = 4 * clips[0].numel()
+    print(f"{len(ids)} clips of shape {tuple(clips.shape[1:])}, {raw} bytes each as float32", flush=True)
+    print(f"{'attack':<28} {'budget':<28} {'bytes':>9} {'ratio':>6} {'encode s':>9} {'decode s':>9}", flush=True)
+    for text, budget in ATTACKED:
+        spec = Spec.parse(text)
+        if chosen.attacks and spec.name not in chosen.attacks:
+            continue
+        rng = ClipRandom.for_clips(ids, "bank", text)
+        found = ATTACKS.create(spec)(Target.of(model, len(ids)), clips, labels, budget, rng).clips.detach()
+        size, there, back = row(clips, found)
+        print(f"{text:<28} {budget!s:<28} {size:>9.0f} {raw / size:>6.1f} {there:>9.4f} {back:>9.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
