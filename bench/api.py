@@ -41,6 +41,7 @@ from bench.report.tables import Table, TableOptions, make_tables
 from bench.run.crew import Crew
 from bench.run.engine import LocalEngine, pick_device
 from bench.run.export import collect, export
+from bench.run.loading import CACHE_GB, Frames
 from bench.run.runner import CONTROL_CLIPS, Keep, Progress, Runner
 from bench.run.store import Store
 from bench.threat.budgets import Budget
@@ -80,6 +81,7 @@ def run_plan(
     progress: Progress | None = None,
     crew: Crew | None = None,
     keep: Keep = "all",
+    cache: float = CACHE_GB,
 ) -> GridRun:
     """Brings every cell of a plan up to date and makes its tables. What is stored already is not computed again.
 
@@ -94,6 +96,7 @@ def run_plan(
         crew: works on the batches in place of this process; it was given this plan.
         keep: the adversarial clips that stay in the store: ``all``, ``shared`` (those that serve every defence) or
             ``none``.
+        cache: gigabytes of decoded clips that are kept beside them, or in the folder that ``BENCH_CACHE`` names.
 
     Raises:
         BenchError: a setting turns out to be impossible, the reported figures of the grid do not exist, its audit is
@@ -115,6 +118,7 @@ def run_plan(
             fail_fast=fail_fast,
             progress=progress,
             keep=keep,
+            frames=Frames.beside(store_folder, cache),
         )
         runner.run()
         removed: list[str] = []
@@ -417,7 +421,7 @@ def evaluate(
     torch_device = pick_device(device)
     with _as_it_was(model), tempfile.TemporaryDirectory(prefix="bench-") as folder:
         plan = question.plan(model, dataset)
-        measured = run_plan(plan, Path(folder), device=torch_device, batch_size=batch_size, keep="shared")
+        measured = run_plan(plan, Path(folder), device=torch_device, batch_size=batch_size, keep="shared", cache=0.0)
         refused = [skipped for skipped in plan.skipped if skipped.defense == question.defense.label]
         if refused:
             raise BenchError(refused[0].reason)

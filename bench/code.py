@@ -77,6 +77,7 @@ SILENT = (
     "bench.run.guard",
     "bench.run.kept",
     "bench.run.leases",
+    "bench.run.loading",
     "bench.run.store",
     "bench.training",
     "bench.weights",

@@ -33,6 +33,7 @@ JUDGING = (
     "bench.run.store",
     "bench.run.bank",
     "bench.run.coding",
+    "bench.run.loading",
     "bench.run.control",
     "bench.run.guard",
     "bench.run.export",

@@ -102,6 +102,9 @@ def run(
     keep: Annotated[
         str, typer.Option(help="Adversarial clips that stay in the store: all, shared (by all defences) or none.")
     ] = "all",
+    cache: Annotated[
+        float, typer.Option(help="Gigabytes of decoded clips to keep, so that a video is decoded once.", min=0)
+    ] = 20.0,
     dry_run: Annotated[bool, typer.Option(help="Print the plan, and what it costs, and stop.")] = False,
     card: Annotated[str, typer.Option(help="Of --dry-run: the graphics card whose hours are named.")] = "h200",
 ) -> None:
@@ -139,7 +142,9 @@ def run(
             asking = Asking(torch_device, store_folder, watch, keep=not dry_run)
             plan = make_plan(chosen, data_root=data_root, checkpoint=checkpoint, asking=asking)
             if crew is not None:
-                crew.give(Recipe.of(chosen, store_folder, data_root, checkpoint, fail_fast=fail_fast), plan)
+                crew.give(
+                    Recipe.of(chosen, store_folder, data_root, checkpoint, fail_fast=fail_fast, cache=cache), plan
+                )
         warn_broken()
         if plan.note:
             err.print(plan.note, markup=False, soft_wrap=True)
@@ -160,6 +165,7 @@ def run(
                 progress=progress,
                 crew=crew,
                 keep=kept,
+                cache=cache,
             )
     if crew is not None and crew.deaths:
         who = "a worker" if crew.deaths == 1 else f"{crew.deaths} workers"

@@ -27,6 +27,7 @@ from bench.plan.expand import make_plan
 from bench.plan.select import Asking
 from bench.run.crew import Report
 from bench.run.engine import LocalEngine, keep_freed_memory
+from bench.run.loading import Frames
 from bench.run.work import Part, Task, Worker
 
 
@@ -39,6 +40,8 @@ class Recipe:
         data_root, checkpoint: as for :func:`bench.plan.expand.make_plan`.
         selected: answers of classifiers that select clips, by the names of their files: no worker asks again.
         fail_fast: stop at the first clip with which a component fails.
+        frames: the store's folder, beside which decoded clips are kept on whatever machine the worker is.
+        cache: gigabytes of them.
     """
 
     grid: Grid
@@ -46,15 +49,24 @@ class Recipe:
     checkpoint: Path | None = None
     selected: Mapping[str, str] = field(default_factory=dict)
     fail_fast: bool = False
+    frames: Path | None = None
+    cache: float = 0.0
 
     @classmethod
     def of(
-        cls, grid: Grid, store: Path, data_root: Path | None, checkpoint: Path | None, *, fail_fast: bool = False
+        cls,
+        grid: Grid,
+        store: Path,
+        data_root: Path | None,
+        checkpoint: Path | None,
+        *,
+        fail_fast: bool = False,
+        cache: float = 0.0,
     ) -> Recipe:
         """The recipe of a plan that was made with that store."""
         files = sorted((store / "selected").glob("*.json"))
         selected = {file.name: file.read_text(encoding="utf-8") for file in files}
-        return cls(grid, _absolute(data_root), _absolute(checkpoint), selected, fail_fast)
+        return cls(grid, _absolute(data_root), _absolute(checkpoint), selected, fail_fast, _absolute(store), cache)
 
     def plan(self, device: torch.device) -> Plan:
         """Makes the plan."""
@@ -89,7 +101,8 @@ class Hands:
             plan = recipe.plan(self._device)
         except BenchError as error:
             return _plain(error)
-        self._worker = Worker(plan, LocalEngine(self._device), fail_fast=recipe.fail_fast)
+        frames = Frames.beside(recipe.frames, recipe.cache) if recipe.frames is not None else None
+        self._worker = Worker(plan, LocalEngine(self._device), fail_fast=recipe.fail_fast, frames=frames)
         name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
         return [c.id for c in plan.cells], [r.id for r in plan.refs], name
 
@@ -171,6 +184,9 @@ class RayCrew:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+    def rest(self) -> None:
+        """Workers do nothing ahead."""
 
     def close(self) -> None:
         """Ends the workers, and the cluster that was started for them."""

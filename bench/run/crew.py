@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from bench.errors import BenchError
 from bench.plan.cells import Plan
 from bench.run.engine import LocalEngine
+from bench.run.loading import Frames
 from bench.run.work import Part, Task, Worker
 
 
@@ -52,18 +53,26 @@ class Crew(Protocol):
     def reports(self, seconds: float | None) -> Iterator[Report]:
         """What there is to tell, once there is anything or after so many seconds."""
 
+    def rest(self) -> None:
+        """Ends what is done ahead in the background; more can be asked for afterwards."""
+
 
 class ThisProcess:
     """This process: does one task after the other, each when it is asked what there is to tell."""
 
-    def __init__(self, plan: Plan, engine: LocalEngine, *, fail_fast: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, engine: LocalEngine, *, fail_fast: bool = False, frames: Frames | None = None
+    ) -> None:
         self.device = engine.device.type
         self.name = str(engine.device)
-        self._worker = Worker(plan, engine, fail_fast=fail_fast)
+        self._worker = Worker(plan, engine, fail_fast=fail_fast, frames=frames, in_order=True)
         self._task: Task | None = None
 
     def ask(self, what: Literal["check", "batch_size"], argument: Any) -> Any:
         return getattr(self._worker, what)(argument)
+
+    def rest(self) -> None:
+        self._worker.close()
 
     def free(self) -> bool:
         return self._task is None

@@ -22,6 +22,7 @@ from bench.run.control import compare
 from bench.run.crew import Crew, Report, ThisProcess
 from bench.run.engine import LocalEngine
 from bench.run.leases import Leases
+from bench.run.loading import Frames
 from bench.run.schedule import Board, Job, Known, cell_weight, spares, weight_of
 from bench.run.store import Coded, LostClips, Store, Use
 from bench.run.work import Part, Task
@@ -73,6 +74,8 @@ class Runner:
             :class:`bench.records.outcome.Control`; 0 for none.
         fail_fast: stop at the first clip with which a component fails, in place of charging it. A crew was told before.
         keep: the adversarial clips that stay.
+        frames: where decoded clips are kept, so that each is decoded once; in memory alone if not given. A crew has its
+            own.
 
     Attributes:
         computed: outcomes that this run has stored.
@@ -90,6 +93,7 @@ class Runner:
         fail_fast: bool = False,
         progress: Progress | None = None,
         keep: Keep = "all",
+        frames: Frames | None = None,
     ) -> None:
         if keep not in get_args(Keep):
             raise BenchError(f"--keep must be all, shared or none, not {keep!r}.")
@@ -99,7 +103,9 @@ class Runner:
         self.progress: Progress = progress or Silent()
         self.computed = 0
         self._crew: Crew
-        self._crew = ThisProcess(plan, engine, fail_fast=fail_fast) if isinstance(engine, LocalEngine) else engine
+        self._crew = (
+            ThisProcess(plan, engine, fail_fast=fail_fast, frames=frames) if isinstance(engine, LocalEngine) else engine
+        )
         self._asked_size, self._keep_clips = batch_size, keep
         self._retry, self._control_clips = retry, control
         self._refs = {r.id: r for r in plan.refs}
@@ -128,10 +134,13 @@ class Runner:
             self._crew.ask("check", list(dict.fromkeys(job.cell.model.label for job in cells)))
         self.progress.begin(sum(job.weight * job.clips for job in jobs), sum(job.clips for job in cells), len(cells))
         self.store.add_uses(_use(self.plan, c, c.unit) for c in self.plan.cells if c.unit)
-        with Leases(self.store) as self._leases:
-            self._drive(jobs)
-            refused = self._leave_out(cells)
-            self._drive(self._controls())
+        try:
+            with Leases(self.store) as self._leases:
+                self._drive(jobs)
+                refused = self._leave_out(cells)
+                self._drive(self._controls())
+        finally:
+            self._crew.rest()
         for unit in self.plan.units if self._keep_clips == "none" else ():
             self.store.drop_clips(unit.id)
         left = {c.attack_label for c in self.plan.cells}

@@ -6,7 +6,6 @@ made the same plan for itself. So every engine does the same work in the same wa
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,9 +21,11 @@ from bench.errors import BenchError, Impossible
 from bench.faults import Failure, MachineFault, charge_no_machine
 from bench.origins import check_origins
 from bench.plan.cells import Cell, ClipsUnit, Plan
+from bench.records.identity import digest
 from bench.records.outcome import Flaw, Outcome
 from bench.run.engine import LocalEngine
 from bench.run.guard import Guard
+from bench.run.loading import Frames, Loader
 from bench.run.store import Adversarial, Coded, LostClips
 from bench.weights.files import fingerprint
 
@@ -33,8 +34,6 @@ Kind = Literal["make", "run", "control"]
 
 # Steps of the zero-budget control: enough to notice a pipeline that changes while it is asked.
 _CONTROL_STEPS = 2
-# Clean clips kept in memory between cells.
-_CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +94,26 @@ class Worker:
 
     Args:
         fail_fast: stop at the first clip with which a component fails, in place of charging it.
+        frames: where decoded clips are kept, so that each is decoded once; in memory alone if not given.
+        in_order: whether batches come in the order of the plan's clips, as where there are no other workers: then the
+            next ones are loaded while one is worked on.
     """
 
-    def __init__(self, plan: Plan, engine: LocalEngine, *, fail_fast: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        engine: LocalEngine,
+        *,
+        fail_fast: bool = False,
+        frames: Frames | None = None,
+        in_order: bool = False,
+    ) -> None:
         self.plan, self.engine, self._fail_fast = plan, engine, fail_fast
         self._cells = {c.id: c for c in plan.cells}
         self._refs = {r.id: r for r in plan.refs}
-        self._cache: OrderedDict[str, Tensor] = OrderedDict()
-        self._cached_bytes = 0
+        self._in_order = in_order
+        identities = [cell.dataset.identity.model_dump() for cell in plan.cells[:1]]
+        self._loader = Loader(plan.dataset, digest(identities), frames)
         self._limits: dict[tuple[Kind, str], int] = {}  # clips that the memory has room for, as far as is known
         self._at: tuple[Kind, str] = ("run", "")  # what was worked on last
         self._guard: Guard | None = None
@@ -155,6 +166,8 @@ class Worker:
             self._at = at
             self._guard.begin([suspect.network] if suspect.network is not None else [])
         self._limits.setdefault(at, task.size)
+        if self._in_order and task.clips:
+            self._look_ahead(task.clips[-1])
         for batch in self._split([self._refs[i] for i in task.clips]):
             yield from self._attempt(batch, work, suspect)
 
@@ -309,20 +322,20 @@ class Worker:
         clips = (self._try_load(ref) for ref in self.plan.refs)
         return next((clip for clip in clips if isinstance(clip, Tensor)), None)
 
-    def _load(self, ref: ClipRef) -> Tensor:
-        if ref.id not in self._cache:
-            clip = self.plan.dataset.load(ref)
-            self._cache[ref.id] = clip
-            self._cached_bytes += clip.numel() * clip.element_size()
-            while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
-                _, old = self._cache.popitem(last=False)
-                self._cached_bytes -= old.numel() * old.element_size()
-        return self._cache[ref.id]
+    def _look_ahead(self, last: str) -> None:
+        """Has the clips loaded that come after one: the rest of the plan's, and then its first again."""
+        ids = list(self._refs)
+        after = ids.index(last) + 1
+        self._loader.expect(self._refs[i] for i in (*ids[after:], *ids[: after - 1]))
+
+    def close(self) -> None:
+        """Ends what is done in the background."""
+        self._loader.close()
 
     def _try_load(self, ref: ClipRef) -> Tensor | Flaw:
         """A clip, or why there is none."""
         try:
-            return self._load(ref)
+            return self._loader.load(ref)
         except MissingClip as error:
             root = getattr(self.plan.dataset, "root", None)
             if root is not None and not Path(root).exists():  # a drive that is gone, and not this clip

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from bench import Budget, ClipRandom, DefendedClassifier, RobustModel
 from bench.registry import ATTACKS, DEFENSES
 
-
 LOOP = "its loop reads answers and makes lists of places that could stay on the device"
 CLASSES = "a step is one towards each of four classes"
 ROUNDS = "a step is a round of five queries"

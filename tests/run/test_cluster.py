@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,14 @@ import pytest
 from kit.commands import Answer
 from kit.together import NOTES, PROCESSES, by_process, notes
 
+from bench import BenchError
+from bench.faults import MachineFault
 from bench.grids.grid import read_grid
+from bench.plan.cells import Plan
 from bench.plan.expand import make_plan
 from bench.records.outcome import Outcome
+from bench.run.cluster import RayCrew, Recipe, _shares
+from bench.run.runner import Runner
 from bench.run.store import Store
 
 Write = Callable[..., Path]
