@@ -39,7 +39,7 @@ from bench.report.render import heading, render
 from bench.report.reported import Reported, shipped_folder
 from bench.report.tables import Table, TableOptions, make_tables
 from bench.run.crew import Crew
-from bench.run.engine import LocalEngine, pick_device
+from bench.run.engine import LocalEngine, hardware, pick_device
 from bench.run.export import collect, export
 from bench.run.loading import CACHE_GB, Frames
 from bench.run.runner import CONTROL_CLIPS, Keep, Progress, Runner
@@ -126,7 +126,7 @@ def run_plan(
             results = collect(plan, store)
         else:
             results, removed = export(
-                plan, store, results_folder, crew.name if crew else str(device), ran=runner.computed > 0
+                plan, store, results_folder, crew.name if crew else hardware(device), ran=runner.computed > 0
             )
     finally:
         store.close()

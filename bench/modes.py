@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["fp32", "tf32", "bf16"]
+"""In which numbers networks compute: ``float32``; ``float32`` whose products are rounded to TensorFloat-32 (10 bits of
+mantissa) where the device can; or ``bfloat16`` by PyTorch's automatic mixed precision."""
 
 
 @contextmanager
@@ -17,3 +27,42 @@ def float32_by_default() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def check_precision(precision: str, device: str | None = None) -> None:
+    """Raises :class:`BenchError` if there is no such precision, or not on a kind of device, ``cpu`` or ``cuda``."""
+    if precision not in get_args(Precision):
+        raise BenchError(f"Unknown precision {precision!r}: choose fp32, tf32 or bf16.")
+    if precision == "tf32" and device == "cpu":
+        raise BenchError("tf32 is a way of NVIDIA GPUs to multiply: on a CPU choose fp32 or bf16.")
+
+
+@contextmanager
+def computing(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Networks compute in that precision inside; tensors that are made stay ``float32``.
+
+    In ``fp32`` nothing is rounded to TensorFloat-32, which PyTorch does in convolutions unless it is told not to, and
+    automatic mixed precision that the caller may have set is off.
+    """
+    import torch
+
+    kind = "tf32" if precision == "tf32" else "ieee"
+    settings = [(owner, name, getattr(owner, name)) for owner, name in _products()]
+    try:
+        for owner, name, before in settings:
+            setattr(owner, name, kind if isinstance(before, str) else kind == "tf32")
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        for owner, name, before in settings:
+            setattr(owner, name, before)
+
+
+def _products() -> list[tuple[Any, str]]:
+    """What says how CUDA multiplies ``float32``: since PyTorch 2.9 a word for each kind of operation, a flag before."""
+    from torch import backends
+
+    found = []
+    for owner in (backends.cuda.matmul, getattr(backends.cudnn, "conv", backends.cudnn)):
+        found.append((owner, "fp32_precision" if hasattr(owner, "fp32_precision") else "allow_tf32"))
+    return found

@@ -96,6 +96,10 @@ def run(
         typer.Option("--fail-fast", help="Stop at the first clip with which a component fails; it is not charged."),
     ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Print each failure's whole traceback.")] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of networks under attack: fp32, tf32 or bf16; the judge's compute in fp32, whatever it is."),
+    ] = None,
     engine: EngineName = "local",
     workers: Workers = None,
     address: Address = None,
@@ -124,6 +128,7 @@ def run(
         clips=clips,
         steps=steps,
         seed=seed,
+        precision=precision,
     )
     store_folder = results / ".store"
     with ExitStack() as stack:

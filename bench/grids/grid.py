@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from bench.errors import BenchError, nearest, short
 from bench.files import slug
 from bench.grids.strict import read_yaml
+from bench.modes import Precision, check_precision
 from bench.records.description import AcrossSection, ReportedSection
 from bench.records.identity import Gradient
 from bench.registry import Spec
@@ -223,6 +224,8 @@ class Grid(_Section):
         title, summary: for people.
         dataset, models, defenses, budgets, attacks: what is crossed.
         seed: of every random choice.
+        precision: in which numbers networks compute under attack, see :data:`bench.modes.Precision`; the judge's always
+            compute in ``fp32``.
         queries: how often a randomised defence is asked about each clip; its accuracy is the average.
         oracles: rows composed of others, ``{label: {attack: defence}}``: what a defence would do that was told the
             attack. None of them is a defence.
@@ -245,6 +248,7 @@ class Grid(_Section):
     budgets: list[dict[str, Any]] = Field(default=[{}], min_length=1)
     attacks: list[Any] = Field(min_length=1)
     seed: int = Field(default=0, strict=True)
+    precision: Precision = "fp32"
     queries: int = Field(default=10, ge=1, strict=True)
     oracles: dict[str, dict[str, str]] = {}
     counts_clean: bool = Field(default=False, strict=True)
@@ -481,13 +485,14 @@ def override(
     clips: int | None = None,
     steps: int | None = None,
     seed: int | None = None,
+    precision: str | None = None,
 ) -> Grid:
     """A grid with some of its parts replaced from the command line.
 
     Defences are *added* to the undefended row rather than put in place of it: a defence cannot be read
     without its baseline. Other defences, attacks and classifiers are rows, columns and tables of the same grid;
-    other clips, steps or seeds make it another measurement, with a name and a results folder of its own, so that
-    a quick look never overwrites the full one.
+    other clips, steps, seeds or precisions make it another measurement, with a name and a results folder of its own, so
+    that a quick look never overwrites the full one.
     """
     changes: dict[str, Any] = {}
     if models:
@@ -511,7 +516,11 @@ def override(
         changes["budgets"] = [{**b, "steps": steps} for b in grid.budgets]
     if seed is not None:
         changes["seed"] = seed
-    other = {"clips": clips, "steps": steps, "seed": seed}
+    if precision is not None:
+        check_precision(precision)
+        changes["precision"] = precision
+    same = precision is None or precision == grid.precision
+    other = {"clips": clips, "steps": steps, "seed": seed, "precision": None if same else precision}
     tags = [f"{key}{value}" for key, value in other.items() if value is not None]
     if tags:
         words = ", ".join(f"{key} {value}" for key, value in other.items() if value is not None)

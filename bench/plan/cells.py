@@ -17,6 +17,7 @@ from bench.defense.base import Defense
 from bench.defense.defended import DefendedClassifier
 from bench.defense.nature import Nature
 from bench.grids.grid import Grid
+from bench.modes import Precision
 from bench.records.description import Skipped
 from bench.records.identity import BudgetIdentity, CellIdentity, ComponentIdentity, Gradient, Knowledge, digest
 from bench.threat.budgets import Budget
@@ -58,6 +59,7 @@ class ClipsUnit:
         model: ``None`` if the attack never looks at one.
         defense: ``None`` for the bare classifier (gray-box), else what the attacker differentiates.
         gradient: how.
+        precision: in which numbers networks compute while they are attacked.
         defended: the module under attack; ``None`` if the attack never looks at one.
     """
 
@@ -68,6 +70,7 @@ class ClipsUnit:
     seed: int
     defense: Component[Defense] | None = None
     gradient: Gradient = "none"
+    precision: Precision = "fp32"
     defended: DefendedClassifier | None = field(default=None, compare=False, repr=False)
 
     @cached_property
@@ -83,6 +86,7 @@ class ClipsUnit:
                 "defense": self.defense.identity.model_dump() if self.defense else None,
                 "gradient": self.gradient,
                 "seed": self.seed,
+                **({} if self.precision == "fp32" else {"precision": self.precision}),
             }
         )
 
@@ -160,6 +164,7 @@ class Cell:
             seed=self.seed,
             queries=self.queries if self.defended.stochastic else None,
             vote=self.defended.purifier.vote if self.defended.purifier is not None else "plurality",
+            precision=self.unit.precision if self.unit else "fp32",
         )
 
     @property

@@ -167,6 +167,7 @@ def _add_transfer(plan: Plan, parts: Parts, row: _Row, column: _Column, source: 
         attack=column.attack,
         budget=column.budget,
         seed=plan.grid.seed,
+        precision=plan.grid.precision,
         defended=source.defended.with_gradient("exact"),
     )
     plan.cells.append(_cell(plan, parts, row, column.section.label, "black-box", unit=unit, threat=column.threat))
@@ -189,6 +190,7 @@ def _add_against(plan: Plan, parts: Parts, row: _Row, column: _Column, against: 
         attack=arm(column.attack, against.defense.instance, against.defended.classifier, column.budget),
         budget=column.budget,
         seed=plan.grid.seed,
+        precision=plan.grid.precision,
         defense=against.defense,
         gradient=gradient,
         defended=defended,
@@ -218,6 +220,7 @@ def _add_cell(plan: Plan, parts: Parts, row: _Row, column: _Column, bare: _Row) 
         attack=component,
         budget=column.budget,
         seed=plan.grid.seed,
+        precision=plan.grid.precision if attack.uses_model else "fp32",
         defense=row.defense if through else None,
         gradient=gradient if through else "none",
         defended=defended if attack.uses_model else None,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bench.data.base import ClipRef, Dataset, MissingClip
 from bench.defense.nature import PLAIN, Nature, drawing_from
 from bench.errors import BenchError
+from bench.modes import computing
 
 # Logits of unit length that differ by more than this are different answers (AutoAttack's threshold).
 _SAME = 1e-4
@@ -26,7 +27,7 @@ def ask(network: nn.Module, clips: Tensor, device: torch.device, seed: int = 0) 
     Args:
         seed: of the global random generators, from which a network may draw.
     """
-    with drawing_from(seed):
+    with drawing_from(seed), computing("fp32", device):
         return network.to(device)(clips.clone().to(device))
 
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from bench.modes import Precision
+
 Knowledge = Literal["clean", "noise", "universal", "black-box", "gray-box", "adaptive"]
 """What the attacker knows: nothing, and attacks nothing; nothing; what was learned once on other clips; another
 classifier; this classifier; everything."""
@@ -91,6 +93,7 @@ class CellIdentity(_Frozen):
         against: the defence against which the clips are made, if it is another than the one that meets them.
         queries: how often a randomised defence is asked about each clip; ``None`` of a deterministic one.
         vote: how candidates decide, see :attr:`bench.defense.base.Purifier.vote`.
+        precision: in which numbers networks compute under attack, see :data:`bench.modes.Precision`.
     """
 
     engine: str
@@ -106,6 +109,7 @@ class CellIdentity(_Frozen):
     seed: int
     queries: int | None = None
     vote: Literal["plurality", "mean"] = "plurality"
+    precision: Precision = "fp32"
 
     @property
     def id(self) -> str:

@@ -26,7 +26,7 @@ from bench.plan.cells import Plan
 from bench.plan.expand import make_plan
 from bench.plan.select import Asking
 from bench.run.crew import Report
-from bench.run.engine import LocalEngine, keep_freed_memory
+from bench.run.engine import LocalEngine, hardware, keep_freed_memory
 from bench.run.loading import Frames
 from bench.run.work import Part, Task, Worker
 
@@ -103,7 +103,7 @@ class Hands:
             return _plain(error)
         frames = Frames.beside(recipe.frames, recipe.cache) if recipe.frames is not None else None
         self._worker = Worker(plan, LocalEngine(self._device), fail_fast=recipe.fail_fast, frames=frames)
-        name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
+        name = hardware(self._device)
         return [c.id for c in plan.cells], [r.id for r in plan.refs], name
 
     def ask(self, what: Literal["check", "batch_size"], argument: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from bench.errors import BenchError
 from bench.plan.cells import Plan
-from bench.run.engine import LocalEngine
+from bench.run.engine import LocalEngine, hardware
 from bench.run.loading import Frames
 from bench.run.work import Part, Task, Worker
 
@@ -64,7 +64,7 @@ class ThisProcess:
         self, plan: Plan, engine: LocalEngine, *, fail_fast: bool = False, frames: Frames | None = None
     ) -> None:
         self.device = engine.device.type
-        self.name = str(engine.device)
+        self.name = hardware(engine.device)
         self._worker = Worker(plan, engine, fail_fast=fail_fast, frames=frames, in_order=True)
         self._task: Task | None = None
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +16,11 @@ from bench.attack.target import Target
 from bench.data.base import ClipRef
 from bench.defense.defended import UNASKED, DefendedClassifier
 from bench.errors import BenchError
+from bench.modes import computing
 from bench.plan.cells import Cell, ClipsUnit
 from bench.plan.probe import check
 from bench.records.outcome import Outcome
-from bench.run.judge import distances, violation
+from bench.run.judge import Distances, all_distances, violation
 from bench.run.store import Adversarial
 from bench.seeds import ClipRandom
 
@@ -39,6 +42,13 @@ def pick_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise BenchError("Device cuda was asked for, but PyTorch finds no GPU: use --device cpu.")
     return torch.device(name)
+
+
+def hardware(device: torch.device) -> str:
+    """What a device is called, and how much memory it has: ``cpu``, or ``NVIDIA H200 (139 GiB)``."""
+    if device.type == "cpu":
+        return "cpu"
+    return f"{torch.cuda.get_device_name(device)} ({torch.cuda.mem_get_info(device)[1] / 2**30:.0f} GiB)"
 
 
 def keep_freed_memory() -> None:
@@ -69,23 +79,29 @@ class LocalEngine:
         """:func:`bench.plan.probe.check` on this device."""
         check(classifier, label, clip, self.device, needed, classes)
 
-    def batch_size(self, defended: DefendedClassifier, clip: Tensor) -> int:
-        """A batch size for ``--batch-size auto``.
+    def batch_size(self, cell: Cell, clip: Tensor) -> int:
+        """A batch size for ``--batch-size auto``, of the clips of a cell.
 
-        On a CPU it follows from the clip's size; on a GPU one clip is run forward and, where there is a gradient,
-        backward, and the batch fills 60 % of the free memory.
+        On a CPU it follows from the clip's size. On a GPU one clip is attacked and judged with the fewest steps that
+        the budget allows, so that all that the attack shows the networks at once is in memory together (draws, shifted
+        copies, candidates that vote), and the batch fills 60 % of what is free.
         """
         if self.device.type == "cpu":
             return max(1, min(_MOST_CLIPS, _CPU_BATCH_VALUES // clip.numel()))
+        unit = cell.unit
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
-        x = clip[None].to(self.device).requires_grad_(True)
-        logits = defended.to(self.device)(x, ClipRandom([0]))
-        if logits.requires_grad:
-            torch.autograd.grad(logits.sum(), x)
-        del logits
+        ref = [ClipRef("the clip by which the batch size is chosen", 0)]
+        adversarial: Adversarial | None = None
+        if unit is not None:
+            short = replace(unit, budget=replace(unit.budget, steps=1, restarts=1))
+            light = replace(short, attack=replace(unit.attack, instance=unit.attack.instance.lighter()))
+            adversarial = self.attack(light, ref, clip[None], [False])
+        self.judge(replace(cell, queries=1), ref, clip[None], adversarial)
         used = max(1, torch.cuda.max_memory_allocated(self.device) - before)
-        free, _ = torch.cuda.mem_get_info(self.device)
+        # What this process has cached and does not use is free, too.
+        spare = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        free = torch.cuda.mem_get_info(self.device)[0] + spare
         return max(1, min(_MOST_CLIPS, int(0.6 * free / used)))
 
     def attack(self, unit: ClipsUnit, refs: Sequence[ClipRef], clips: Tensor, skip: Sequence[bool]) -> Adversarial:
@@ -110,13 +126,14 @@ class LocalEngine:
             ids = [refs[i].id for i in rows]
             defense_rng = ClipRandom.for_clips(ids, "defense under attack", unit.defense_stream)
             target = self._target(unit.defended, defense_rng, unit.shared)
-            result = attack(
-                target,
-                clips[rows].to(self.device),
-                torch.tensor([refs[i].label for i in rows], device=self.device),
-                unit.budget,
-                ClipRandom.for_clips(ids, "attack", unit.attack_stream),
-            )
+            with computing(unit.precision, self.device):
+                result = attack(
+                    target,
+                    clips[rows].to(self.device),
+                    torch.tensor([refs[i].label for i in rows], device=self.device),
+                    unit.budget,
+                    ClipRandom.for_clips(ids, "attack", unit.attack_stream),
+                )
             returned = result.clips.detach().cpu()
             if returned.shape == clips[rows].shape:
                 adversarial.clips[rows] = returned.to(adversarial.clips.dtype)
@@ -143,33 +160,35 @@ class LocalEngine:
         adversarial: Adversarial | None,
     ) -> list[Outcome]:
         """Checks the budget of every clip, then asks the defended classifier on a fresh pass, a randomised one several
-        times.
+        times; in ``float32``, whatever precision the attack had.
 
         Args:
             clips: the clean clips.
             adversarial: what the attack made; ``None`` in a clean cell.
         """
         shown = clips if adversarial is None else adversarial.clips
-        wrong = [violation(clips[i], shown[i], cell.budget) for i in range(len(refs))]
+        sizes = self._sizes(clips, shown)
+        wrong = [violation(clips[i], shown[i], cell.budget, sizes[i]) for i in range(len(refs))]
         # Clips that broke the rules are not worth a pass, and may not even have the right shape.
         asked = torch.stack([clips[i] if wrong[i] else shown[i] for i in range(len(refs))])
         ids = [r.id for r in refs]
         asked, defended = asked.to(self.device), cell.defended.to(self.device)
         begun = time.perf_counter()
-        decision = defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.judge_stream))
-        finite, draws = decision.finite, [decision.prediction]
-        for query in range(1, cell.queries):  # of these only the answers are kept: purified clips are large
-            again = defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.judge_stream, query))
-            finite = finite & again.finite
-            draws.append(again.prediction)
-        seconds = (time.perf_counter() - begun) / len(refs)
-        measured = defended.measure(asked, decision.purified)
+        with computing("fp32", self.device):
+            decision = defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.judge_stream))
+            finite, draws = decision.finite, [decision.prediction]
+            for query in range(1, cell.queries):  # of these only the answers are kept: purified clips are large
+                again = defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.judge_stream, query))
+                finite = finite & again.finite
+                draws.append(again.prediction)
+            seconds = (time.perf_counter() - begun) / len(refs)
+            measured = defended.measure(asked, decision.purified)
         outcomes = []
         for i, ref in enumerate(refs):
             outcome = Outcome(clip=ref.id, label=ref.label)
             if adversarial is not None:
-                if shown[i].shape == clips[i].shape and bool(torch.isfinite(shown[i]).all()):
-                    size = distances(clips[i], shown[i])
+                size = sizes[i]
+                if size is not None and math.isfinite(size.linf):
                     outcome.linf, outcome.l2 = float(f"{size.linf:.8g}"), float(f"{size.l2:.4g}")
                     outcome.changed = float(f"{size.changed:.4g}")
                 else:
@@ -192,6 +211,12 @@ class LocalEngine:
                 outcome.correct = outcome.prediction == ref.label
             outcomes.append(outcome)
         return outcomes
+
+    def _sizes(self, clips: Tensor, shown: Tensor) -> list[Distances | None]:
+        """How far each clip was moved; nothing where its shape is another one."""
+        if shown.shape != clips.shape:
+            return [None] * len(clips)
+        return list(all_distances(clips.to(self.device), shown.to(self.device)))
 
 
 def _no_model(clips: Tensor, rows: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def export(
     may mix two measurements; their outcomes remain in the store. So are files that cannot be read: they hold nothing.
 
     Args:
-        device: PyTorch's name of the device that was used, or that of what other machines used.
+        device: what the device that was used is called. or that of what other machines used.
         ran: whether anything was computed; if not, the record of when, where and how long is left alone.
 
     Returns:
@@ -161,7 +161,7 @@ def _record_run(folder: Path, results: list[CellResult], device: str) -> None:
     known = _known_seconds(folder)  # a run of some rows says nothing about the others
     run = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "device": device,
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -35,22 +35,29 @@ class Distances:
 
 def distances(clean: Tensor, adversarial: Tensor) -> Distances:
     """Distances between two clips ``(3, T, H, W)``; infinite where the adversarial clip is not finite."""
-    difference = (adversarial.double() - clean.double()).abs()
-    difference = torch.nan_to_num(difference, nan=float("inf"), posinf=float("inf"))
-    return Distances(
-        linf=float(difference.max()),
-        l2=float(difference.square().sum().sqrt()),
-        changed=float((difference > 0).double().mean()),
-    )
+    return all_distances(clean[None], adversarial[None])[0]
 
 
-def violation(clean: Tensor, adversarial: Tensor, budget: Budget | None) -> str | None:
+def all_distances(clean: Tensor, adversarial: Tensor) -> list[Distances]:
+    """Distances between clips ``(B, 3, T, H, W)``, in double precision, on their device, which is waited for once."""
+    found = []
+    for before, after in zip(clean, adversarial, strict=True):  # one by one: doubles take twice the memory
+        difference = torch.nan_to_num((after.double() - before.double()).abs_(), nan=math.inf, posinf=math.inf)
+        changed = (difference > 0).double().mean()
+        found.append(torch.stack([difference.max(), difference.square_().sum().sqrt(), changed]))
+    return [Distances(*values) for values in torch.stack(found).tolist()] if found else []
+
+
+def violation(
+    clean: Tensor, adversarial: Tensor, budget: Budget | None, distance: Distances | None = None
+) -> str | None:
     """What is wrong with one adversarial clip, or ``None``.
 
     Args:
         clean: ``(3, T, H, W)``.
         adversarial: what the attack returned for it.
         budget: its threat model, with one size; ``None`` for a clean cell, where nothing may change.
+        distance: of the two, if it is known already.
     """
     if adversarial.shape != clean.shape:
         return f"shape {tuple(adversarial.shape)} instead of {tuple(clean.shape)}"
@@ -61,7 +68,7 @@ def violation(clean: Tensor, adversarial: Tensor, budget: Budget | None) -> str 
     low, high = float(adversarial.min()), float(adversarial.max())
     if low < 0 or high > 1:
         return f"values in [{low:.6g}, {high:.6g}] leave [0, 1]"
-    distance = distances(clean, adversarial)
+    distance = distance or distances(clean, adversarial)
     if budget is None:
         return None if distance.linf == 0 else f"changed by {distance.linf:.6g} although no change is allowed"
     size = float(budget.size)

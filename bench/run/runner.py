@@ -13,6 +13,7 @@ from typing import Literal, Protocol, get_args
 from bench.data.base import ClipRef
 from bench.errors import BenchError, Impossible
 from bench.faults import charge_no_machine
+from bench.modes import check_precision
 from bench.origins import check_origins
 from bench.plan.cells import Cell, ClipsUnit, Plan
 from bench.records.description import Skipped
@@ -123,6 +124,7 @@ class Runner:
             MachineFault: the disk, the memory or the device failed; so it is then.
         """
         check_origins()
+        check_precision(self.plan.grid.precision, self._crew.device)
         if self._retry:
             self._forget_flawed()
         self._known = Known(self.store)
@@ -212,9 +214,9 @@ class Runner:
         if self._asked_size is not None:
             return self._asked_size
         unit = cell.unit
-        parts = (cell.model, cell.defense, unit.defense if unit else None, cell.dataset)
+        parts = (cell.model, cell.defense, *((unit.defense, unit.attack) if unit else ()), cell.dataset)
         settings = [part.identity.model_dump() if part else None for part in parts]
-        key = digest([*settings, unit.gradient if unit else None, self._crew.device])
+        key = digest([*settings, [unit.gradient, unit.precision] if unit else None, self._crew.name])
         return self.store.batch_size(key, lambda: self._crew.ask("batch_size", cell.id))
 
     # --- doing it ---

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.data.base import ClipRef, MissingClip
-from bench.defense.defended import DefendedClassifier
 from bench.errors import BenchError, Impossible
 from bench.faults import Failure, MachineFault, charge_no_machine
 from bench.origins import check_origins
@@ -133,16 +132,12 @@ class Worker:
             self.engine.check_classifier(models[label].instance, label, clip, needed, len(self.plan.dataset.classes))
 
     def batch_size(self, cell: str) -> int:
-        """Clips of a cell for which there is room. What is attacked decides: a purifier with several candidates takes
-        many times what the classifier takes."""
-        unit, defended = self._cells[cell].unit, self._cells[cell].defended
-        attacked = unit.defended if unit is not None and unit.defended is not None else defended
+        """Clips of a cell for which there is room."""
         clip = self._any_clip()
-        return 1 if clip is None else min(self._size_of(module, clip) for module in (attacked, defended))
-
-    def _size_of(self, defended: DefendedClassifier, clip: Tensor) -> int:
+        if clip is None:
+            return 1
         try:
-            return self.engine.batch_size(defended, clip)
+            return self.engine.batch_size(self._cells[cell], clip)
         except BenchError:
             raise
         except Exception:  # noqa: BLE001 - with one clip a batch, whoever fails is told and charged
