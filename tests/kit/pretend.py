@@ -350,7 +350,10 @@ def _to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
     if kwargs:
         x = Tensor.to(x, **{"dtype": x.dtype, **kwargs})
-    return x if device is None else _moved(x, torch.device(device), unwaited)
+    if device is None or torch.device(device).type in ("cpu", "cuda"):
+        return x if device is None else _moved(x, torch.device(device), unwaited)
+    with torch._C.DisableTorchFunction():  # such as meta, where a tensor has a shape alone
+        return _held(x).to(device)
 
 
 _MADE_OF_DATA = (torch.tensor, torch.as_tensor, torch.asarray)
@@ -376,7 +379,7 @@ def _function(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 def _made(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A new tensor on a named device."""
     device = torch.device(kwargs["device"])
-    if device.type == "cpu":
+    if device.type != "cuda":
         return run(func, _each(_held, args), kwargs)
     if kwargs.get("generator") is not None:
         raise DeviceMix("Expected a 'cuda' device type for generator but found 'cpu'")
