@@ -6,12 +6,13 @@ Source: Teed and Deng, RAFT: Recurrent All-Pairs Field Transforms for Optical Fl
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.optical_flow.raft import RAFT, make_coords_grid, upsample_flow
 
@@ -30,11 +31,13 @@ _LEAST_SIDE = 128
 class Raft(FlowEstimator):
     """RAFT on clips.
 
-    Each frame passes the feature and the context encoder once, whatever the number of its pairs, and only the last of
-    the updates is brought to full resolution. Apart from that it computes what torchvision's network computes; its
-    *gradient* is another one: torchvision, and the papers that use RAFT, detach the places between updates, which
-    steadies training, and here nothing is detached, as an attacker wants the whole derivative. Frames are padded to
-    multiples of 8 by their edges; frames with a side under 128 pixels are enlarged first and the flow is scaled back.
+    Each frame passes the feature and the context encoder once, whatever the number of its pairs. What the recurrent
+    unit makes of the context, a third of its convolutions, is the same in all updates of a pair and computed once, and
+    only the last of the updates is brought to full resolution. Apart from that it computes what torchvision's network
+    computes; its *gradient* is another one: torchvision, and the papers that use RAFT, detach the places between
+    updates, which steadies training, and here nothing is detached, as an attacker wants the whole derivative. Frames
+    are padded to multiples of 8 by their edges; frames with a side under 128 pixels are enlarged first and the flow is
+    scaled back.
 
     Args:
         network: torchvision's ``raft_large`` or ``raft_small``.
@@ -58,30 +61,65 @@ class Raft(FlowEstimator):
         down, right = -enlarged[0] % 8, -enlarged[1] % 8
         # Centred, as RAFT's own evaluation code pads.
         frames = F.pad(frames, (right // 2, right - right // 2, down // 2, down - down // 2), mode="replicate")
-        size = torch.tensor([height, width]).expand(len(frames), 2)
+        size = frames.new_empty(len(frames), 0, height, width)  # no values: its shape is all there is to know
         return self.network.feature_encoder(frames), self.network.context_encoder(frames), size
+
+    def _units(self) -> list[tuple[Any, Any, Any]]:
+        """The convolutions of the recurrent units, each over hidden state, context and motion, in this order: of the
+        update, the reset and the candidate gate."""
+        block = self.network.update_block.recurrent_block
+        # The second "unit" of the small network is a function that passes the state on.
+        units = [unit for unit in (block.convgru1, block.convgru2) if isinstance(unit, nn.Module)]
+        return [(unit.convz, unit.convr, unit.convq) for unit in units]
 
     def match(self, first: Features, second: Features) -> Tensor:
         (features, context, size), (other, _, _) = first, second
         network, (batch, _, rows, columns) = self.network, features.shape
         network.corr_block.build_pyramid(features, other)
-        kept = network.update_block.hidden_state_size
+        block = network.update_block
+        kept = block.hidden_state_size
         hidden, context = context[:, :kept].tanh(), context[:, kept:].relu()
+        of_context = [self._of_context(gate, context) for unit in self._units() for gate in unit]
         start = make_coords_grid(batch, rows, columns).to(features)
         places = start
         for _ in range(self.updates):
             # torchvision detaches the places here, which steadies training; an attacker wants the whole derivative.
             scores = network.corr_block.index_pyramid(centroids_coords=places)
-            hidden, step = network.update_block(hidden, context, scores, places - start)
-            places = places + step
+            motion = block.motion_encoder(places - start, scores)
+            hidden = self._remembered(hidden, motion, of_context)
+            places = places + block.flow_head(hidden)
         network.corr_block.corr_pyramid = []  # or the module keeps the volumes, and their graph, until the next call
         mask = None if network.mask_predictor is None else network.mask_predictor(hidden)
-        return self._full_size(upsample_flow(places - start, mask), size)
+        return self._full_size(upsample_flow(places - start, mask), *size.shape[-2:])
+
+    def _remembered(self, hidden: Tensor, motion: Tensor, of_context: Sequence[Tensor]) -> Tensor:
+        """The hidden state after the recurrent units have seen the motion."""
+        for k, gates in enumerate(self._units()):
+            context = of_context[3 * k : 3 * k + 3]
+            seen = torch.cat([hidden, motion], 1)
+            update = self._convolved(gates[0], seen, context[0]).sigmoid()
+            reset = self._convolved(gates[1], seen, context[1]).sigmoid()
+            candidate = self._convolved(gates[2], torch.cat([reset * hidden, motion], 1), context[2]).tanh()
+            hidden = (1 - update) * hidden + update * candidate
+        return hidden
 
     @staticmethod
-    def _full_size(flow: Tensor, size: Tensor) -> Tensor:
+    def _of_context(gate: Any, context: Tensor) -> Tensor:
+        """What a gate makes of the context, between hidden state and motion."""
+        begin = gate.out_channels  # as many as the hidden state has
+        weight = gate.weight[:, begin : begin + context.shape[1]]
+        return F.conv2d(context, weight, gate.bias, padding=gate.padding)
+
+    @staticmethod
+    def _convolved(gate: Any, seen: Tensor, of_context: Tensor) -> Tensor:
+        """What a gate makes of hidden state and motion, and has made of the context between them."""
+        kept, moved = gate.out_channels, seen.shape[1] - gate.out_channels
+        weight = torch.cat([gate.weight[:, :kept], gate.weight[:, -moved:]], 1)
+        return F.conv2d(seen, weight, padding=gate.padding) + of_context
+
+    @staticmethod
+    def _full_size(flow: Tensor, height: int, width: int) -> Tensor:
         """Flow of the padded frames to flow of the frames as they came."""
-        height, width = size[0].tolist()
         enlarged = _enlarged(height, width)
         top, left = (-enlarged[0] % 8) // 2, (-enlarged[1] % 8) // 2
         flow = flow[..., top : top + enlarged[0], left : left + enlarged[1]]
