@@ -63,6 +63,7 @@ SILENT = (
     "bench.plan.components",
     "bench.plan.cost",
     "bench.plan.moves",
+    "bench.ready",
     "bench.records",
     "bench.registry",
     "bench.report",

@@ -65,7 +65,7 @@ ORDER = (
     *("threat", "attack"),
     *("weights", "flow", "models", "defense", "diffusion", "training"),
     *("plan", "run", "report", "audit"),
-    *("api", "cli"),
+    *("api", "ready", "cli"),
 )
 SISTERS = ("attacks", "datasets", "defenses")
 DATA = ("reported", "zoo")  # packages that hold files alone

@@ -9,6 +9,7 @@ from bench.cli.app import app, err
 from bench.cli.audit import audit
 from bench.cli.bank import bank
 from bench.cli.leaderboard import leaderboard
+from bench.cli.rehearse import rehearse
 from bench.cli.run import run
 from bench.cli.show import list_, show
 from bench.cli.train import train
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show,
     "leaderboard": leaderboard,
     "train": train,
+    "rehearse": rehearse,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
