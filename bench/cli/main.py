@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from bench.cli.app import app, err
 from bench.cli.audit import audit
 from bench.cli.bank import bank
+from bench.cli.fetch import fetch
 from bench.cli.leaderboard import leaderboard
 from bench.cli.rehearse import rehearse
 from bench.cli.run import run
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show,
     "leaderboard": leaderboard,
     "train": train,
+    "fetch": fetch,
     "rehearse": rehearse,
 }
 for name, command in COMMANDS.items():
