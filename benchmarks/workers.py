@@ -6,9 +6,9 @@
 What stands after ``--`` goes to ``bench run``; 0 workers are the engine of one process. Each round runs every number of
 workers once, each in a folder of its own that is removed, and ratios are taken within a round, so that what else the
 machine does falls on both. Columns: seconds of the whole command; seconds from the first stored batch to the end, which
-leaves out loading; and, of each worker, the seconds of processor time from then on (Linux). The last ratio is that of
-the processor time of the first number of workers to that of the busiest worker: how much sooner the work would be done
-by cores that do nothing else.
+leaves out loading; and the seconds of processor time of each worker from its first batch on (Linux). The last ratio is
+that of the processor time of the first number of workers to that of the busiest worker: how much sooner the work would
+be done by cores that do nothing else.
 """
 
 from __future__ import annotations
@@ -50,14 +50,19 @@ def run(workers: int, options: list[str]) -> Measured:
     with tempfile.TemporaryDirectory(prefix="bench-workers-") as folder:
         command = [sys.executable, "-m", "bench.cli", "run", *options, *engine, "--results", folder]
         begun, first = time.monotonic(), 0.0
+        started: set[int] = set()
         before: dict[int, float] = {}
         now: dict[int, float] = {}
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         while process.poll() is None:
-            now |= _processor_seconds(process.pid, workers)
+            for pid, (seconds, works) in _processor_seconds(process.pid, workers, first > 0).items():
+                now[pid] = seconds
+                if pid not in started and not works:
+                    before[pid] = seconds
+                started |= {pid} if works else set()
             if not first and _any_outcome(Path(folder) / ".store" / "outcomes.sqlite"):
-                first, before = time.monotonic(), dict(now)
-            time.sleep(0.1)
+                first = time.monotonic()
+            time.sleep(0.5)
         ended = time.monotonic()
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}")
@@ -75,8 +80,13 @@ def _any_outcome(file: Path) -> bool:
             return False
 
 
-def _processor_seconds(root: int, workers: int) -> dict[int, float]:
-    """Seconds that the processors gave to each worker under a process, or to that process; empty where nobody tells."""
+def _processor_seconds(root: int, workers: int, begun: bool) -> dict[int, tuple[float, bool]]:
+    """Of each worker under a process, or of that process: seconds that processors gave to it, and whether it is at a
+    batch just now; empty where nobody tells.
+
+    Args:
+        begun: whether a batch has been stored.
+    """
     ticks, found, parents = os.sysconf("SC_CLK_TCK"), {}, {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -86,8 +96,9 @@ def _processor_seconds(root: int, workers: int) -> dict[int, float]:
             continue
         pid, parents[int(entry.name)] = int(entry.name), int(fields[1])
         if name.startswith(_WORKER) if workers else pid == root:
-            found[pid] = (int(fields[11]) + int(fields[12])) / ticks
-    return {pid: seconds for pid, seconds in found.items() if root in _ancestors(pid, parents)}
+            works = b".work" in name if workers else begun
+            found[pid] = (int(fields[11]) + int(fields[12])) / ticks, works
+    return {pid: seen for pid, seen in found.items() if root in _ancestors(pid, parents)}
 
 
 def _ancestors(pid: int, parents: dict[int, int]) -> set[int]:

@@ -58,7 +58,8 @@ class Crew(Protocol):
 
 
 class ThisProcess:
-    """This process: does one task after the other, each when it is asked what there is to tell."""
+    """This process: does one task after the other, each when it is asked what there is to tell. It is free for the next
+    once all was told."""
 
     def __init__(
         self, plan: Plan, engine: LocalEngine, *, fail_fast: bool = False, frames: Frames | None = None
@@ -84,7 +85,7 @@ class ThisProcess:
         self._task = task
 
     def reports(self, seconds: float | None) -> Iterator[Report]:
-        task, self._task = self._task, None
+        task = self._task
         if task is None:
             return
         try:
@@ -94,3 +95,4 @@ class ThisProcess:
             yield Report(task, error=error)
         else:
             yield Report(task)
+        self._task = None

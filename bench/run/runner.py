@@ -234,20 +234,26 @@ class Runner:
             heaviest=not isinstance(crew, ThisProcess),
         )
         while board.open():
-            waits = False
-            while crew.free() and not waits:
-                found = board.next()
-                waits = found is None
-                if found is not None:
-                    self._begin(*found)
+            waits = self._fill(board)
             if waits:
                 self._leases.flush()
             if crew.busy():
                 for report in crew.reports(_LOOK if waits and board.waits() else None):
+                    if report.error is None:
+                        self._fill(board)  # nobody is to stand idle while what was done is written
                     self._take(board, report)
             elif waits and board.open():
                 self.progress.working_on("waiting for another process")
                 time.sleep(_LOOK)
+
+    def _fill(self, board: Board) -> bool:
+        """Gives a batch to everybody who is free; whether somebody still is, as all that is left waits for others."""
+        while self._crew.free():
+            found = board.next()
+            if found is None:
+                return True
+            self._begin(*found)
+        return False
 
     def _begin(self, job: Job, batch: Sequence[ClipRef]) -> None:
         """Has the crew work on a batch, without the clips that another process has done and those that have a flaw."""
