@@ -156,6 +156,7 @@ def run(
         if dry_run:
             _print_plan(plan, store_folder)
             print_cost(plan, card)
+            _print_room(plan, kept)
             return
         with RunProgress() as progress:
             measured = run_plan(
@@ -331,6 +332,15 @@ def _print_plan(plan: Plan, store_folder: Path) -> None:
         highlight=False,
     )
     _print_stored(plan, store_folder)
+
+
+def _print_room(plan: Plan, keep: Literal["all", "shared", "none"]) -> None:
+    from bench.cli.bank import in_bytes
+    from bench.plan.probe import first_clip
+    from bench.run.kept import estimate
+
+    room = estimate(plan, keep, first_clip(plan.dataset, plan.refs))
+    out.print(f"Adversarial clips that stay (--keep {keep}): about {in_bytes(room)}.", highlight=False)
 
 
 def _print_stored(plan: Plan, folder: Path) -> None:

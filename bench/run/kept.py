@@ -16,10 +16,16 @@ from bench.data.base import ClipRef, Dataset
 from bench.errors import BenchError
 from bench.faults import MachineFault
 from bench.files import replacing, slug
+from bench.plan.cells import Plan
 from bench.records.results import read_result, result_files
 from bench.registry import DATASETS, Spec
+from bench.run.runner import Keep
 from bench.run.store import Kept, LostClips, Store, Use
 
+# Of a clip's bytes as float32, what is left of them in the bank, by norm: see docs/store.md. Linf lies between 1/30,
+# where every value is at a corner, and 2/3, where a random start is left in most.
+_LEFT = {"linf": 0.25, "one-frame": 0.01, "rectangle": 0.1, "border": 0.2, "framing": 1.0, "pixels": 0.1}
+_LEFT_OF_OTHERS = 0.65
 _DAY = 86400.0
 # Seconds for which a file that nothing names is left alone: a run may be about to name it.
 _YOUNG = 600.0
@@ -87,6 +93,17 @@ def chosen(store: Store, words: Sequence[str]) -> list[Holding]:
             "defence or attack, as 'bench bank ls' shows them."
         )
     return found
+
+
+def estimate(plan: Plan, keep: Keep, clip: Tensor | None) -> float:
+    """Bytes that a plan's clips will take in the bank, about.
+
+    Args:
+        clip: any of its clean clips; nothing is estimated without one.
+    """
+    units = [unit for unit in plan.units if keep == "all" or (keep == "shared" and unit.shared)]
+    raw = 0 if clip is None else clip.numel() * clip.element_size() * len(plan.refs)
+    return sum(raw * _LEFT.get(unit.budget.norm, _LEFT_OF_OTHERS) for unit in units)
 
 
 # --- having clips back ---

@@ -67,6 +67,8 @@ def test_the_command_line_says_what_is_kept(gray_grid: Callable[..., Path], tmp_
         assert bench("run", "--grid", gray_grid(), "--control", 0, "--keep", keep, "--results", folder).code == 0
         assert bool(stored(folder)) == kept
     assert len(stored(tmp_path / "shared")) < len(stored(tmp_path / "all"))
+    planned = bench("run", "--grid", gray_grid(), "--keep", "shared", "--dry-run", "--results", tmp_path / "dry")
+    assert "Adversarial clips that stay (--keep shared): about 9.22 kB." in planned.out
     answer = bench("run", "--grid", gray_grid(), "--keep", "some", "--results", tmp_path / "some")
     assert (answer.code, answer.err) == (2, "Error: --keep must be all, shared or none, not 'some'.\n")
 

@@ -24,7 +24,7 @@ from bench.plan.cells import Plan
 from bench.plan.expand import make_plan
 from bench.run.engine import LocalEngine
 from bench.run.export import export
-from bench.run.kept import chosen, dataset_of, holdings, pair, waste, write_clips
+from bench.run.kept import chosen, dataset_of, estimate, holdings, pair, waste, write_clips
 from bench.run.runner import Runner
 from bench.run.store import LostClips, Store
 
@@ -211,6 +211,16 @@ def test_what_nothing_names_goes_once_nobody_can_be_about_to_name_it(gray_grid: 
         assert sum(one.remove() for one in found) == 77
         assert waste(store, tmp_path, now=time.time() + 3600) == []
         assert len(holdings(store)) == 4
+
+
+def test_room_is_estimated_by_units_and_norms(gray_grid: Write) -> None:
+    """Six clips of 768 values of 4 bytes; four units, of which two are shared; linf leaves about a quarter."""
+    plan = make_plan(read_grid(gray_grid()))
+    clip = plan.dataset.load(plan.refs[0])
+    assert clip.numel() == 768
+    found = {keep: estimate(plan, keep, clip) for keep in ("all", "shared", "none")}  # type: ignore[arg-type]
+    assert found == {"all": 6 * 768 * 4, "shared": 6 * 768 * 2, "none": 0}
+    assert estimate(plan, "all", None) == 0
 
 
 def test_units_are_chosen_by_their_id_and_labels(gray_grid: Write, tmp_path: Path) -> None:
