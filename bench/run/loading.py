@@ -10,6 +10,7 @@ computed are not written down: that takes as long as computing them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -206,9 +207,10 @@ class Frames:
             # Read, and not mapped: a file that is cut while it is mapped ends the process.
             content = path.read_bytes()
             clip = _from_bytes(content)
-            os.utime(path)
         except (OSError, ValueError):
             return None
+        with contextlib.suppress(OSError):  # a folder that is only read
+            os.utime(path)
         return clip
 
     def put(self, key: str, clip: Tensor) -> None:

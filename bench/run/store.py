@@ -396,8 +396,11 @@ class Store:
         return sqlite3.connect(self.folder / "outcomes.sqlite", timeout=self._patience)
 
     def add_uses(self, uses: Iterable[Use]) -> None:
-        """Writes down which cells judge the clips of which units."""
-        rows = [(use.unit, use.cell, json.dumps(asdict(use))) for use in uses]
+        """Writes down which cells judge the clips of which units, as far as that is not known yet."""
+        known = set(self.uses())
+        rows = [(use.unit, use.cell, json.dumps(asdict(use))) for use in uses if use not in known]
+        if not rows:
+            return
         with self._writing() as db:
             db.executemany("INSERT OR REPLACE INTO uses VALUES (?, ?, ?)", rows)
 

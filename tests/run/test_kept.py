@@ -87,7 +87,7 @@ def test_what_is_kept_is_what_was_asked_for(keep: Any, units: int, gray_grid: Wr
         on_disk = {kept.file for holding in found for kept in holding.clips}
     assert {path.name for path in files(tmp_path)} == on_disk
     assert bool(on_disk) == bool(units)
-    # Nothing is left to do, and nothing is made again.
+    # Nothing is left to do, and nothing is made again or written.
     _, again = measured(gray_grid(), tmp_path, keep=keep)
     assert not again.judged
 

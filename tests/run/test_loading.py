@@ -179,6 +179,10 @@ def test_no_more_is_kept_than_there_is_room_for(root: Path, tmp_path: Path) -> N
     assert not kept & {path.name for path in (tmp_path / "frames").rglob("*.clip")}
 
 
+def _refuse(*arguments: object, **options: object) -> None:
+    raise OSError(30, "Read-only file system")
+
+
 def test_a_cache_that_cannot_be_written_stops_nobody(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +191,11 @@ def test_a_cache_that_cannot_be_written_stops_nobody(
     for folder in (tmp_path / "file", tmp_path / "file" / "frames"):
         loader = Loader(data, "", Frames(folder), memory=0)
         assert all(same(loader.load(ref), plain.load(ref)) for ref in data.refs())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "utime", _refuse)
+        for _ in range(2):
+            assert same(Loader(data, "", Frames(tmp_path / "frames")).load(data.refs()[0]), plain.load(data.refs()[0]))
+        assert len(data.loaded) == 9
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "elsewhere"))
     frames = Frames.beside(tmp_path / "store", 1.0)
     assert frames is not None
