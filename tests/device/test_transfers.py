@@ -130,8 +130,6 @@ WITHOUT_STEPS = {
 SETTINGS: dict[str, dict[str, Any]] = {
     **ATTACK_SETTINGS,
     "joint_selection": {"weights": [1.0]},
-    "motion_i": {"lambdas": [1.0]},
-    "motion_ii": {"lambdas": [10.0]},
 }
 # Steps of these are queries, or rounds of some.
 QUERIES = {"astfocus": 5, "rays": 1, "square": 1, "vbad": 5}

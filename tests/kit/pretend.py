@@ -172,6 +172,9 @@ class OnDevice(Tensor):
 
     __array__ = __dlpack__ = numpy
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._read().__reduce_ex__(protocol)  # a file of it is read on the CPU
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if id(self) not in memo:
             made = self.detach().clone()
@@ -448,7 +451,6 @@ class PretendDevice:
         answers: dict[str, Any] = {
             "is_available": True,
             "is_bf16_supported": True,
-            "is_current_stream_capturing": False,
             "device_count": 1,
             "reset_peak_memory_stats": None,
             "memory_allocated": 0,
@@ -461,6 +463,9 @@ class PretendDevice:
         }
         for name, answer in answers.items():
             self._open.enter_context(mock.patch.object(torch.cuda, name, mock.Mock(return_value=answer)))
+        if hasattr(torch, "accelerator"):  # optimisers ask it for the state of a stream
+            nothing = mock.Mock(return_value=None)
+            self._open.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", nothing))
         overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         self._open.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
