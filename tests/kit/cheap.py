@@ -22,10 +22,11 @@ ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
 }
 DEFENSE_SETTINGS: dict[str, dict[str, Any]] = {
     "ddim_inversion": {"steps": 1, "backbone": "pixel_tiny"},
-    "diffpure_ddim": {"steps": 1, "backbone": "latent_tiny"},
+    "diffpure_ddim": {"steps": 1, "backbone": "pixel_tiny"},
     "diffpure_ddpm": {"steps": 1, "backbone": "pixel_tiny"},
     "diffpure_fixed": {"steps": 1, "backbone": "pixel_tiny"},
     "diffpure_sde": {"steps": 1, "backbone": "pixel_tiny"},
+    "encode_decode": {"backbone": "pixel_tiny"},
     "motion_consistency": {"steps": 1},
     "nonlocal_means": {"window": 3},
     "oudefend": {"stages": [3], "base_width": 4},
