@@ -25,6 +25,7 @@ from bench import (
     nearest,
     register,
     targeted_dlr,
+    upload,
 )
 
 _TARGETED = "targeted-dlr"
@@ -203,7 +204,7 @@ class _Walk:
         else:
             way = rng.normal(*clips.shape[1:], device=clips.device).to(clips.dtype)
             reach = way.flatten(1).norm(dim=1)
-        stretch = size.to(clips.device) / reach.clamp_min(1e-30)
+        stretch = upload(size, clips) / reach.clamp_min(1e-30)
         x = budget.geometry.project(clips + way * _column(stretch), clips, budget.size)
         length = 2 * size if budget.step_size is None else torch.full_like(size, budget.step_size)
         none = torch.zeros(len(x), dtype=torch.int64)
@@ -229,7 +230,7 @@ class _Walk:
         elif higher.any():
             if not self.owned:
                 self.top, self.top_gradient, self.owned = self.top.clone(), self.top_gradient.clone(), True
-            rows = higher.nonzero()[:, 0].to(self.x.device)
+            rows = upload(higher.nonzero()[:, 0], self.x)
             self.top[rows], self.top_gradient[rows] = self.x[rows], gradient[rows]
 
     def check(self, enough: float) -> None:
@@ -239,14 +240,14 @@ class _Walk:
         self.length = torch.where(self.halved, self.length / 2, self.length)
         self.loss = torch.where(self.halved, self.top_loss, self.loss)
         self.checked, self.rises = self.top_loss, torch.zeros_like(self.rises)
-        back = _column(self.halved.to(self.x.device))
+        back = _column(upload(self.halved, self.x))
         self.x = torch.where(back, self.top, self.x)
         self.gradient = torch.where(back, self.top_gradient, self.gradient)
 
     def move(self, left: Survivors, plain: float) -> None:
         """One step, ``plain`` of which follows the gradient and the rest the last move."""
         direction = left.budget.geometry.direction(self.gradient)
-        onward = left.project(torch.addcmul(self.x, direction, _column(self.length.to(self.x))))
+        onward = left.project(torch.addcmul(self.x, direction, _column(upload(self.length, self.x))))
         if plain < 1:
             # x + plain (aim - x) + (1 - plain) (x - previous), in place.
             onward.mul_(plain).add_(self.x, alpha=2 - 2 * plain).sub_(self.previous, alpha=1 - plain)

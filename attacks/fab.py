@@ -7,7 +7,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench import Attack, AttackResult, BenchError, Budget, ClipRandom, Survivors, Target, at_least, fetch, register
+from bench import (
+    Attack,
+    AttackResult,
+    BenchError,
+    Budget,
+    ClipRandom,
+    Survivors,
+    Target,
+    at_least,
+    fetch,
+    register,
+    upload,
+)
 
 # Keeps the share of two moves defined where both are zero.
 _TINY = 1e-12
@@ -110,14 +122,14 @@ class FAB(Attack):
                     closer = ((failed > 0) & (far < distance[left.rows])).nonzero()[:, 0]
                     if len(closer):
                         distance[left.rows[closer]] = far[closer]
-                        here = closer.to(x.device)
+                        here = upload(closer, x)
                         closest[left.here[here]] = x[here]
                     x = torch.where(_column(wrong), left.clips + self.beta * (x - left.clips), x)
                     if self.keep == "first":
                         x = x[left.drop(distance[left.rows] <= size[left.rows])]
                         if not len(left):
                             break
-        return AttackResult(torch.where(_column((distance <= size).to(clips.device)), closest, clips))
+        return AttackResult(torch.where(_column(upload(distance <= size, clips)), closest, clips))
 
     def _goals(self, logits: Tensor, labels: Tensor) -> list[Tensor]:
         """Wrong classes that each run heads for, ``(B, m)``: one per run if targeted, else all in one run."""

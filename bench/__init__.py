@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from bench.attack.sampled import Subspace as Subspace
     from bench.attack.survivors import Survivors as Survivors
     from bench.attack.survivors import fetch as fetch
+    from bench.attack.survivors import upload as upload
     from bench.attack.target import Answer as Answer
     from bench.attack.target import Climb as Climb
     from bench.attack.target import Objective as Objective
@@ -118,6 +119,7 @@ _HOME = {
     "Subspace": "bench.attack.sampled",
     "Survivors": "bench.attack.survivors",
     "fetch": "bench.attack.survivors",
+    "upload": "bench.attack.survivors",
     "THREATS": "bench.attack.known",
     "Target": "bench.attack.target",
     "TrainedDefense": "bench.defense.trained",

@@ -158,7 +158,8 @@ def philox(keys: Sequence[int], begins: Sequence[int], blocks: int, device: torc
         ``int64 (B, 4 * blocks)``, the words' two's complements.
     """
     # NumPy counts up before it draws, so that the first block is that of 1.
-    start = torch.tensor([[_signed(k) for k in keys], [b + 1 for b in begins]], dtype=torch.int64).to(device)
+    start = torch.tensor([[_signed(k) for k in keys], [b + 1 for b in begins]], dtype=torch.int64)
+    start = start.to(device, non_blocking=True)
     key: Tensor = start[0, :, None]
     x0 = start[1, :, None] + torch.arange(blocks, device=start.device)
     x1, x2, x3 = (torch.zeros_like(x0) for _ in range(3))

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.attack.survivors import fetch
+from bench.attack.survivors import fetch, upload
 
 
 class Best:
@@ -53,10 +53,9 @@ class Best:
         if len(chosen) == len(self.clips) and bool((rows == torch.arange(len(rows))).all()):
             self.clips.copy_(candidates)
         else:
-            device = self.clips.device
-            self.clips[rows[chosen].to(device)] = candidates[chosen.to(device)]
+            self.clips[upload(rows[chosen], self.clips)] = candidates[upload(chosen, candidates)]
 
     def join(self, other: Best, rows: Tensor) -> None:
         """Offers what another search has kept of some clips ``(b,)``."""
         rows = rows.cpu()
-        self.keep(other.clips[rows.to(other.clips.device)], other.score[rows], other.wrong[rows], rows)
+        self.keep(other.clips[upload(rows, other.clips)], other.score[rows], other.wrong[rows], rows)

@@ -13,7 +13,7 @@ from bench.attack.base import Attack, AttackResult
 from bench.attack.best import Best
 from bench.attack.goals import Goal, aim_at, check_goal
 from bench.attack.losses import loss_of
-from bench.attack.survivors import Survivors, fetch
+from bench.attack.survivors import Survivors, fetch, upload
 from bench.attack.target import Climb, EachVote, Objective, Target
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
@@ -165,7 +165,7 @@ class GradientAttack(Attack):
                 trace[run.restart * budget.steps + step, left.rows] = loss.float()
                 if self._stops(target):
                     if broken.any():
-                        done = broken.nonzero()[:, 0].to(x.device)
+                        done = upload(broken.nonzero()[:, 0], x)
                         best.clips[left.here[done]] = x[done]
                         stay = left.drop(broken > 0)
                         x, gradient = x[stay], gradient[stay]

@@ -22,6 +22,11 @@ def fetch(*values: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.stack([value.detach().double() for value in values]).cpu())
 
 
+def upload(values: Tensor, like: Tensor) -> Tensor:
+    """Values of the CPU on another tensor's device. Nothing waits: CUDA has read them when it returns."""
+    return values.to(like.device, non_blocking=True)
+
+
 class Survivors:
     """The clips of a batch that are still attacked: which they are, and their part of everything.
 
@@ -47,7 +52,7 @@ class Survivors:
 
     def _take(self) -> None:
         clips, labels, budget, _ = self._all
-        self.here = self.rows.to(clips.device)
+        self.here = upload(self.rows, clips)
         self.clips, self.labels, self.budget = self.of(clips), self.of(labels), budget.select(self.rows)
         self.__dict__.pop("project", None)
 
@@ -78,4 +83,4 @@ class Survivors:
         if len(stay) < len(self):
             self.rows = self.rows[stay]
             self._take()
-        return stay.to(self.clips.device)
+        return upload(stay, self.clips)

@@ -186,6 +186,8 @@ class DefendedClassifier(nn.Module):
     def _deviating(self, clips: Tensor, rng: ClipRandom) -> tuple[Tensor, Tensor | None]:
         """:meth:`candidates`, and the second objective of ``diffattack``, ``(B,)``, where it is wanted."""
         purifier = self.purifier
+        if purifier is not None and purifier.identity:  # the judge asks it whether it is; an attack need not
+            return clips[None], None
         if purifier is None or self.gradient != "diffattack" or not (torch.is_grad_enabled() and clips.requires_grad):
             return self.candidates(clips, rng), None
         purified, deviation = purifier.deviation(clips.clone(), rng)
