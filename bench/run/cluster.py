@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections import Counter
@@ -323,6 +324,7 @@ def _begin(workers: int | None, address: str | None) -> tuple[Any, bool]:
         ) from error
     if ray.is_initialized():
         return ray, False
+    _check_address(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is not None:
@@ -335,6 +337,19 @@ def _begin(workers: int | None, address: str | None) -> tuple[Any, bool]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BenchError(f"There is no Ray cluster {where} ({reason}): check --address, or start one.") from error
     return ray, True
+
+
+def _check_address(address: str | None) -> None:
+    """Refuses an address at which nobody listens, which Ray would ask for many minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if address in (None, "auto"):
+        return
+    if not colon or not port.isdigit():
+        raise BenchError(f"--address is HOST:PORT of a Ray cluster's head, or auto, not {address!r}.")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise BenchError(f"There is no Ray cluster at {address} ({error}): check --address, or start one.") from error
 
 
 def _shares(ray: Any, workers: int | None, device: str) -> tuple[str, int, int]:

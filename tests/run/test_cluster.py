@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from bench.grids.grid import read_grid
 from bench.plan.cells import Plan
 from bench.plan.expand import make_plan
 from bench.records.outcome import Outcome
-from bench.run.cluster import RayCrew, Recipe, _shares
+from bench.run.cluster import RayCrew, Recipe, _check_address, _shares
 from bench.run.runner import Runner
 from bench.run.store import Store
 
@@ -182,6 +183,19 @@ def test_every_worker_has_a_gpu_or_its_share_of_the_cores() -> None:
         _shares(nodes(plain), 9, "auto")
     with pytest.raises(BenchError, match="the Ray cluster has no GPU"):
         _shares(nodes(plain), None, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("127.0.0.1:1", "There is no Ray cluster at 127.0.0.1:1 "),  # a port that nobody listens on
+        ("ray://head", "HOST:PORT of a Ray cluster's head, or auto, not 'ray://head'"),
+        ("head", "HOST:PORT of a Ray cluster's head, or auto, not 'head'"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_one_sentence(address: str, says: str) -> None:
+    with pytest.raises(BenchError, match=re.escape(says)):
+        _check_address(address)
 
 
 def test_what_cannot_be_is_one_sentence(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
