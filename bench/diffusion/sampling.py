@@ -1,14 +1,15 @@
 """Trajectories through the noise levels: down by DDIM, DDPM or the reverse SDE, up by DDIM inversion.
 
 Each takes latents and a list of timesteps in the order of :func:`bench.diffusion.schedule.timesteps`, highest first.
-With gradients every network call is computed again on the way back: one latent per step is kept, and no graph. ``up``
-and ``down`` are filled with the latents at each timestep, for whoever compares the two ways (:class:`Trajectory`).
+With gradients every network call is computed again on the way back: one latent per step is kept at most, and no graph.
+``up`` and ``down`` are filled with the latents at each timestep, for whoever compares the two ways
+(:class:`Trajectory`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -22,6 +23,9 @@ from bench.seeds import ClipRandom
 
 # Where DiffPure's solver stops, in the time of its SDE: just before the clean end.
 _SDE_END = 1e-5
+
+# From so many steps on, the latents of a gradient in pixel space are not all kept.
+_MANY = 20
 
 
 class Trajectory:
@@ -101,11 +105,12 @@ def denoise_ddpm(
     down: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """Ancestral denoising from ``times[0]`` to the clean level (Ho et al., NeurIPS 2020); strides are allowed."""
-    for t, after in downward(times):
+
+    def step(noisy: Tensor, t: int, after: int, rng: ClipRandom) -> Tensor:
         fresh = rng.normal(*noisy.shape[1:], device=noisy.device).to(noisy.dtype)
-        noisy = ddpm_step(noisy, predict(backbone, noisy, t), backbone.level(t), backbone.level(after), fresh)
-        _note(down, after, noisy)
-    return noisy
+        return ddpm_step(noisy, predict(backbone, noisy, t), backbone.level(t), backbone.level(after), fresh)
+
+    return _walk(backbone, noisy, times, step, rng, down)
 
 
 def denoise_sde(
@@ -131,14 +136,60 @@ def denoise_sde(
     same SDE.
     """
     count = len(backbone.alphas_cumprod)
-    for t, after in downward(times):
+
+    def step(noisy: Tensor, t: int, after: int, rng: ClipRandom) -> Tensor:
         fresh = rng.normal(*noisy.shape[1:], device=noisy.device).to(noisy.dtype)
         beta, level = at_time(backbone.alphas_cumprod, t / count)
         passed = beta * (t / count - (_SDE_END if after < 0 else after / count))
         score = -predict(backbone, noisy, t) / math.sqrt(1 - level)
-        noisy = noisy + passed * (noisy / 2 + score) + math.sqrt(passed) * fresh
+        return noisy + passed * (noisy / 2 + score) + math.sqrt(passed) * fresh
+
+    return _walk(backbone, noisy, times, step, rng, down)
+
+
+_Step = Callable[[Tensor, int, int, ClipRandom], Tensor]
+
+
+def _walk(
+    backbone: DiffusionBackbone,
+    noisy: Tensor,
+    times: Sequence[int],
+    step: _Step,
+    rng: ClipRandom,
+    down: dict[int, Tensor] | None,
+) -> Tensor:
+    """All steps down, ``step(noisy, from, to, rng)`` each.
+
+    A latent is kept of every step, and in pixel space it is as large as a clip: a hundred of them are more than all
+    that a network needs. With a gradient, many steps there are taken in ``sqrt(n)`` parts, of which only the first
+    latent is kept, and which are walked once more on the way back, with the same draws (Chen et al., Training Deep Nets
+    with Sublinear Memory Cost, arXiv 1604.06174, 2016).
+    """
+    steps = list(downward(times))
+    many = backbone.pixel_space and len(steps) > _MANY and down is None
+    if many and torch.is_grad_enabled() and noisy.requires_grad:
+        size = math.isqrt(len(steps) - 1) + 1
+        for begin in range(0, len(steps), size):
+            noisy = replayed(_Part(step, steps[begin : begin + size], rng), noisy)
+        return noisy
+    for t, after in steps:
+        noisy = step(noisy, t, after, rng)
         _note(down, after, noisy)
     return noisy
+
+
+class _Part:
+    """Some steps, which draw the same whenever they are taken; the first time moves the streams on."""
+
+    def __init__(self, step: _Step, steps: Sequence[tuple[int, int]], rng: ClipRandom) -> None:
+        self.step, self.steps = step, steps
+        self.before, self.present = rng.clone(), [rng]
+
+    def __call__(self, noisy: Tensor) -> Tensor:
+        rng = self.present.pop() if self.present else self.before.clone()
+        for t, after in self.steps:
+            noisy = self.step(noisy, t, after, rng)
+        return noisy
 
 
 def invert_ddim(

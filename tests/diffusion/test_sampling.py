@@ -124,3 +124,35 @@ def test_checkpointed_trajectories_have_the_exact_gradient() -> None:
     step = 1e-5
     slope = (purified(clip + step * direction) - purified(clip - step * direction)) / (2 * step)
     assert float((gradient.detach() * direction).sum()) == pytest.approx(float(slope.detach()), rel=1e-4)
+
+
+class Bent(GaussianWorld):
+    """Its derivative depends on the place."""
+
+    def noise(self, latents: Tensor, t: Tensor) -> Tensor:
+        return super().noise(latents, t) + 0.1 * latents.square().tanh()
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "sde"])
+def test_many_steps_in_pixel_space_keep_few_latents_and_the_exact_gradient(sampler: str) -> None:
+    """Against finite differences, which keep nothing; value and draws are those of the walk without a gradient."""
+    world, times = Bent(), timesteps(400, 82)
+    denoise = denoise_ddpm if sampler == "ddpm" else denoise_sde
+    noisy, weight, direction = ClipRandom([0]).normal(3, 3, 2, 4, 4)[0].double()
+    kept: list[int] = []
+
+    def walked(x: Tensor) -> tuple[Tensor, list[int]]:
+        rng = ClipRandom([3, 4])
+        return denoise(world, torch.stack([x, -x]), times, rng), [int(rng.select([i]).integers(10**9)) for i in (0, 1)]
+
+    leaf = noisy.clone().requires_grad_(True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):  # type: ignore[func-returns-value]
+        found, after = walked(leaf)
+    assert sum(kept) <= 10 * 2 * noisy.numel()  # and not 82
+    plain, same = walked(noisy)
+    assert torch.equal(found.detach(), plain)
+    assert after == same
+    (gradient,) = torch.autograd.grad((weight * found).sum(), leaf)
+    step = 1e-6
+    ahead, behind = (float((weight * walked(noisy + s * step * direction)[0]).sum()) for s in (1, -1))
+    assert float((gradient * direction).sum()) == pytest.approx((ahead - behind) / (2 * step), rel=1e-5)
