@@ -20,6 +20,10 @@ RESAVE = "torch.save(model.state_dict(), 'weights.pth')"
 
 # Names under which training scripts keep the state dict beside an optimiser and other things.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net")
+# Names of a moving average of the weights; taken where it stands alone, as nothing says which is meant otherwise.
+_AVERAGES = ("ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict")
+# What torch.optim.swa_utils.AveragedModel keeps among the weights.
+_AVERAGED = "n_averaged"
 # More levels than any script writes; a dictionary that holds itself has no end.
 _DEEPEST = 4
 _HEAD = 512
@@ -149,7 +153,8 @@ def _why(message: str) -> str:
 def state_dict_of(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
     """The flat state dict in what a file holds, and the ``arch`` that stands beside it: the network's name, or empty.
 
-    A wrapper such as ``{'state_dict': ...}``, ``{'model': ...}`` or one in another is taken off, and so are the names
+    A wrapper such as ``{'state_dict': ...}``, ``{'model_state': ...}`` (PyTorchVideo) or one in another is taken off, a
+    moving average (``{'state_dict_ema': ...}``) where nothing else is there, and so are the names
     that torch.compile (``_orig_mod.``) and data-parallel training (``module.``) put before those of parameters.
 
     Raises:
@@ -185,7 +190,7 @@ def state_dict_of(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
 def _no_state(path: Path, why: str) -> BenchError:
     return BenchError(
         f"The checkpoint {path} holds no state dict: expected parameter names and tensors, alone or under "
-        f"{', '.join(_WRAPPERS)}, but {why}. Save the weights alone: {RESAVE}."
+        f"{', '.join((*_WRAPPERS, *_AVERAGES))}, but {why}. Save the weights alone: {RESAVE}."
     )
 
 
@@ -193,7 +198,7 @@ def _wrapper(content: Any, path: Path) -> str | None:
     """The key under which the state dict stands, if it stands under one."""
     if not isinstance(content, Mapping):
         return None
-    found = [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
+    found = [key for key in (*_WRAPPERS, *_AVERAGES) if isinstance(content.get(key), Mapping)]
     if len(found) > 1:
         raise BenchError(
             f"The checkpoint {path} holds several state dicts ({', '.join(found)}), and nothing says which is meant: "
@@ -239,6 +244,9 @@ def _overlaps(tensor: Tensor) -> bool:
 
 
 def _plain_names(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    others = [key for key in state if key != _AVERAGED]
+    if len(others) < len(state) and all(key.startswith("module.") for key in others):
+        state = {key: state[key] for key in others}
     names = [key.replace("_orig_mod.", "") for key in state]
     while all(name.startswith("module.") for name in names):
         names = [name.removeprefix("module.") for name in names]

@@ -30,6 +30,13 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 2))
 
 
+def averaged(weights: dict[str, Tensor]) -> nn.Module:
+    """PyTorch's own average of a network with these weights."""
+    one = network()
+    one.load_state_dict(weights)
+    return torch.optim.swa_utils.AveragedModel(one)
+
+
 def refusal(path: Path) -> str:
     with pytest.raises(BenchError) as caught:
         load_strictly(network(), load_checkpoint(path), path)
@@ -118,6 +125,13 @@ def test_the_content_counts_and_not_the_name(tmp_path: Path) -> None:
         lambda s: {"model_state_dict": s, "epoch": 3},
         lambda s: {"epoch": 3, "state_dict": {"model": s}},
         lambda s: {"state_dict": s, "best_acc1": torch.tensor(0.5)},
+        lambda s: {"model_state": s, "epoch": 3, "cfg": "a text"},  # PyTorchVideo's hub
+        *(
+            lambda s, name=name: {name: s, "epoch": 3}
+            for name in ("ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict")
+        ),
+        lambda s: {"model_ema": {f"module.{k}": v for k, v in s.items()}, "epoch": 3},  # timm
+        lambda s: averaged(s).state_dict(),
         lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
         lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
         lambda s: {f"_orig_mod.module.{k}": v for k, v in s.items()},
@@ -132,7 +146,9 @@ def test_wrappers_and_prefixes_are_taken_off(wrap: Callable[[dict[str, Tensor]],
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({"ema": state(), "epoch": 3}, "of its 2 entries these are no named tensors: ema, epoch"),
+        ({"teacher": state(), "epoch": 3}, "of its 2 entries these are no named tensors: epoch, teacher"),
+        ({"state_dict": state(), "state_dict_ema": state()}, "several state dicts (state_dict, state_dict_ema)"),
+        ({"n_averaged": torch.tensor(2), **state()}, "unexpected keys: n_averaged"),
         ({"model": state(), "state_dict": state()}, "several state dicts (state_dict, model)"),
         ({"model": {}}, "it is empty"),
         ([state()], "it holds a list"),
