@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from bench.cli.app import app, err
 from bench.cli.audit import audit
 from bench.cli.bank import bank
+from bench.cli.doctor import doctor
 from bench.cli.fetch import fetch
 from bench.cli.leaderboard import leaderboard
 from bench.cli.rehearse import rehearse
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show,
     "leaderboard": leaderboard,
     "train": train,
+    "doctor": doctor,
     "fetch": fetch,
     "rehearse": rehearse,
 }
