@@ -79,7 +79,8 @@ class Expectation(Wrapped):
             found.append(answer)
             return answer.logits, answer.deviation, answer.votes
 
-        logits, deviation, votes = checkpoint(look, clips, use_reentrant=False, preserve_rng_state=False)
+        looked: tuple[Any, ...] = checkpoint(look, clips, use_reentrant=False, preserve_rng_state=False)
+        logits, deviation, votes = looked
         return Answer(logits, found[0].decision, deviation, votes)
 
     def value(self, clips: Tensor, rows: Tensor | None, labels: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,7 @@ class Wavelet(Filter):
         (coarse, across), details = (_split(half, 3, self.wavelet) for half in _split(frames, 2, self.wavelet))
         coarse = self._denoised(coarse, sigma, levels - 1)
         upper = _joined(coarse, _soft(across, sigma), 3, self.wavelet, width)
-        lower = _joined(*(_soft(band, sigma) for band in details), 3, self.wavelet, width)
+        lower = _joined(_soft(details[0], sigma), _soft(details[1], sigma), 3, self.wavelet, width)
         return _joined(upper, lower, 2, self.wavelet, height)
 
 

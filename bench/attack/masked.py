@@ -46,8 +46,8 @@ class MaskedAttack(GradientAttack):
         return STEP if budget.step_size is None else budget.step_size
 
     def project(self, points: Tensor, left: Survivors) -> Tensor:
-        """Only the cube is left: what has moved lies in the mask, a region that the budget allows."""
-        return points.clamp_(0, 1)
+        """In a budget of pixels only the cube is left: what has moved lies in the mask, a region that it allows."""
+        return points.clamp_(0, 1) if isinstance(left.budget.geometry, Region) else left.project(points)
 
     def prepare(self, run: Run) -> list[Tensor]:
         return self.choose(run, run.budget.restarts)

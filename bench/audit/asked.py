@@ -139,7 +139,7 @@ def answers_agree(cells: Sequence[AskedCell]) -> list[Finding]:
     return findings
 
 
-def _answer(outcome: Outcome) -> tuple[str, int | None, list[int]]:
+def _answer(outcome: Outcome) -> tuple[str, int | None, list[int | None]]:
     return outcome.status, outcome.prediction, outcome.votes
 
 

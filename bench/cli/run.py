@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 from rich.text import Text
@@ -70,9 +70,13 @@ def _is_local(engine: str, workers: int | None, address: str | None) -> bool:
     return engine == "local"
 
 
-def _parse_keep(text: str) -> Literal["all", "shared", "none"]:
-    if text == "all" or text == "shared" or text == "none":
-        return text
+_Keep = Literal["all", "shared", "none"]
+
+
+def _parse_keep(text: str) -> _Keep:
+    for known in get_args(_Keep):
+        if text == known:
+            return cast(_Keep, known)
     raise BenchError(f"--keep must be all, shared or none, not {text!r}.")
 
 
@@ -334,7 +338,7 @@ def _print_plan(plan: Plan, store_folder: Path) -> None:
     _print_stored(plan, store_folder)
 
 
-def _print_room(plan: Plan, keep: Literal["all", "shared", "none"]) -> None:
+def _print_room(plan: Plan, keep: _Keep) -> None:
     from bench.cli.bank import in_bytes
     from bench.plan.probe import first_clip
     from bench.run.kept import estimate

@@ -124,7 +124,7 @@ def _spread(planes: Tensor, axis: int, before: float, after: float) -> Tensor:
     return _alternating(halves, axis)
 
 
-def _alternating(halves: Sequence[Tensor], axis: int) -> Tensor:
+def _alternating(halves: list[Tensor], axis: int) -> Tensor:
     """Even and odd places along an axis."""
     both = torch.stack(halves, axis + 1) if axis < 2 else halves[0].new_empty(*halves[0].shape, 2)
     if axis == 2:  # faster than a stack along the last axis

@@ -120,7 +120,7 @@ class Meter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._live: dict[int, int] = {}
         self._now, self._peak = 0, 0
         self._flops: Counter[str] = Counter()
@@ -429,7 +429,7 @@ def cost_of(plan: Plan) -> Cost:
         bare = next(c.defense.label for c in plan.cells if changes_nothing(c.defense.instance))
         row = rows.get((unit.model.label, behind or bare))
         if row is None:  # a classifier to transfer from
-            exact = ["exact"] if unit.passes[1] else []
+            exact: list[Gradient] = ["exact"] if unit.passes[1] else []
             row = _row(accountant, unit.model.label, "", unit.defended, shape, exact)
         forwards, backwards = unit.passes
         way = unit.gradient if unit.defense else "exact"
@@ -503,7 +503,7 @@ def _scaled(
             return defended.with_gradient(way).candidates(clips, ClipRandom([0]))
 
         own = accountant.call(lambda clips: purify(clips, "none"), clip, False)
-        backward = {
+        backward: dict[str, Figures] = {
             way: _sum(both, accountant.call(lambda clips, way=way: purify(clips, way), clip, True), size)  # type: ignore[misc]
             for way in ways
         }

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -353,4 +353,4 @@ def gpu() -> torch.device:
     """
     if not torch.cuda.is_available():
         raise BenchError("This check compares a GPU with the CPU, and PyTorch finds no GPU on this machine.")
-    return cast(torch.device, torch.device("cuda"))
+    return torch.device("cuda")

@@ -266,8 +266,8 @@ class RayCrew:
     def _read(self, hired: _Hired) -> None:
         try:
             answer = self._ray.get(hired.coming)
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None
+        except self._ray.exceptions.RayTaskError as raised:
+            raise raised.as_instanceof_cause() from None
         except self._ray.exceptions.RayError:  # the process is gone, or the machine it was on
             self._replace(hired)
             return

@@ -71,7 +71,7 @@ def encode(clean: Tensor, adversarial: Tensor) -> bytes:
         beside[near].astype(np.int8).tobytes(),
         *_planes(far),
     ]
-    return _packed({**head, "coding": "steps", "check": zlib.crc32(after)}, streams)
+    return _packed({**head, "coding": "steps", "check": zlib.crc32(after.tobytes())}, streams)
 
 
 def decode(coded: bytes, clean: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def decode(coded: bytes, clean: Tensor) -> Tensor:
         after = _added(clean, streams)
     except (KeyError, ValueError, IndexError, TypeError, SafetensorError) as error:
         raise Unreadable(str(error)) from error
-    if zlib.crc32(after) != head.get("check"):
+    if zlib.crc32(after.tobytes()) != head.get("check"):
         raise Unreadable("its values are not those that were coded")
     return torch.from_numpy(after.reshape(clean.shape))
 
@@ -101,7 +101,7 @@ def digest(clip: Tensor) -> str:
     """Tells clips apart by type, shape and bits: 32 hex digits."""
     plain = clip.detach().cpu().contiguous()
     told = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}\n".encode())
-    told.update(plain.reshape(-1).view(torch.uint8).numpy())
+    told.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
     return told.hexdigest()[:32]
 
 
