@@ -92,7 +92,7 @@ class ClipRandom:
         count = _size(shape)
         words = self._words(-(-count // 2), device)
         if words.is_cpu:
-            normal = torch.empty(len(self), 2 * words.shape[1])
+            normal = torch.empty(len(self), 2 * words.shape[1], dtype=torch.float32)
             for drawn, row in zip(words, normal, strict=True):
                 for part, to in zip(drawn.split(_AT_ONCE), row.split(2 * _AT_ONCE), strict=True):
                     to.copy_(_box_muller(part))

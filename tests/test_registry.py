@@ -144,7 +144,10 @@ def test_parameters_carry_their_help() -> None:
     assert (first.name, first.annotation, first.default, first.required) == ("quality", "int", 75, False)
     assert first.help.startswith("1 to 95; SHIELD's code offers 80 and 75")
     assert entry.parameters[2].help.endswith("as common image-conversion code does.")  # a continued line
-    assert entry.summary == "Compresses and decompresses every frame with a standard JPEG encoder."
+    assert (
+        entry.summary
+        == "Compresses and decompresses every frame with the arithmetic of libjpeg, on the device of the clip."
+    )
     shuffle = {p.name: p.help for p in DEFENSES.get("temporal_shuffle").parameters}
     assert shuffle["reach"] == shuffle["length"] == "of the ``chunks`` variant."
 

@@ -204,8 +204,10 @@ class RayCrew:
             plan: what it has to be.
         """
         self._recipe, self._expected = recipe, ([c.id for c in plan.cells], [r.id for r in plan.refs])
-        for hired in self._crew:
-            hired.coming = hired.actor.prepare.remote(recipe)
+        self._again.clear()
+        self._told.clear()
+        for hired in self._crew:  # what one is still at belongs to a run that was stopped
+            hired.task, hired.coming = None, hired.actor.prepare.remote(recipe)
 
     def ask(self, what: Literal["check", "batch_size"], argument: Any) -> Any:
         while True:

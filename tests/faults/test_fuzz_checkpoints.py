@@ -225,7 +225,7 @@ FOUL: dict[str, Callable[[Content], Content]] = {
     "some prefixed": lambda s: {("" if i else "module.") + k: v for i, (k, v) in enumerate(s.items())},
     "twice": lambda s: s | {f"_orig_mod.{k}": v + 1 for k, v in s.items()},
     "two wrappers": lambda s: {"model": s, "state_dict": {k: v + 1 for k, v in s.items()}},
-    "unknown wrapper": lambda s: {"ema": s, "epoch": 3},
+    "unknown wrapper": lambda s: {"elsewhere": s, "epoch": 3},
     "wrapped in a list": lambda s: {"model": [s]},
     "empty": lambda s: {},
     "empty wrapper": lambda s: {"state_dict": {}},

@@ -33,7 +33,7 @@ def test_no_kill_changes_what_the_same_command_ends_with(gray_grid: Callable[...
     seen = json.loads(killed.stdout)
     assert seen["faults"] == []
     names = " ".join(seen["touches"])
-    for file in ("_grid.json", "_run.json", "leaderboard.md", "PGD+exact", ".safetensors"):
+    for file in ("_grid.json", "_run.json", "leaderboard.md", "PGD+exact", ".adv"):
         assert file in names
     assert seen["touches"].count("COMMIT") > 10
     # A file that is opened under its own name is torn by a kill, even if nobody notices.

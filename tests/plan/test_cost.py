@@ -134,7 +134,7 @@ def test_a_purifier_is_counted_as_it_runs(defense: str, tmp_path: Path) -> None:
 
 
 def test_flow_is_counted_with_the_updates_it_makes() -> None:
-    """Two updates for an answer, one for a gradient: networks are copied while they work."""
+    """Two updates for an answer, one or four for a gradient: networks are copied while they work."""
     from torchvision.models.optical_flow import raft_small
 
     from bench.flow.raft import Raft
@@ -142,16 +142,15 @@ def test_flow_is_counted_with_the_updates_it_makes() -> None:
     torch.manual_seed(0)
     clip = torch.rand(1, 3, 2, 128, 128)
     work = {}
-    for updates in (1, 2):
+    for updates in (1, 4):
         stream = I3DFlow(Raft(raft_small(), 2), I3D(5, channels=2), 20.0, updates, 1).eval()
         defended = DefendedClassifier(stream, DEFENSES.create("none"), "none")
         for gradient in (None, "exact"):
             found = Accountant().measure(defended, tuple(clip.shape[1:]), gradient).total  # type: ignore[arg-type]
-            if updates == 1:
-                assert found == pytest.approx(really(defended, clip, gradient).total, rel=0.01)
+            assert found == pytest.approx(really(defended, clip, gradient).total, rel=0.01)
             work[updates, gradient] = found
-    assert work[1, None] == work[2, None]
-    assert work[1, "exact"] < work[2, "exact"]
+    assert work[1, None] == work[4, None]
+    assert work[1, "exact"] < work[4, "exact"]
 
 
 def test_a_plan_is_the_sum_of_its_attacks_and_judgements(
@@ -185,7 +184,7 @@ def test_a_dry_run_prints_operations_memory_and_hours(bench: Callable[..., Answe
     arguments = ("run", "--dry-run", "--results", tmp_path / "r", "--clips", 2, "--attack", "PGD", "--defense", "jpeg")
     answer = bench(*arguments, "--card", "a100")
     assert answer.code == 0, answer.err
-    for word in ("TFLOP", "GiB a clip", "on one a100", "clips at once fit", "measured at 8x64x64"):
+    for word in ("TFLOP", "GiB a clip", "on one a100", "clips at once fit"):
         assert word in answer.out, word
     refused = bench(*arguments, "--card", "a1000")
     assert refused.code == 2

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench import BenchError
+from bench.files import here
 from bench.grids.grid import read_grid
 from bench.plan.cells import Plan
 from bench.plan.expand import make_plan
@@ -203,7 +204,7 @@ def test_what_nothing_names_goes_once_nobody_can_be_about_to_name_it(gray_grid: 
     measured(gray_grid(), tmp_path)
     with Store(tmp_path / ".store") as store:
         name = store.bank.put(b"of a run that was killed before it wrote the row")
-        part = store.bank.path(name).with_name(f"x.adv.{2**22 + 1}.part")
+        part = store.bank.path(name).with_name(f"x.adv.{here()}-{2**22 + 1}.part")
         part.write_bytes(b"of one that was killed before")
         assert waste(store, tmp_path) == []
         found = waste(store, tmp_path, now=time.time() + 3600)

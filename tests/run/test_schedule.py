@@ -53,6 +53,9 @@ class Several:
     def ask(self, what: str, argument: Any) -> Any:
         return getattr(self._idle[0], what)(argument)
 
+    def rest(self) -> None:
+        """Nothing is done ahead."""
+
     def free(self) -> bool:
         return bool(self._idle)
 
