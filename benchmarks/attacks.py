@@ -2,7 +2,7 @@
 attack x defence of a grid that was run, with accuracy, passes and seconds per clip.
 
 Run: ``python benchmarks/attacks.py`` for the ratios. All are timed in turn, A B C A B C ..., on the shipped classifier
-with the same clips, steps and start, so that the ratios hold when the machine's speed drifts. Early leaving is
+with the same clips, steps and start, in processor time, so that the ratios hold when the machine's speed drifts. Early leaving is
 switched off (PGD: ``keep="last"``; APGD: a target that is meant for transfer), so that every clip takes every step in
 all of them. torchattacks'
 APGD knows images only: it gets clips whose frames stand below one another. A last line shows what leaving early saves.
@@ -81,9 +81,10 @@ def bare_loop(model: nn.Module, clips: Tensor, labels: Tensor, steps: int) -> No
 
 
 def timed(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+    """Seconds of processor time: the clock would tell of whoever else uses the machine, too."""
+    begun = time.process_time()
     work()
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 def print_ratios(times: dict[str, list[float]]) -> None:
