@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from bench import (
     Answer,
@@ -73,13 +73,17 @@ class Expectation(Wrapped):
         def look(x: Tensor) -> tuple[Tensor | None, ...]:
             now = streams.tell()
             streams.seek(places)
-            answer = self._inner.ask(x, rows, then)
-            if found:
-                streams.seek(now)
+            try:
+                answer = self._inner.ask(x, rows, then)
+            finally:
+                if found:
+                    streams.seek(now)
             found.append(answer)
             return answer.logits, answer.deviation, answer.votes
 
-        looked: tuple[Any, ...] = checkpoint(look, clips, use_reentrant=False, preserve_rng_state=False)
+        # All of it is done again, not only up to the last tensor that is needed: streams and counters go on after that.
+        with set_checkpoint_early_stop(False):
+            looked: tuple[Any, ...] = checkpoint(look, clips, use_reentrant=False, preserve_rng_state=False)
         logits, deviation, votes = looked
         return Answer(logits, found[0].decision, deviation, votes)
 

@@ -46,23 +46,27 @@ def computing(precision: Precision, device: torch.device) -> Iterator[None]:
     """
     import torch
 
-    kind = "tf32" if precision == "tf32" else "ieee"
-    settings = [(owner, name, getattr(owner, name)) for owner, name in _products()]
+    matrices, convolutions = torch.get_float32_matmul_precision(), _convolutions()
     try:
-        for owner, name, before in settings:
-            setattr(owner, name, kind if isinstance(before, str) else kind == "tf32")
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        # The flag, and not the words for one kind of operation each, which PyTorch refuses to read as a flag again.
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             yield
     finally:
-        for owner, name, before in settings:
+        torch.set_float32_matmul_precision(matrices)
+        for owner, name, before in convolutions:
             setattr(owner, name, before)
 
 
-def _products() -> list[tuple[Any, str]]:
-    """What says how CUDA multiplies ``float32``: since PyTorch 2.9 a word for each kind of operation, a flag before."""
-    from torch import backends
+def _convolutions() -> list[tuple[Any, str, Any]]:
+    """How cuDNN multiplies ``float32``, and where that is said: by a flag or, where somebody has set single kinds of
+    operations (PyTorch 2.9 and later), so that the flag cannot be read, by words."""
+    import torch
 
-    found = []
-    for owner in (backends.cuda.matmul, getattr(backends.cudnn, "conv", backends.cudnn)):
-        found.append((owner, "fp32_precision" if hasattr(owner, "fp32_precision") else "allow_tf32"))
-    return found
+    cudnn: Any = torch.backends.cudnn
+
+    try:
+        return [(cudnn, "allow_tf32", cudnn.allow_tf32)]
+    except RuntimeError:
+        return [(part, "fp32_precision", part.fp32_precision) for part in (cudnn.conv, cudnn.rnn)]

@@ -2,9 +2,9 @@
 attack x defence of a grid that was run, with accuracy, passes and seconds per clip.
 
 Run: ``python benchmarks/attacks.py`` for the ratios. All are timed in turn, A B C A B C ..., on the shipped classifier
-with the same clips, steps and start, in processor time, so that the ratios hold when the machine's speed drifts. Early leaving is
-switched off (PGD: ``keep="last"``; APGD: a target that is meant for transfer), so that every clip takes every step in
-all of them. torchattacks'
+with the same clips, steps and start, in processor time, so that the ratios hold when the machine's speed drifts. Early
+leaving is switched off (PGD: ``keep="last"``; APGD: a target that is meant for transfer), so that every clip takes
+every step in all of them. torchattacks'
 APGD knows images only: it gets clips whose frames stand below one another. A last line shows what leaving early saves.
 
 ``python benchmarks/attacks.py --matrix embedded_attacks`` prints the matrix from the stored outcomes of ``bench run

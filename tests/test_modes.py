@@ -30,9 +30,9 @@ def test_bf16_is_for_products_alone_and_ends_with_the_block() -> None:
     net, x = Seen(), torch.rand(2, 4)
     with computing("bf16", CPU):
         assert torch.zeros(1).dtype == torch.float32
-        rounded = net(x)
+        rounded = net(x).detach()
     assert net.dtypes == [torch.bfloat16]
-    plain = net(x)
+    plain = net(x).detach()
     assert net.dtypes[1] == torch.float32
     # Eight bits of mantissa: close, and not equal.
     assert 0 < float((rounded - plain).abs().max()) < 0.05
@@ -47,13 +47,26 @@ def test_fp32_is_so_inside_of_others_mixed_precision() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_products_on_cuda(precision: str) -> None:
-    """What cuBLAS and cuDNN are told, in PyTorch's words; they get their own settings back."""
-    convolutions, matrices = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = convolutions.fp32_precision, matrices.fp32_precision
-    word = "tf32" if precision == "tf32" else "ieee"
+    """What cuBLAS and cuDNN are told; they get their own settings back."""
+    cudnn, matrices = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, matrices.fp32_precision, cudnn.allow_tf32
     with computing(precision, CPU):  # type: ignore[arg-type]
-        assert convolutions.fp32_precision == matrices.fp32_precision == word
-    assert (convolutions.fp32_precision, matrices.fp32_precision) == before
+        assert cudnn.allow_tf32 == matrices.allow_tf32 == (precision == "tf32")
+        with cudnn.flags(enabled=False):  # which raises where convolutions and recurrent layers differ
+            pass
+    assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, matrices.fp32_precision, cudnn.allow_tf32) == before
+
+
+@pytest.mark.parametrize("word", ["highest", "high", "medium"])
+def test_the_precision_of_matrix_products_is_put_back(word: str) -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(word)
+        with computing("fp32", CPU):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == word
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_what_there_is_not() -> None:

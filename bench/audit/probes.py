@@ -20,6 +20,7 @@ from bench.defense.base import Purifier
 from bench.defense.defended import DefendedClassifier, why_not
 from bench.errors import BenchError, Impossible
 from bench.faults import charge_no_machine
+from bench.modes import computing
 from bench.records.audits import Finding, Severity
 from bench.records.identity import Gradient
 from bench.registry import ATTACKS
@@ -396,7 +397,8 @@ def probe(probed: ProbedRow) -> list[Finding]:
         the_attack_has_converged,
     ):
         try:
-            finding = check(probed)
+            with computing("fp32", probed.clips.device):  # as the judge does
+                finding = check(probed)
         except Impossible as error:  # a gradient that only asking shows not to be there
             finding = Finding(check="gradient", severity="fault", message=str(error), clips=list(probed.ids))
         except BenchError:

@@ -60,8 +60,7 @@ def _print_sum(cost: Cost, name: str) -> None:
     fits = f"{room} clips at once fit" if room else "not even one clip fits"
     out.print(
         f"At most {_tera(cost.work.total)} TFLOP in all: {_time(cost.work.seconds(card))} on one {name} at "
-        f"{100 * UTILISATION:.0f} % of its peak, where {fits}; {cost.memory / _GIB:.1f} GiB for the dearest clip, "
-        f"{cost.stored / _GIB:.2g} GiB of clips on the disk.",
+        f"{100 * UTILISATION:.0f} % of its peak, where {fits}; {cost.memory / _GIB:.1f} GiB for the dearest clip.",
         highlight=False,
     )
 

@@ -68,7 +68,7 @@ def _fetch(source: Source, accepted: bool) -> None:
     if path.is_file() and source.sha256 is None:
         words = f"; no checksum is published, that of this file is sha256 {sha256(path)}"
     else:
-        words = "; its checksum is right"
+        words = "; its checksum is right" if path.is_file() else "; the sizes of its files are right"
     out.print(f"{source.name} is in {path}{words}", highlight=False, soft_wrap=True)
 
 

@@ -203,7 +203,8 @@ class DefendedClassifier(nn.Module):
         clips = candidates.flatten(0, 1)
         if self.nature.one_by_one:
             logits = torch.cat([self._answer(clip, rng, i % len(rng)) for i, clip in enumerate(clips.clone().split(1))])
-        elif len(clips) <= (size := self._portion(clips)):
+        # As many as there are clips fit: that is what the batch was cut for.
+        elif len(clips) <= len(rng) or len(clips) <= (size := self._portion(clips)):
             logits = self._together(clips)
         else:
             logits = torch.cat([saving(self._together, part) for part in clips.split(size)])
@@ -274,7 +275,7 @@ class DefendedClassifier(nn.Module):
         """The final, hard decision on a batch: what every outcome is judged by.
 
         A purifier that makes its candidates one by one (:class:`InTurn`) makes no more of them than it takes
-        to decide; the decision is that of all.
+        to decide; the decision is that of all, and ``finite`` is said of those that were made.
         """
         if (voting := self._in_turn()) is not None:
             single = [self._decide_in_turn(voting, clip, rng.select([i])) for i, clip in enumerate(clips.split(1))]

@@ -384,14 +384,12 @@ class Cost:
         clips: how many.
         shape: of one.
         work: all operations of the plan, at most.
-        stored: bytes on the disk.
     """
 
     rows: list[RowCost]
     clips: int
     shape: tuple[int, ...]
     work: Figures
-    stored: int
 
     @property
     def memory(self) -> int:
@@ -436,7 +434,7 @@ def cost_of(plan: Plan) -> Cost:
         both = row.backward.get(way, row.forward)
         _add(work, row.forward, max(forwards - backwards, 0) * count)
         _add(work, both, backwards * count)
-    return Cost(list(rows.values()), count, shape, Figures(dict(work)), _stored(plan, shape))
+    return Cost(list(rows.values()), count, shape, Figures(dict(work)))
 
 
 def _add(work: Counter[str], figures: Figures, times: int) -> None:
@@ -448,11 +446,6 @@ def _shape(dataset: Dataset, refs: Iterable[ClipRef]) -> tuple[int, ...]:
     if clip is None:
         raise BenchError("No clip of the data set can be read, so nothing can be said of costs.")
     return tuple(clip.shape)
-
-
-def _stored(plan: Plan, shape: tuple[int, ...]) -> int:
-    """Bytes of the clips that are stored for several rows; outcomes are small."""
-    return sum(unit.shared for unit in plan.units) * len(plan.refs) * math.prod(shape) * 4
 
 
 def _row(

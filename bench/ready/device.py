@@ -1,6 +1,6 @@
 """What a GPU computes beside what the CPU computes: attacks, defences, precisions, memory, time.
 
-Both sides get the same weights, clips and random numbers, which are drawn on the CPU whatever the device. Attacks take
+Both sides get the same weights, clips and random numbers, which are the same on every device. Attacks take
 signs of gradients, so that a difference in the last digit becomes one of a whole step: of an attack the share of equal
 decisions says more than the largest difference; of a defence both have to be small.
 """
@@ -23,6 +23,7 @@ from bench.defense.base import Defense
 from bench.defense.defended import DefendedClassifier, automatic
 from bench.defense.trained import TrainedDefense, know_origin
 from bench.errors import BenchError
+from bench.modes import computing
 from bench.plan.cost import Accountant, Meter
 from bench.registry import ATTACKS, DATASETS, DEFENSES, Spec
 from bench.seeds import ClipRandom
@@ -228,8 +229,11 @@ def _share(one: Tensor, other: Tensor) -> float:
 def _defense(side: _Sides, name: str) -> Finding:
     """Purified clips, decisions and the gradient of an attacker who names none."""
     views = side.defended(_light(name), "auto")
-    decisions = [view.decide(side.clips.to(_of(view)), side.random()) for view in views]
-    gradients = [_gradient(view, side.clips, side.labels, side.random()) for view in views]
+    decisions, gradients = [], []
+    for view in views:
+        with computing("fp32", _of(view)):  # as the judge does
+            decisions.append(view.decide(side.clips.to(_of(view)), side.random()))
+            gradients.append(_gradient(view, side.clips, side.labels, side.random()))
     one, other = (d.purified.cpu().float() for d in decisions)
     away = float((gradients[0] - gradients[1]).norm() / gradients[0].norm().clamp_min(1e-12))
     return Finding(
@@ -261,9 +265,10 @@ def _attack(side: _Sides, name: str) -> Finding:
     for view in views:
         device = _of(view)
         target = view.target(side.random())
-        result = attack(target, side.clips.to(device), side.labels.to(device), budget, side.random())
-        found.append(result.clips.detach().cpu())
-        decided.append(view.decide(result.clips.to(device), side.random()).prediction)
+        with computing("fp32", device):
+            result = attack(target, side.clips.to(device), side.labels.to(device), budget, side.random())
+            found.append(result.clips.detach().cpu())
+            decided.append(view.decide(result.clips.to(device), side.random()).prediction)
     apart = (found[0] - found[1]).abs()
     return Finding(
         "attack",

@@ -149,7 +149,7 @@ def sha256(path: Path) -> str:
 
 
 def _from_hub(source: Source) -> Path:
-    """A pipeline from the Hugging Face hub, by its library, which resumes and compares checksums; safetensors alone."""
+    """A pipeline from the Hugging Face hub, by its library, which resumes and compares sizes; safetensors alone."""
     from huggingface_hub import snapshot_download
 
     folder, parts = weights_folder(), PIPELINES[source.name][2]

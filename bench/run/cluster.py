@@ -171,7 +171,7 @@ class RayCrew:
         except BenchError:
             self.close()
             raise
-        self.name = "cpu" if self.device == "cpu" else "GPU"  # until a worker says which
+        self.name = self.hardware = "cpu" if self.device == "cpu" else "GPU"  # until a worker says which
         self.deaths = 0
         self._recipe: Recipe | None = None
         self._expected: tuple[list[str], list[str]] = ([], [])
@@ -238,10 +238,16 @@ class RayCrew:
         idle.task, idle.coming = task, idle.actor.work.remote(task)
 
     def reports(self, seconds: float | None) -> Iterator[Report]:
+        fault: BenchError | None = None
         if not self._told:
-            self._collect(seconds)
+            try:
+                self._collect(seconds)
+            except BenchError as error:
+                fault = error
         told, self._told = self._told, []
-        yield from told
+        yield from told  # what others have done meanwhile comes first
+        if fault is not None:
+            raise fault
 
     # --- workers come and go ---
 
@@ -260,8 +266,14 @@ class RayCrew:
         waiting = {hired.coming: hired for hired in self._crew if hired.coming is not None}
         if not self._ray.wait(list(waiting), num_returns=1, timeout=seconds)[0]:
             return
+        fault: BenchError | None = None
         for coming in self._ray.wait(list(waiting), num_returns=len(waiting), timeout=0)[0]:
-            self._read(waiting[coming])
+            try:
+                self._read(waiting[coming])
+            except BenchError as error:
+                fault = fault or error
+        if fault is not None:
+            raise fault
         while self._again and self.free():
             self.start(self._again.pop(0))
 
@@ -290,7 +302,7 @@ class RayCrew:
                 "A worker plans other cells or clips than this process: on its machine, this package, the weights or "
                 "the data are other ones. Make them the same there."
             )
-        self.name = f"{name} ({len(self._crew)} workers)"
+        self.name, self.hardware = f"{name} ({len(self._crew)} workers)", name
         self._deaths[None] = 0
 
     def _replace(self, hired: _Hired) -> None:

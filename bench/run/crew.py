@@ -33,10 +33,12 @@ class Crew(Protocol):
     Attributes:
         device: PyTorch's kind of the device that is used.
         name: of that device and of how many there are, for the record of a run.
+        hardware: of that device alone, see :func:`bench.run.engine.hardware`.
     """
 
     device: str
     name: str
+    hardware: str
 
     def ask(self, what: Literal["check", "batch_size"], argument: Any) -> Any:
         """Asks one worker, and waits for its answer: see :class:`bench.run.work.Worker`."""
@@ -65,7 +67,7 @@ class ThisProcess:
         self, plan: Plan, engine: LocalEngine, *, fail_fast: bool = False, frames: Frames | None = None
     ) -> None:
         self.device = engine.device.type
-        self.name = hardware(engine.device)
+        self.name = self.hardware = hardware(engine.device)
         self._worker = Worker(plan, engine, fail_fast=fail_fast, frames=frames, in_order=True)
         self._task: Task | None = None
 
@@ -89,10 +91,12 @@ class ThisProcess:
         if task is None:
             return
         try:
-            for part in self._worker.parts(task):
-                yield Report(task, part)
-        except BenchError as error:
-            yield Report(task, error=error)
-        else:
-            yield Report(task)
-        self._task = None
+            try:
+                for part in self._worker.parts(task):
+                    yield Report(task, part)
+            except BenchError as error:
+                yield Report(task, error=error)
+            else:
+                yield Report(task)
+        finally:  # also where whoever is told goes no further
+            self._task = None

@@ -89,6 +89,9 @@ class LocalEngine:
         if self.device.type == "cpu":
             return max(1, min(_MOST_CLIPS, _CPU_BATCH_VALUES // clip.numel()))
         unit = cell.unit
+        for network in (cell.defended, unit.defended if unit is not None else None):
+            if network is not None:
+                network.to(self.device)  # weights are of no clip
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
         ref = [ClipRef("the clip by which the batch size is chosen", 0)]

@@ -77,7 +77,7 @@ def export(
     may mix two measurements; their outcomes remain in the store. So are files that cannot be read: they hold nothing.
 
     Args:
-        device: what the device that was used is called. or that of what other machines used.
+        device: the name of the device that was used; of a crew, that of its workers' devices.
         ran: whether anything was computed; if not, the record of when, where and how long is left alone.
 
     Returns:

@@ -21,7 +21,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,8 @@ _MEMORY = 1 << 30
 _AHEAD = 1 << 28
 _MAGIC = b"frames01"
 _ENDING = ".clip"
+# Seconds by which the clock of a file system may lag behind.
+_TICK = 0.02
 # Of the disk's room, what others are left.
 _SPARE = 0.5
 # What decodes and resizes.
@@ -56,7 +58,6 @@ class Loader:
         dataset: what gives the clips.
         identity: all that a clip depends on but its id and its files: parameters and code of the data set.
         frames: where decoded clips are kept; they are not if it is not given.
-        prepare: is done to each clip in the background, such as ``Tensor.pin_memory``.
     """
 
     def __init__(
@@ -67,10 +68,9 @@ class Loader:
         *,
         memory: int = _MEMORY,
         ahead: int = _AHEAD,
-        prepare: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._dataset, self._identity, self._frames = dataset, identity, frames
-        self._memory, self._ahead, self._prepare = memory, ahead, prepare
+        self._memory, self._ahead = memory, ahead
         self._held: OrderedDict[str, Tensor] = OrderedDict()
         self._bytes = 0
         self._coming: dict[str, Future[Tensor]] = {}
@@ -137,7 +137,7 @@ class Loader:
                 clip = self._dataset.load(ref)
             if self._frames is not None and key is not None and key == self._key(ref):
                 self._frames.put(key, clip)
-        return self._prepare(clip) if self._prepare is not None else clip
+        return clip
 
     def _key(self, ref: ClipRef) -> str | None:
         """What a clip is known by; nothing if it is not read from files that can be named."""
@@ -189,7 +189,7 @@ class Frames:
 
     def __init__(self, folder: Path, most: int = round(CACHE_GB * 1e9)) -> None:
         self.folder, self._most = folder, most
-        self._begun = time.time()
+        self._begun = time.time() - _TICK
         self._lock = threading.Lock()
         self._old: list[_File] | None = None
         self._bytes = 0

@@ -216,7 +216,7 @@ class Runner:
         unit = cell.unit
         parts = (cell.model, cell.defense, *((unit.defense, unit.attack) if unit else ()), cell.dataset)
         settings = [part.identity.model_dump() if part else None for part in parts]
-        key = digest([*settings, [unit.gradient, unit.precision] if unit else None, self._crew.name])
+        key = digest([*settings, [unit.gradient, unit.precision] if unit else None, self._crew.hardware])
         return self.store.batch_size(key, lambda: self._crew.ask("batch_size", cell.id))
 
     # --- doing it ---
@@ -238,10 +238,16 @@ class Runner:
             if waits:
                 self._leases.flush()
             if crew.busy():
+                failed: BenchError | None = None
                 for report in crew.reports(_LOOK if waits and board.waits() else None):
-                    if report.error is None:
+                    if report.error is None and failed is None:
                         self._fill(board)  # nobody is to stand idle while what was done is written
-                    self._take(board, report)
+                    try:
+                        self._take(board, report)
+                    except BenchError as error:  # what others have done meanwhile is kept first
+                        failed = failed or error
+                if failed is not None:
+                    raise failed
             elif waits and board.open():
                 self.progress.working_on("waiting for another process")
                 time.sleep(_LOOK)

@@ -251,11 +251,17 @@ class Store:
             yield self._db
 
     def batch_size(self, key: str, choose: Callable[[], int]) -> int:
-        """The batch size once chosen for ``key``; later runs repeat it, so that they form the same batches."""
+        """The batch size once chosen for ``key``; later runs repeat it, so that they form the same batches.
+
+        Args:
+            choose: chooses it; 0 if it cannot be known now, which is one clip and is not remembered.
+        """
         known = self._rows("SELECT size FROM batch_sizes WHERE key = ?", (key,))
         if known and isinstance(known[0][0], int) and known[0][0] > 0:
             return known[0][0]
         size = int(choose())
+        if size < 1:
+            return 1
         with self._writing() as db:
             # Of two processes that choose at once, the first one's choice stays.
             db.execute(

@@ -132,7 +132,7 @@ class Worker:
             self.engine.check_classifier(models[label].instance, label, clip, needed, len(self.plan.dataset.classes))
 
     def batch_size(self, cell: str) -> int:
-        """Clips of a cell for which there is room."""
+        """Clips of a cell for which there is room; 0 if that could not be found out."""
         clip = self._any_clip()
         if clip is None:
             return 1
@@ -141,7 +141,7 @@ class Worker:
         except BenchError:
             raise
         except Exception:  # noqa: BLE001 - with one clip a batch, whoever fails is told and charged
-            return 1
+            return 0
 
     def parts(self, task: Task) -> Iterator[Part]:
         """Does what a task asks for, part by part as the memory has room.

@@ -124,7 +124,7 @@ def test_other_files_settings_and_paths_are_other_clips(root: Path, tmp_path: Pa
 def test_the_next_clips_are_loaded_in_the_background(root: Path, tmp_path: Path) -> None:
     data = Folders(root)
     refs = data.refs()
-    loader = Loader(data, "", Frames(tmp_path / "frames"), prepare=lambda clip: clip * 1)
+    loader = Loader(data, "", Frames(tmp_path / "frames"))
     first = loader.load(refs[0])
     loader.expect(refs)
     rest = [loader.load(ref) for ref in refs[1:]]

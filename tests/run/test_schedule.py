@@ -39,7 +39,7 @@ class Several:
         most: of them that were out at once.
     """
 
-    device = name = "cpu"
+    device = name = hardware = "cpu"
 
     def __init__(self, plan: Plan, workers: int, seed: int) -> None:
         engine = LocalEngine(torch.device("cpu"))
