@@ -172,7 +172,9 @@ class Board:
             return None
         held = self._leases.held()
         for job in self._order():
-            if job.batches is None:
+            if job.batches is None:  # a size is found out by trying, and not before there is a use for it
+                if not any(self._is_ready(job, [r.id]) for r in job.refs):
+                    continue
                 job.cut(self._refs, self._size_of(job.cell))
             assert job.batches is not None
             for batch in job.batches:

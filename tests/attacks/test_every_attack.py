@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kit.networks import Scaled
+from kit.networks import Scaled, Smooth
 from kit.selection import Selecting
 from torch import Tensor, nn
 
@@ -67,22 +67,9 @@ NAMES = sorted(set(ATTACKS.names()) - ELSEWHERE)
 COMBINATIONS = [(name, norm) for name in NAMES for norm in made(name).norms if takes(name, norm)]
 
 
-class Net(nn.Module):
-    """A smooth classifier of clips of any size, in the precision of what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.conv, self.head = nn.Conv3d(3, 6, 3, padding=1), nn.Linear(6, 5)
-
-    def forward(self, clips: Tensor) -> Tensor:
-        return 30 * self.head(torch.tanh(4 * self.conv(clips)).mean(dim=(2, 3, 4)))
-
-
 def target_of(kind: str, dtype: torch.dtype, selects: bool, count: int) -> Target:
     """``decisive``, ``stochastic`` or ``transfer``."""
-    net: Any = Selecting() if selects else Net().to(dtype)
+    net: Any = Selecting() if selects else Smooth().to(dtype)
     noise = torch.Generator().manual_seed(3)
 
     def look(x: Tensor, rows: Tensor, then: Any = None) -> Tensor:
@@ -155,7 +142,7 @@ def test_no_attack_leaves_more_of_a_classifier_that_is_a_thousand_times_as_sure(
     """Decisions do not depend on the scale of logits, so what is left of them must not either."""
     attack = ATTACKS.create({"name": name, **SETTINGS.get(name, {}), **ALONE.get(name, {})})
     clips = torch.rand(8, 3, 4, 24, 24, generator=torch.Generator().manual_seed(1))
-    net: Any = Selecting() if name in ("joint_selection", "branches") else Net()
+    net: Any = Selecting() if name in ("joint_selection", "branches") else Smooth()
     with torch.no_grad():
         logits = net(clips)
         middle = 0.0 if isinstance(net, Selecting) else logits.mean(0)  # else all clips were of one class, far off

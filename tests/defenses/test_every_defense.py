@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from kit.draws import draw
+from kit.networks import Smooth
 from planted import DetachedGradient, ReversedGradient, Rounding, Saturated
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -375,7 +376,7 @@ def check_exact_gradient(defense: Purifier) -> None:
     if not defense.differentiable:
         for refused in ("exact", "diffattack"):
             with pytest.raises(BenchError, match=f"no {refused} gradient"):
-                DefendedClassifier(Net(), defense, refused)
+                DefendedClassifier(Smooth(), defense, refused)
         return
     if "deviation" in hooks(defense):
         assert agree(lambda x, rng: ready.deviation(x, rng)[1:])
@@ -429,23 +430,10 @@ def check_ends(defense: Purifier) -> None:
         assert min(abs(float(q) - slope) for q in quotients) <= tolerance * size, "another slope inwards"
 
 
-class Net(nn.Module):
-    """A smooth classifier of clips of any size, in five classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.conv, self.head = nn.Conv3d(3, 6, 3, padding=1), nn.Linear(6, 5)
-
-    def forward(self, clips: Tensor) -> Tensor:
-        return 30 * self.head(torch.tanh(4 * self.conv(clips)).mean(dim=(2, 3, 4)))
-
-
 def check_stand_ins(defense: Purifier) -> None:
     """The gradient of BPDA and ``surrogate`` is the classifier's at the purified clips, through what stands in."""
     clips, seeds, labels = interior(), SEEDS[:2], torch.tensor([1, 3])
-    net = Net().eval().requires_grad_(False)
+    net = Smooth().eval().requires_grad_(False)
     candidates = defense.purify(clips, ClipRandom(seeds)).detach()
     votes = candidates.ndim == 6
     candidates = (candidates if votes else candidates[None]).requires_grad_(True)

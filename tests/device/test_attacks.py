@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from kit.cheap import ATTACK_SETTINGS, SIZES
+from kit.networks import Smooth
 from kit.pretend import assert_same
 from kit.selection import Wrapped
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import AttackResult, Budget, ClipRandom, DefendedClassifier
 from bench.attack.base import Attack
@@ -41,19 +42,6 @@ PLAIN = {"apgd", "fab", "multav", "noise", "pgd", "square"}
 REGISTERED = [Spec(name, ATTACK_SETTINGS.get(name, {})) for name in ATTACKS.names()]
 CASES = [*REGISTERED, *(Spec(*more) for more in MORE)]
 DEFENDED = {"none": "none", "purifier": "gaussian_blur", "randomised": "random_noise", "transfer": "none"}
-
-
-class Net(nn.Module):
-    """A smooth classifier of clips of any size."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.conv, self.head = nn.Conv3d(3, 6, 3, padding=1), nn.Linear(6, 5)
-
-    def forward(self, clips: Tensor) -> Tensor:
-        return 30 * self.head(torch.tanh(4 * self.conv(clips)).mean(dim=(2, 3, 4)))
 
 
 def combinations() -> list[tuple[Spec, str, str]]:
@@ -92,7 +80,7 @@ def attacked(case: Spec, kind: str, norm: str, device: torch.device) -> list[Ten
     """Clips, trace and passes of two steps on two clips."""
     selects = case.name in BRANCHES
     defense = Wrapped() if selects else DEFENSES.create(DEFENDED[kind])
-    defended = DefendedClassifier(Net(), defense).to(device)
+    defended = DefendedClassifier(Smooth(), defense).to(device)
     shape = (2, 3, 16, 64, 64) if case.name == "af_universal" else (2, 3, 4, 8, 8) if selects else (2, 3, 4, 16, 16)
     clips = torch.rand(shape, generator=torch.Generator().manual_seed(1)).to(device)
     with torch.no_grad():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from kit.cheap import DEFENSE_SETTINGS
+from kit.networks import Smooth
 from kit.pretend import assert_same
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -39,19 +40,6 @@ MORE: list[tuple[str, dict[str, Any]]] = [
 UNSHIPPED = ["feature_denoising(variant='spacetime')"]
 REGISTERED = [Spec(name, DEFENSE_SETTINGS.get(name, {})) for name in DEFENSES.names()]
 CASES = [*REGISTERED, *(Spec(*more) for more in MORE)]
-
-
-class Net(nn.Module):
-    """A smooth classifier of clips of any size."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.conv, self.head = nn.Conv3d(3, 6, 3, padding=1), nn.Linear(6, 5)
-
-    def forward(self, clips: Tensor) -> Tensor:
-        return 3 * self.head(torch.tanh(4 * self.conv(clips)).mean(dim=(2, 3, 4)))
 
 
 @lru_cache(maxsize=1)
@@ -90,7 +78,7 @@ def test_a_defence_is_attacked_and_judged_as_on_the_cpu(case: Spec, tmp_path: Pa
     def run(device: torch.device) -> list[Tensor]:
         found = []
         defense = made(case, tmp_path)
-        network = Net() if isinstance(defense, Purifier) else classifier()
+        network = Smooth(3.0) if isinstance(defense, Purifier) else classifier()
         defended = DefendedClassifier(network, defense, automatic(defense)).to(device)
         x = clips.to(device)
         for gradient in GRADIENTS if case in REGISTERED else [automatic(defense)]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from kit.cheap import DEFENSE_SETTINGS
 from kit.gray import LEVELS, level_classifier
 from torch import Tensor, nn
 
@@ -32,18 +33,6 @@ ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
 }
 # They need a network with branches, or learned weights of their own.
 NOT_HERE = {"branches", "joint_selection", "af_universal"}
-DEFENSE_SETTINGS: dict[str, dict[str, Any]] = {
-    "ddim_inversion": {"steps": 1, "backbone": "pixel_tiny"},
-    "diffpure_ddim": {"steps": 1, "backbone": "pixel_tiny"},
-    "diffpure_ddpm": {"steps": 1, "backbone": "pixel_tiny"},
-    "diffpure_fixed": {"steps": 1, "backbone": "pixel_tiny"},
-    "diffpure_sde": {"steps": 1, "backbone": "pixel_tiny"},
-    "encode_decode": {"backbone": "pixel_tiny"},
-    "motion_consistency": {"steps": 1},
-    "oudefend": {"stages": [3], "base_width": 4},
-    "trained_behind": {"transform": "gaussian_blur"},
-    "videopure": {"steps": 1},
-}
 UNSHIPPED = {"feature_denoising"}
 
 
