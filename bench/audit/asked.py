@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -230,7 +231,8 @@ class _Asking:
             minutes = f"{least / 60:.3g} min, and {self._left / 60:g} min are allowed for a row"
             return Asked(dear=f"asking the clips in a process of its own takes at least {minutes}")
         suspect = suspect_of(self.setting, self.clean)
-        with Alone(suspect, self.setting.device, max(1, len(self.refs)), self.setting.salt) as alone:
+        batch = max(1, min(len(self.refs), self.probed.room.clips))
+        with Alone(suspect, self.setting.device, batch, self.setting.salt) as alone:
             # What was attacked comes first: a process that has seen a clean clip may remember it.
             self._stored(alone)
             self._fresh(alone)
@@ -260,7 +262,7 @@ class _Asking:
             if made is None and not self._affordable(cell.unit, len(self.refs), label):
                 continue
             again = made or self._attack(label, cell.unit, self.refs, self.probed.clips.cpu())
-            if again is None or again.clips.shape != self.probed.clips.shape:  # the judge has refused it
+            if again is None or again.clips.shape != self.probed.clips.shape:
                 continue
             stored = self._outcomes(label, self.refs)
             same = [made is not None or self._as_recorded(i, o, again) for i, o in enumerate(stored)]
@@ -272,8 +274,14 @@ class _Asking:
             self._slopes(alone, at[:_SLOPES])
 
     def _attack(self, label: str, unit: ClipsUnit, refs: Sequence[ClipRef], clips: Tensor) -> Adversarial | None:
+        def attacked(which: slice) -> Adversarial:
+            return self.engine.attack(unit, refs[which], clips[which], [False] * len(refs[which]))
+
         try:
-            return self.engine.attack(unit, refs, clips, [False] * len(refs))
+            made = self.probed.room.each(len(refs), attacked)
+            # The judge refuses clips of another shape, and there is nothing to ask.
+            odd = any(part.clips.shape[1:] != clips.shape[1:] for part in made)
+            return None if odd else Adversarial.joined(made)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded in the row's audit, never passed over
             charge_no_machine(error, f"{label} could not be run again")
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -349,8 +357,14 @@ class _Asking:
         if not refs:
             return [], torch.empty(0)
         clips = torch.stack([dataset.load(r) for r in refs])
-        with torch.no_grad():
-            bare = self.clean.model.instance.to(self.setting.device)(clips.to(self.setting.device)).argmax(1).tolist()
+        network = self.clean.model.instance.to(self.setting.device)
+
+        def answers(which: slice) -> list[int]:
+            with torch.no_grad():
+                found: list[int] = network(clips[which].to(self.setting.device)).argmax(1).tolist()
+            return found
+
+        bare = list(chain.from_iterable(self.probed.room.each(len(refs), answers)))
         right = [i for i, ref in enumerate(refs) if bare[i] == ref.label]
         return [refs[i] for i in right], clips[right]
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.attack.losses import cross_entropy
+from bench.audit.room import Room
 from bench.defense.base import Purifier
 from bench.defense.defended import DefendedClassifier, why_not
 from bench.errors import BenchError, Impossible
@@ -33,6 +35,8 @@ _SAME = 1e-4
 # Draws that decide whether a clip is broken.
 _DRAWS = 10
 LARGE = 64 / 255
+# Of intensity, along the sign of a gradient, to see whether the loss rises.
+_SMALL_STEP = 0.25 / 255
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class ProbedRow:
         gradient: how the attacker differentiates the defence.
         budget: of the row.
         salt: seeds all random numbers: a defence that knew the streams could behave when they come.
+        room: how many clips are asked at once; all of them if not given, and fewer where memory is lacking.
     """
 
     make: Callable[[], DefendedClassifier]
@@ -55,6 +60,15 @@ class ProbedRow:
     gradient: Gradient
     budget: Budget
     salt: str = ""
+    room: Room = field(default_factory=lambda: Room(2**31))
+
+    def part(self, which: slice) -> ProbedRow:
+        """Some of the clips."""
+        return replace(self, clips=self.clips[which], ids=self.ids[which], labels=self.labels[which])
+
+    def each(self, ask: Callable[[ProbedRow], Tensor]) -> Tensor:
+        """What ``ask`` says of every clip, ``(n, ...)``: asked in as many portions as the memory wants."""
+        return torch.cat(self.room.each(len(self.ids), lambda which: ask(self.part(which))))
 
     def named(self, which: Tensor) -> list[str]:
         """Ids of the clips where ``which (n,)`` is true."""
@@ -63,19 +77,24 @@ class ProbedRow:
     def accuracies(self, defended: DefendedClassifier, clips: Tensor, key: str) -> Tensor:
         """Share of fresh draws in which each clip is right, ``(n,)``."""
         draws = _DRAWS if defended.stochastic else 1
-        right = [
-            defended.decide(clips, ClipRandom.for_clips(self.ids, "audit", self.salt, key, draw)).prediction
-            == self.labels.cpu()
-            for draw in range(draws)
-        ]
-        return torch.stack(right).double().mean(0)
+
+        def right(which: slice, draw: int) -> Tensor:
+            rng = ClipRandom.for_clips(self.ids[which], "audit", self.salt, key, draw)
+            return defended.decide(clips[which], rng).prediction == self.labels[which].cpu()
+
+        found = [torch.cat(self.room.each(len(clips), partial(right, draw=draw))) for draw in range(draws)]
+        return torch.stack(found).double().mean(0)
 
     def attacked(self, attack: str, budget: Budget, gradient: Gradient | None = None, key: str = "") -> Tensor:
         """Adversarial clips of an attack through the defence."""
         defended = self.make().with_gradient(gradient or self.gradient)
-        target = defended.target(ClipRandom.for_clips(self.ids, "audit", self.salt, attack, key, "defence"))
-        rng = ClipRandom.for_clips(self.ids, "audit", self.salt, attack, key)
-        return ATTACKS.create(attack)(target, self.clips, self.labels, budget, rng).clips
+
+        def made(part: ProbedRow) -> Tensor:
+            target = defended.target(ClipRandom.for_clips(part.ids, "audit", self.salt, attack, key, "defence"))
+            rng = ClipRandom.for_clips(part.ids, "audit", self.salt, attack, key)
+            return ATTACKS.create(attack)(target, part.clips, part.labels, budget, rng).clips
+
+        return self.each(made)
 
     def broken_by(self, attack: str, budget: Budget, gradient: Gradient | None = None) -> Tensor:
         """Which clips an attack through the defence breaks: wrong in most fresh draws, ``bool (n,)``."""
@@ -84,8 +103,13 @@ class ProbedRow:
 
     def logits(self, defended: DefendedClassifier, clips: Tensor, key: object) -> Tensor:
         """What the defended classifier answers to one draw, on the CPU."""
-        with torch.no_grad():
-            return defended(clips, ClipRandom.for_clips(self.ids, "audit", self.salt, key)).double().cpu()
+
+        def answers(which: slice) -> Tensor:
+            rng = ClipRandom.for_clips(self.ids[which], "audit", self.salt, key)
+            with torch.no_grad():
+                return defended(clips[which], rng).double().cpu()
+
+        return torch.cat(self.room.each(len(clips), answers))
 
     def noisy(self) -> Tensor:
         """The clips with random noise of the budget's size."""
@@ -151,17 +175,9 @@ def clips_are_independent(probed: ProbedRow) -> Finding | None:
     """A clip's answer must not depend on the other clips of its batch."""
     if len(probed.clips) < 2:
         return None
-    together = probed.logits(probed.make(), probed.clips, 0)
-    with torch.no_grad():
-        defended = probed.make()
-        alone = torch.cat(
-            [
-                defended(probed.clips[i : i + 1], ClipRandom.for_clips([probed.ids[i]], "audit", probed.salt, 0))
-                .double()
-                .cpu()
-                for i in range(len(probed.ids))
-            ]
-        )
+    several = replace(probed, room=Room(max(2, probed.room.clips)))
+    together = several.logits(probed.make(), probed.clips, 0)
+    alone = replace(probed, room=Room(1)).logits(probed.make(), probed.clips, 0)
     differ = ~((_unit(together) - _unit(alone)).abs().amax(1) <= 100 * _SAME)
     if not differ.any():
         return None
@@ -172,10 +188,14 @@ def clips_are_independent(probed: ProbedRow) -> Finding | None:
 def outputs_are_logits(probed: ProbedRow) -> Finding | None:
     """Probabilities in place of logits: the loss saturates, and its gradient vanishes, at confident answers."""
     defended = probed.make()
-    with torch.no_grad():
-        raw = defended.vote_logits(probed.clips, ClipRandom.for_clips(probed.ids, "audit", probed.salt, 0)).double()
-    sums = (raw.sum(-1) - 1).abs().amax() < 1e-5
-    if not bool(sums & (raw >= 0).all() & (raw <= 1).all()):
+
+    def probabilities(part: ProbedRow) -> Tensor:
+        with torch.no_grad():
+            raw = defended.vote_logits(part.clips, ClipRandom.for_clips(part.ids, "audit", part.salt, 0)).double()
+        sums = (raw.sum(-1) - 1).abs() < 1e-5
+        return (sums & (raw >= 0).all(-1) & (raw <= 1).all(-1)).all(0)  # of every vote
+
+    if not bool(probed.each(probabilities).all()):
         return None
     message = "The classifier returns probabilities instead of logits: losses saturate where it is confident."
     return Finding(check="softmax", severity="warning", message=message)
@@ -216,6 +236,21 @@ def nothing_is_optimised(probed: ProbedRow) -> Finding | None:
     return Finding(check="dynamic", severity="note", message=message)
 
 
+def _slope(part: ProbedRow, defended: DefendedClassifier, draw: int) -> Tensor:
+    """Of every clip what a small step along the gradient's sign promises, what it gains, and 1 where the gradient is
+    of no use, ``float64 (n, 3)``."""
+    noisy = part.noisy()
+    rng = ClipRandom.for_clips(part.ids, "audit", part.salt, "slope", draw)
+    value, gradient, _ = defended.target(rng.clone()).gradient(noisy, None, part.labels, cross_entropy)
+    size = gradient.flatten(1).double().abs()
+    unusable = ~torch.isfinite(size).all(1) | (size.amax(1) == 0)
+    moved = (noisy + _SMALL_STEP * torch.nan_to_num(gradient).sign()).clamp(0, 1)
+    with torch.no_grad():
+        after = cross_entropy(defended(moved, rng.clone()), part.labels)
+    promised = ((moved - noisy).abs().double() * torch.nan_to_num(gradient).double().abs()).flatten(1).sum(1)
+    return torch.stack([promised, (after - value).double(), unusable.double()], 1).cpu()
+
+
 def gradients_lead_uphill(probed: ProbedRow) -> list[Finding]:
     """The gradient that the attacker follows must exist, be finite, and point where the loss rises.
 
@@ -223,24 +258,10 @@ def gradients_lead_uphill(probed: ProbedRow) -> list[Finding]:
     same draws. Where most clips gain less than a tenth, the gradient belongs to another function than the one that
     answers.
     """
-    noisy = probed.noisy()
     defended = probed.make().with_gradient(probed.gradient)
     draws = _DRAWS if defended.stochastic else 1
-    step = 0.25 / 255
-    promised = torch.zeros(len(probed.ids), dtype=torch.float64)
-    gained = torch.zeros_like(promised)
-    unusable = torch.zeros(len(probed.ids), dtype=torch.bool)
-    for draw in range(draws):
-        rng = ClipRandom.for_clips(probed.ids, "audit", probed.salt, "slope", draw)
-        target = defended.target(rng.clone())
-        value, gradient, _ = target.gradient(noisy, None, probed.labels, cross_entropy)
-        size = gradient.flatten(1).double().abs()
-        unusable |= ~torch.isfinite(size).all(1).cpu() | (size.amax(1) == 0).cpu()
-        moved = (noisy + step * torch.nan_to_num(gradient).sign()).clamp(0, 1)
-        with torch.no_grad():
-            after = cross_entropy(defended(moved, rng.clone()), probed.labels)
-        promised += ((moved - noisy).abs().double() * torch.nan_to_num(gradient).double().abs()).flatten(1).sum(1).cpu()
-        gained += (after - value).double().cpu()
+    found = torch.stack([probed.each(partial(_slope, defended=defended, draw=draw)) for draw in range(draws)]).sum(0)
+    promised, gained, unusable = found[:, 0], found[:, 1], found[:, 2] > 0
     findings = []
     if unusable.any():
         message = (
@@ -292,17 +313,20 @@ class _Nothing(_Wrapper):
         return clips
 
 
+def _attacked_behind(part: ProbedRow, classifier: nn.Module, defense: Purifier) -> Tensor:
+    rng = ClipRandom.for_clips(part.ids, "audit", part.salt, "empty")
+    target = DefendedClassifier(classifier, defense).target(rng)
+    rng = ClipRandom.for_clips(part.ids, "audit", part.salt, "empty attack")
+    return ATTACKS.create("pgd")(target, part.clips, part.labels, part.budget, rng).clips
+
+
 def an_empty_defence_changes_nothing(probed: ProbedRow) -> Finding | None:
     """Behind a defence that does nothing the attack must find the clips that it finds on the bare classifier, to the
     last bit: else it is the benchmark that masks something."""
     classifier = probed.make().classifier
     attacked = []
     for defense in (_Nothing(), _Nothing(), _Wrapper()):
-        target = DefendedClassifier(classifier, defense).target(
-            ClipRandom.for_clips(probed.ids, "audit", probed.salt, "empty")
-        )
-        rng = ClipRandom.for_clips(probed.ids, "audit", probed.salt, "empty attack")
-        attacked.append(ATTACKS.create("pgd")(target, probed.clips, probed.labels, probed.budget, rng).clips)
+        attacked.append(probed.each(partial(_attacked_behind, classifier=classifier, defense=defense)))
     bare, again, behind = attacked
     # On a GPU some sums have no fixed order: where the bare classifier does not repeat itself, nothing can be told.
     differ = ((bare == again) & (bare != behind)).flatten(1).any(1) & (bare == again).flatten(1).all(1)

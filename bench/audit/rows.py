@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bench.audit.asked import Asked, Setting, ask, seconds_of_a_pass
 from bench.audit.outcomes import Evidence, examine, rows_of
 from bench.audit.probes import ProbedRow, passes, probe
+from bench.audit.room import Room
 from bench.defense.base import changes_nothing
 from bench.defense.defended import DefendedClassifier, automatic, why_not
 from bench.errors import BenchError
@@ -21,6 +23,7 @@ from bench.plan.cells import Cell, Plan
 from bench.records.audits import AuditedRow, Finding
 from bench.records.identity import AskedGradient
 from bench.records.results import CellResult
+from bench.run.engine import LocalEngine
 from bench.run.guard import Guard
 from bench.threat.budgets import Budget
 
@@ -45,7 +48,7 @@ def _cell_of(plan: Plan, row: Evidence) -> Cell | None:
 
 
 def _probed_row(
-    plan: Plan, row: Evidence, clips: int, gradient: AskedGradient, device: torch.device, salt: str
+    plan: Plan, row: Evidence, count: int, gradient: AskedGradient, device: torch.device, salt: str
 ) -> ProbedRow | None:
     """What of a row is asked again: its first clips that are right without an attack."""
     cell = _cell_of(plan, row)
@@ -54,20 +57,34 @@ def _probed_row(
     if cell is None or clean is None or row.budget not in budgets:
         return None
     right = {o.clip for o in clean.outcomes if o.chance >= 0.5}
-    refs = [r for r in plan.refs if r.id in right][:clips]
+    refs = [r for r in plan.refs if r.id in right][:count]
     if not refs:
         return None
     if gradient == "auto":
         gradient = automatic(cell.defense.instance)
+    clips = torch.stack([plan.dataset.load(r) for r in refs])
     return ProbedRow(
         make=_maker(cell.defended, device),
-        clips=torch.stack([plan.dataset.load(r) for r in refs]).to(device),
+        clips=clips.to(device),
         ids=[r.id for r in refs],
         labels=torch.tensor([r.label for r in refs], device=device),
         gradient=gradient,
         budget=_askable(budgets[row.budget]),
         salt=salt,
+        room=_room(plan, row, clips[0], device),
     )
+
+
+def _room(plan: Plan, row: Evidence, clip: Tensor, device: torch.device) -> Room:
+    """How many clips of a row there is room for, by what a run of its attacks would take."""
+    engine = LocalEngine(device)
+    attacks = [cell for cell in _cells_of(plan, row).values() if cell.unit is not None]
+    try:
+        return Room(min((engine.batch_size(cell, clip) for cell in attacks), default=1))
+    except BenchError:
+        raise
+    except Exception:  # noqa: BLE001 - one at a time, whoever fails is told
+        return Room(1)
 
 
 def _askable(budget: Budget) -> Budget:

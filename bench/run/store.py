@@ -72,6 +72,18 @@ class Adversarial:
     backwards: list[int]
     seconds: float
 
+    @classmethod
+    def joined(cls, parts: Sequence[Adversarial]) -> Adversarial:
+        """Batches, one or more, as one; their clips have one shape."""
+        return cls(
+            clips=torch.cat([part.clips for part in parts]),
+            attacked=[value for part in parts for value in part.attacked],
+            traces=[value for part in parts for value in part.traces],
+            forwards=[value for part in parts for value in part.forwards],
+            backwards=[value for part in parts for value in part.backwards],
+            seconds=sum(part.seconds * len(part.attacked) for part in parts) / sum(len(p.attacked) for p in parts),
+        )
+
 
 @dataclass(frozen=True)
 class Coded:

@@ -10,9 +10,11 @@ import torch
 
 from bench import Budget
 from bench.audit import probes
+from bench.defense.defended import DefendedClassifier
 from bench.faults import MachineFault
 from bench.grids.grid import read_grid
 from bench.plan.expand import make_plan
+from bench.registry import DEFENSES
 
 Write = Callable[..., Path]
 
@@ -46,6 +48,41 @@ def test_a_benchmark_that_masks_something_by_itself(gray_grid: Write, monkeypatc
 def test_a_machine_that_fails_under_a_probe_is_no_finding(gray_grid: Write) -> None:
     with pytest.raises(MachineFault, match=r"could not be run \(there is not enough memory\)"):
         probes.probe(probed(gray_grid, defense="kit.gray:Exhausting"))
+
+
+class Narrow(torch.nn.Module):
+    """A classifier by brightness that has memory for so many clips at once, and keeps count."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.batches = most, list[int]()
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(clips))
+        if len(clips) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        bright = clips.mean(dim=(1, 2, 3, 4))
+        return torch.stack([bright, 1 - bright], 1) * 10
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_where_memory_is_lacking_fewer_clips_are_asked_at_once(most: int) -> None:
+    def row(network: torch.nn.Module) -> probes.ProbedRow:
+        clips = torch.linspace(0.3, 0.7, 7).view(7, 1, 1, 1, 1).expand(7, 3, 2, 4, 4).contiguous()
+        defended = DefendedClassifier(network, DEFENSES.create("none"), "exact")
+        labels = (clips.mean(dim=(1, 2, 3, 4)) < 0.5).long()
+        return probes.ProbedRow(
+            lambda: defended, clips, list("abcdefg"), labels, "exact", Budget("linf", 0.05, steps=2)
+        )
+
+    narrow = Narrow(most)
+    asked, expected = row(narrow), row(Narrow(99))
+    assert probes.probe(asked) == probes.probe(expected)
+    assert torch.equal(asked.attacked("pgd", asked.budget), expected.attacked("pgd", asked.budget))
+    assert asked.room.clips == {1: 1, 2: 1, 3: 3}[most]  # 7, 3, 1
+    # The room stays as small: of more clips there is nothing after the first tries.
+    tries = [i for i, size in enumerate(narrow.batches) if size > most and size != 2]
+    assert len(tries) <= 2
 
 
 @pytest.mark.parametrize(
