@@ -26,6 +26,8 @@ def print_cost(plan: Plan, card: str) -> None:
         cost = cost_of(plan)
     _print_rows(cost)
     _print_sum(cost, card)
+    if plan.grid.precision != "fp32":
+        out.print(f"Attacks in {plan.grid.precision}, the judge in fp32; memory is that of fp32.", highlight=False)
 
 
 def _print_rows(cost: Cost) -> None:

@@ -14,7 +14,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ from bench.defense.defended import DefendedClassifier
 from bench.diffusion.base import DiffusionBackbone
 from bench.errors import BenchError, nearest
 from bench.flow.base import FlowEstimator
+from bench.modes import Precision
 from bench.plan.cells import Plan
 from bench.plan.probe import first_clip
 from bench.records.identity import Gradient
@@ -50,27 +51,33 @@ class Card:
     """A graphics card, by its maker's data sheet.
 
     Attributes:
-        fp32, half: peak rates in TFLOP/s: of single precision without tensor cores, and of fp16 or bf16 with them,
-            dense, accumulated in single precision.
+        fp32, tf32, half: peak rates in TFLOP/s: of single precision without tensor cores, and of TensorFloat-32, and of
+            fp16 or bf16, with them, dense, accumulated in single precision. Cards that have no TensorFloat-32 multiply
+            in single precision.
         memory: in GB, as makers count.
     """
 
     fp32: float
+    tf32: float
     half: float
     memory: float
+
+    def rate(self, kind: str) -> float:
+        """TFLOP/s at most, in a number format."""
+        return self.half if kind in _HALF else self.tf32 if kind == "tf32" else self.fp32
 
 
 # NVIDIA: data sheets of H200 (SXM), H100 (SXM), A100 (80 GB SXM), V100 (SXM2), L40S, T4; white papers of the Ada and
 # Ampere GeForce GPUs. Sheets give rates with sparsity for some, of which these are half.
 CARDS: Mapping[str, Card] = {
-    "h200": Card(67, 989, 141),
-    "h100": Card(67, 989, 80),
-    "a100": Card(19.5, 312, 80),
-    "v100": Card(15.7, 125, 32),
-    "l40s": Card(91.6, 362, 48),
-    "t4": Card(8.1, 65, 16),
-    "rtx4090": Card(82.6, 165.2, 24),
-    "rtx3090": Card(35.6, 71, 24),
+    "h200": Card(67, 494.5, 989, 141),
+    "h100": Card(67, 494.5, 989, 80),
+    "a100": Card(19.5, 156, 312, 80),
+    "v100": Card(15.7, 15.7, 125, 32),
+    "l40s": Card(91.6, 183, 362, 48),
+    "t4": Card(8.1, 8.1, 65, 16),
+    "rtx4090": Card(82.6, 82.6, 165.2, 24),
+    "rtx3090": Card(35.6, 35.6, 71, 24),
 }
 
 UTILISATION = 0.35
@@ -109,8 +116,15 @@ class Figures:
 
     def seconds(self, card: Card) -> float:
         """Time on a card at :data:`UTILISATION` of its peak rate."""
-        half = sum(count for name, count in self.flops.items() if name in _HALF)
-        return (half / card.half + (self.total - half) / card.fp32) / 1e12 / UTILISATION
+        return sum(count / card.rate(kind) for kind, count in self.flops.items()) / 1e12 / UTILISATION
+
+    def computed(self, precision: Precision) -> Figures:
+        """The same in another precision, in which what was single precision is now: all that is counted are products of
+        matrices and convolutions, which it turns to. Memory is left as it is, and then is what is needed at most."""
+        flops = Counter[str]()
+        for kind, count in self.flops.items():
+            flops[precision if kind == "fp32" else kind] += count
+        return replace(self, flops=dict(flops))
 
 
 class Meter(TorchDispatchMode):
@@ -401,7 +415,7 @@ def cost_of(plan: Plan) -> Cost:
     """Counts what a plan costs. Nothing is computed but shapes, and the first clip is read for its shape.
 
     Attacks are counted as :meth:`~bench.attack.base.Attack.passes` counts them: at most so many, since clips leave that
-    are broken; the networks of an attacker's own are left out.
+    are broken; the networks of an attacker's own are left out. They have the plan's precision, and the judge his own.
 
     Raises:
         BenchError: no clip can be read.
@@ -432,8 +446,8 @@ def cost_of(plan: Plan) -> Cost:
         forwards, backwards = unit.passes
         way = unit.gradient if unit.defense else "exact"
         both = row.backward.get(way, row.forward)
-        _add(work, row.forward, max(forwards - backwards, 0) * count)
-        _add(work, both, backwards * count)
+        _add(work, row.forward.computed(unit.precision), max(forwards - backwards, 0) * count)
+        _add(work, both.computed(unit.precision), backwards * count)
     return Cost(list(rows.values()), count, shape, Figures(dict(work)))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench import BenchError, ClipRandom
 from bench.defense.defended import DefendedClassifier
-from bench.grids.grid import read_grid
+from bench.grids.grid import override, read_grid
 from bench.models.i3d import I3D, I3DFlow
 from bench.models.nl import nl_r50
 from bench.plan.cost import Accountant, Card, Figures, Meter, RowCost, card_of, cost_of
@@ -166,14 +166,19 @@ def test_a_plan_is_the_sum_of_its_attacks_and_judgements(
     assert cost.work.flops == {"fp32": judged + attacked}
     assert [row.defense for row in cost.rows] == ["none", "kit.gray:Lighten"]
     assert cost.memory == 11 + 3
+    # Attacks have the grid's precision, the judge his own.
+    coarse = cost_of(make_plan(override(read_grid(grid), precision="bf16")))
+    assert coarse.work.flops == {"fp32": judged, "bf16": attacked}
 
 
 def test_hours_follow_the_precision() -> None:
-    """A card does half precision at another rate."""
-    card = Card(fp32=10, half=100, memory=80)
+    """A card does half precision at another rate, and TensorFloat-32; what has a precision of its own keeps it."""
+    card = Card(fp32=10, tf32=50, half=100, memory=80)
     one, two = Figures({"fp32": 10**13}), Figures({"fp16": 10**13, "fp32": 10**13})
     assert one.seconds(card) == pytest.approx(1 / 0.35)
     assert two.seconds(card) == pytest.approx(1.1 / 0.35)
+    assert two.computed("tf32").seconds(card) == pytest.approx(0.3 / 0.35)
+    assert two.computed("bf16").seconds(card) == pytest.approx(0.2 / 0.35)
     with pytest.raises(BenchError, match="did you mean 'a100'"):
         card_of("a10")
 
