@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import requests
+from filelock import FileLock, Timeout
 
 from bench.data.base import Missing
 from bench.errors import BenchError
@@ -26,7 +28,7 @@ Watch = Callable[[int, int], None]
 def put_of(source: Source) -> Path:
     """Where a file is put that a source is downloaded to."""
     assert isinstance(source.place, Missing)
-    return Path(str(source.place.put).partition(", or ")[0])
+    return Path(source.place.put)
 
 
 def fetch(source: Source, watch: Watch | None = None) -> Path:
@@ -47,10 +49,40 @@ def fetch(source: Source, watch: Watch | None = None) -> Path:
         return _from_hub(source)
     path = put_of(source)
     partial = path.with_name(f"{path.name}.part")
-    download(source.url, partial, path, watch)
-    check(source, partial)
-    partial.replace(path)
+    with _alone(path):
+        if not path.is_file():  # by a process that has just ended
+            download(source.url, partial, path, watch)
+            check(source, partial)
+            partial.replace(path)
+            _tag(partial).unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Inside, no other process downloads that file.
+
+    Raises:
+        BenchError: one is at it, or the folder cannot be written.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=0):
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # where open files cannot be removed
+                    lock.unlink(missing_ok=True)
+    except Timeout as error:
+        raise BenchError(f"Another process is downloading {path} at the moment: wait until it is done.") from error
+    except OSError as error:
+        raise BenchError(f"Cannot write to {path.parent}: {error}.") from error
+
+
+def _tag(partial: Path) -> Path:
+    """Where is written which version of a file a download belongs to, in the server's words."""
+    return partial.with_name(f"{partial.name}.etag")
 
 
 def download(url: str, partial: Path, path: Path, watch: Watch | None = None) -> None:
@@ -63,10 +95,6 @@ def download(url: str, partial: Path, path: Path, watch: Watch | None = None) ->
     Raises:
         BenchError: the server cannot be reached, refuses, or breaks off again and again.
     """
-    try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchError(f"Cannot write to {partial.parent}: {error}.") from error
     reason = ""
     for _ in range(_TRIES):
         before = _size(partial)
@@ -91,7 +119,11 @@ def _attempt(url: str, partial: Path, watch: Watch | None) -> bool:
         BenchError: the server refuses.
     """
     begun = _size(partial)
-    headers = {"Range": f"bytes={begun}-", "Accept-Encoding": "identity"} if begun else {"Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity"}
+    if begun:
+        headers["Range"] = f"bytes={begun}-"
+        if _tag(partial).is_file():  # of another version all is sent
+            headers["If-Range"] = _tag(partial).read_text(encoding="utf-8")
     with requests.get(url, headers=headers, stream=True, timeout=_SECONDS) as answer:
         if answer.status_code == 416:  # nothing is left, or the file is another one
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
@@ -104,6 +136,7 @@ def _attempt(url: str, partial: Path, watch: Watch | None) -> bool:
         goes_on = answer.status_code == 206
         if not goes_on:
             begun = 0
+            _keep_tag(answer.headers.get("ETag", ""), partial)
         length = int(answer.headers.get("Content-Length", 0))
         total_size = begun + length if length else 0
         with partial.open("ab" if goes_on else "wb") as file:
@@ -114,6 +147,14 @@ def _attempt(url: str, partial: Path, watch: Watch | None) -> bool:
                 if watch is not None:
                     watch(here, total_size)
     return not total_size or here == total_size
+
+
+def _keep_tag(tag: str, partial: Path) -> None:
+    """Weak validators do not tell bytes apart (RFC 9110, 13.1.5)."""
+    if tag and not tag.startswith("W/") and tag.isascii():
+        _tag(partial).write_text(tag, encoding="utf-8")
+    else:
+        _tag(partial).unlink(missing_ok=True)
 
 
 def _size(path: Path) -> int:
@@ -139,6 +180,7 @@ def check(source: Source, path: Path) -> None:
             wrong = str(error)
     if wrong:
         path.unlink()
+        _tag(path).unlink(missing_ok=True)
         raise BenchError(f"What was downloaded from {source.url} is not {source.what}: {wrong}. It was removed.")
 
 

@@ -1,7 +1,7 @@
 """Where published weights lie on this machine. Nothing here, and nothing that asks here, opens a connection.
 
 Weights that are downloaded are so by ``bench fetch`` alone. They lie in the folder that the environment variable
-``BENCH_WEIGHTS`` names, or, without one, where torchvision and the Hugging Face libraries keep what they download.
+``BENCH_WEIGHTS`` names, or, without one, where PyTorch and the Hugging Face libraries keep what they download.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def weights_folder() -> Path | None:
     return Path(named).expanduser() if named else None
 
 
-def torchvision_folder() -> Path:
-    """Where torchvision's weights are looked for, or to be put."""
+def files_folder() -> Path:
+    """Where weights of a single file are looked for, or to be put."""
     import torch
 
     return weights_folder() or Path(torch.hub.get_dir()) / "checkpoints"
@@ -98,7 +98,7 @@ def torchvision_file(model: str, weights: str) -> Path | Missing:
         )
     url = str(known[weights].url)
     name = url.rpartition("/")[2]
-    path = torchvision_folder() / name
+    path = files_folder() / name
     if path.is_file():
         return path
     return Missing(
@@ -132,13 +132,12 @@ def pipeline_place(kind: str, weights: str) -> Path | Missing:
         return given
     folder = weights_folder()
     put = _in_folder(folder, weights)
+    if given.name == GUIDED:
+        put = given if _is_rooted(weights) else files_folder() / GUIDED
     if put is not None and put.exists():
         return put
     if given.name == GUIDED:
-        place = put or given
-        return Missing(
-            f"Guided Diffusion's {GUIDED}", "bench fetch guided_diffusion", "MIT", f"{place}, or give it with weights="
-        )
+        return Missing(f"Guided Diffusion's {GUIDED}", "bench fetch guided_diffusion", "MIT", put or given)
     what, licence, parts = PIPELINES[kind]
     if _is_path(weights):
         return Missing(f"{what}, {weights}", "where the path in weights= comes from", licence, given)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,17 @@ from bench import BenchError
 from bench.data.base import Missing
 from bench.diffusion.backbones import PUBLISHED as BACKBONES
 from bench.ready.fetch import fetch
+from bench.weights.places import pipeline_place
 from bench.weights.sources import HUBS, Source, sources
+
+ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+from bench.data.base import Missing
+from bench.ready.fetch import fetch
+from bench.weights.sources import Source
+fetch(Source("mine", "my weights", "MIT", Missing("", "", "", Path(sys.argv[1])), url=sys.argv[2]))
+"""
 
 
 def weights() -> bytes:
@@ -37,6 +49,7 @@ class Server:
     breaks: int = 0  # how often it closes the connection half way
     ranges: bool = True
     status: int = 200
+    tag: str = ""
     url: str = ""
     asked: list[str | None] = field(default_factory=list)
 
@@ -52,7 +65,8 @@ def server() -> Iterator[Server]:
             if state.status != 200:
                 self.send_error(state.status)
                 return
-            begin = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and state.ranges else 0
+            goes_on = state.ranges and self.headers.get("If-Range", state.tag) == state.tag
+            begin = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and goes_on else 0
             part = state.content[begin:]
             if begin >= len(state.content):
                 self.send_response(416)
@@ -63,6 +77,8 @@ def server() -> Iterator[Server]:
             if begin:
                 self.send_header("Content-Range", f"bytes {begin}-{len(state.content) - 1}/{len(state.content)}")
             self.send_header("Content-Length", str(len(part)))
+            if state.tag:
+                self.send_header("ETag", state.tag)
             self.end_headers()
             if state.breaks:
                 state.breaks -= 1
@@ -113,6 +129,46 @@ def test_a_server_that_cannot_go_on_sends_all_again(server: Server, tmp_path: Pa
     (tmp_path / "weights.pth.part").write_bytes(b"x" * 1000)
     fetch(source_of(server, tmp_path / "weights.pth"))
     assert (tmp_path / "weights.pth").read_bytes() == server.content
+
+
+def test_a_file_that_was_replaced_between_two_tries_is_not_put_together(server: Server, tmp_path: Path) -> None:
+    server.breaks, server.tag, path = 5, '"first"', tmp_path / "weights.pth"
+    with pytest.raises(BenchError, match="breaks off"):
+        fetch(source_of(server, path))
+    buffer = io.BytesIO()
+    torch.save({"w": -torch.arange(300_000.0)}, buffer)  # as long as the first
+    server.content, server.tag, server.breaks = buffer.getvalue(), '"second"', 0
+    fetch(source_of(server, path))
+    assert path.read_bytes() == server.content
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.pth"]
+
+
+def test_one_process_downloads_a_file_at_a_time(server: Server, tmp_path: Path) -> None:
+    """Another one begins while the first is at it."""
+    path, refused = tmp_path / "weights.pth", list[str]()
+
+    def other(here: int, total: int) -> None:
+        if not refused:
+            command = [sys.executable, "-c", ANOTHER_PROCESS, str(path), server.url]
+            refused.append(subprocess.run(command, capture_output=True, text=True, check=False).stderr)
+
+    fetch(source_of(server, path), other)
+    assert "Another process is downloading" in refused[0]
+    assert server.asked == [None]
+    assert path.read_bytes() == server.content
+
+
+def test_guided_diffusion_goes_where_purifiers_look_for_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a folder that is named, too, and from whatever folder the command is given."""
+    monkeypatch.delenv("BENCH_WEIGHTS", raising=False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    found = fetch(replace(sources()["guided_diffusion"], url=server.url))
+    assert found == tmp_path / "hub" / "checkpoints" / "256x256_diffusion_uncond.pt"
+    assert pipeline_place("guided_diffusion", "256x256_diffusion_uncond.pt") == found
+    assert sources()["guided_diffusion"].place == found
 
 
 @pytest.mark.parametrize(
