@@ -79,6 +79,18 @@ class LocalEngine:
         """:func:`bench.plan.probe.check` on this device."""
         check(classifier, label, clip, self.device, needed, classes)
 
+    def stacked(self, clips: Sequence[Tensor]) -> Tensor:
+        """Clips of one shape ``(3, T, H, W)`` as a batch on the CPU, from where a GPU fetches them while the processor
+        goes on: in memory that stays in its place."""
+        pinned = self.device.type == "cuda" and len({(clip.shape, clip.dtype) for clip in clips}) == 1
+        if not pinned:
+            return torch.stack(list(clips))
+        batch = torch.empty(len(clips), *clips[0].shape, dtype=clips[0].dtype, pin_memory=True)
+        return torch.stack(list(clips), out=batch)
+
+    def _upload(self, clips: Tensor) -> Tensor:
+        return clips.to(self.device, non_blocking=self.device.type == "cuda" and clips.is_pinned())
+
     def batch_size(self, cell: Cell, clip: Tensor) -> int:
         """A batch size for ``--batch-size auto``, of the clips of a cell.
 
@@ -132,7 +144,7 @@ class LocalEngine:
             with computing(unit.precision, self.device):
                 result = attack(
                     target,
-                    clips[rows].to(self.device),
+                    self._upload(clips if len(rows) == len(refs) else clips[rows]),
                     torch.tensor([refs[i].label for i in rows], device=self.device),
                     unit.budget,
                     ClipRandom.for_clips(ids, "attack", unit.attack_stream),
@@ -170,12 +182,13 @@ class LocalEngine:
             adversarial: what the attack made; ``None`` in a clean cell.
         """
         shown = clips if adversarial is None else adversarial.clips
-        sizes = self._sizes(clips, shown)
+        asked = self._upload(shown)
+        sizes = self._sizes(asked if shown is clips else self._upload(clips), asked)
         wrong = [violation(clips[i], shown[i], cell.budget, sizes[i]) for i in range(len(refs))]
-        # Clips that broke the rules are not worth a pass, and may not even have the right shape.
-        asked = torch.stack([clips[i] if wrong[i] else shown[i] for i in range(len(refs))])
+        if any(wrong):  # clips that broke the rules are not worth a pass, and may not even have the right shape
+            asked = self._upload(self.stacked([clips[i] if wrong[i] else shown[i] for i in range(len(refs))]))
         ids = [r.id for r in refs]
-        asked, defended = asked.to(self.device), cell.defended.to(self.device)
+        defended = cell.defended.to(self.device)
         begun = time.perf_counter()
         with computing("fp32", self.device):
             decision = defended.decide(asked, ClipRandom.for_clips(ids, "judge", cell.judge_stream))
@@ -216,10 +229,8 @@ class LocalEngine:
         return outcomes
 
     def _sizes(self, clips: Tensor, shown: Tensor) -> list[Distances | None]:
-        """How far each clip was moved; nothing where its shape is another one."""
-        if shown.shape != clips.shape:
-            return [None] * len(clips)
-        return list(all_distances(clips.to(self.device), shown.to(self.device)))
+        """How far each clip was moved, of clips on the device; nothing where their shape is another one."""
+        return list(all_distances(clips, shown)) if shown.shape == clips.shape else [None] * len(clips)
 
 
 def _no_model(clips: Tensor, rows: Tensor) -> Tensor:

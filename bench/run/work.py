@@ -277,7 +277,7 @@ class Worker:
         part: Part | None = None
         failure = Failure("", "")
         try:
-            part = work(loaded, torch.stack(clips))
+            part = work(loaded, self.engine.stacked(clips))
         except BenchError:
             self._spoiled(suspect)
             raise

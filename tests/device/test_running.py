@@ -54,6 +54,26 @@ def test_a_grid_comes_to_the_same(gray_grid: Write, tmp_path: Path, defense: str
     assert found == plain
 
 
+def test_clips_go_to_the_device_without_waiting(gray_grid: Write) -> None:
+    """From memory that stays in its place: attacked ones, and the clean ones that they are compared with."""
+
+    def judged(device: torch.device) -> tuple[list[int | None], list[Any]]:
+        plan, engine = make_plan(read_grid(gray_grid())), LocalEngine(device)
+        cell = next(c for c in plan.cells if c.unit is not None and c.unit.shared)
+        assert cell.unit is not None
+        batch = engine.stacked([plan.dataset.load(r) for r in plan.refs])
+        assert torch.equal(batch, torch.stack([plan.dataset.load(r) for r in plan.refs]))
+        attacked = engine.attack(cell.unit, plan.refs, batch, [False] * len(batch))
+        outcomes = engine.judge(cell, plan.refs, batch, attacked)
+        return [o.prediction for o in outcomes], [o.linf for o in outcomes]
+
+    with PretendDevice() as gpu:
+        found = judged(DEVICE)
+    clips = [place for place in gpu.transfers.unwaited if "bench/run/engine.py" in place]
+    assert sum(gpu.transfers.unwaited[place] for place in clips) == 2
+    assert found == judged(torch.device("cpu"))
+
+
 def test_the_probes_of_an_audit_find_the_same(gray_grid: Write) -> None:
     def found(device: torch.device) -> list[Any]:
         plan = make_plan(read_grid(gray_grid(('"kit.gray:Identity"', '"planted:Rounding"'))))

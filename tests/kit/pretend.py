@@ -376,6 +376,12 @@ def _function(run: Run, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
             if len(args) + len(kwargs) == 1:
                 _note("blocking", "one_hot without a number of classes")
             return OnDevice(func(first.held, *args[1:], **kwargs))
+        if func is Tensor.is_pinned:
+            return getattr(first, "pinned", False)
+    if kwargs.get("pin_memory"):
+        found = run(func, args, {name: value for name, value in kwargs.items() if name != "pin_memory"})
+        found.pinned = True
+        return found
     return _made(run, func, args, kwargs) if kwargs.get("device") is not None else run(func, args, kwargs)
 
 
