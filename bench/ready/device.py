@@ -23,9 +23,9 @@ from bench.defense.base import Defense
 from bench.defense.defended import DefendedClassifier, automatic
 from bench.defense.trained import TrainedDefense, know_origin
 from bench.errors import BenchError
-from bench.modes import computing
+from bench.modes import Precision, computing
 from bench.plan.cost import Accountant, Meter
-from bench.registry import ATTACKS, DATASETS, DEFENSES, Spec
+from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Spec
 from bench.seeds import ClipRandom
 from bench.threat.budgets import Budget
 from bench.weights.zoo import build_classifier, zoo_file
@@ -187,6 +187,9 @@ def _works(device: torch.device) -> Iterator[tuple[str, Work]]:
         yield f"memory {batch} clips", lambda batch=batch: _memory(side, batch)  # type: ignore[misc]
     for way in ("answer", "gradient"):
         yield f"time {way}", lambda way=way: _time(side, way)  # type: ignore[misc]
+    for change in ("channels_last_3d", "compiled", "tf32", "bf16"):
+        yield f"time {change}", lambda change=change: _changed(side, change)  # type: ignore[misc]
+    yield "time upload", lambda: _upload(side)
     for entry in sorted(ATTACKS, key=lambda entry: (entry.name in _LONG, entry.name != "pgd")):
         yield f"attack {entry.name}", lambda name=entry.name: _attack(side, name)  # type: ignore[misc]
 
@@ -348,6 +351,62 @@ def _time(side: _Sides, way: str) -> Finding:
             seconds = (time.perf_counter() - begun) / len(side.clips)
         taken.append(seconds)
     return Finding("time", way, here=taken[0], there=taken[1], note=f"seconds per clip, batch of {len(side.clips)}")
+
+
+def _changed(side: _Sides, change: str) -> Finding:
+    """What an attack's pass takes on the device as it is, and with a change that is said to make it faster; on a GPU
+    that of the published non-local network on a clip of full size."""
+    large = side.device.type == "cuda"
+    network: nn.Module = MODELS.create("nl_r50(num_classes=101)" if large else _MODEL).to(side.device).eval()
+    shape = (2, 3, 32, 224, 224) if large else tuple(side.clips.shape)
+    clips = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(side.device)
+    labels = torch.zeros(len(clips), dtype=torch.long, device=side.device)
+    precision: Precision = "tf32" if change == "tf32" and large else "bf16" if change == "bf16" else "fp32"
+
+    def seconds(network: Callable[[Tensor], Tensor], clips: Tensor, precision: Precision) -> tuple[float, Tensor]:
+        with computing(precision, side.device):
+            for _ in range(3):  # the first are not like the others: kernels are chosen, or written
+                x = clips.detach().requires_grad_(True)
+                begun = _now(side.device)
+                logits = network(x)
+                torch.autograd.grad(F.cross_entropy(logits.float(), labels, reduction="sum"), x)
+                taken = (_now(side.device) - begun) / len(clips)
+        return taken, logits.detach().float()
+
+    plain, expected = seconds(network, clips, "fp32")
+    if change == "channels_last_3d":
+        network, clips = (
+            network.to(memory_format=torch.channels_last_3d),
+            clips.to(memory_format=torch.channels_last_3d),
+        )  # type: ignore[call-overload]
+    ready: Callable[[Tensor], Tensor] = torch.compile(network) if change == "compiled" else network
+    changed, found = seconds(ready, clips, precision)
+    away = float((expected - found).abs().max())
+    return Finding(
+        "time", change, away, here=plain, there=changed, note="seconds per clip on the device, before and with"
+    )
+
+
+def _upload(side: _Sides) -> Finding:
+    """What bringing a batch of full-size clips to the device takes, from ordinary memory and from memory that stays in
+    its place."""
+    shape = (8, 3, 32, 224, 224) if side.device.type == "cuda" else tuple(side.clips.shape)
+    taken = []
+    for pinned in (False, side.device.type == "cuda"):
+        clips = torch.zeros(shape, pin_memory=pinned)
+        for _ in range(3):
+            begun = _now(side.device)
+            clips.to(side.device, non_blocking=pinned)
+            seconds = (_now(side.device) - begun) / len(clips)
+        taken.append(seconds)
+    return Finding("time", "upload", here=taken[0], there=taken[1], note="seconds per clip, pageable and pinned memory")
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def gpu() -> torch.device:

@@ -67,6 +67,7 @@ def test_without_a_gpu_there_is_one_sentence(bench: Callable[..., Answer]) -> No
 PARTS = (
     *("defence gaussian_noise", "defence diffpure_ddim", "defence oudefend", "precision fp32"),
     *("memory 4 clips", "time answer", "attack pgd", "attack roa"),
+    *("time channels_last_3d", "time bf16", "time upload"),
 )
 
 
@@ -78,6 +79,10 @@ def test_the_cpu_differs_in_nothing_from_itself() -> None:
     for name in PARTS:
         if not name.startswith(("memory", "time")):
             assert (by_name[name].largest, by_name[name].agree) == (0, 1), name
+    changed = by_name["time channels_last_3d"].largest, by_name["time bf16"].largest
+    assert changed[0] is not None
+    assert changed[1] is not None
+    assert changed[0] < 1e-4 < changed[1] < 1  # another order of sums, and another precision
     counted, true = by_name["memory 4 clips"].here, by_name["memory 4 clips"].there
     assert counted is not None
     assert true is not None
