@@ -80,15 +80,15 @@ def test_figures_of_the_manifest(model: str, dataset: str) -> None:
 @pytest.mark.parametrize(("model", "dataset"), RUN)
 def test_shipped_classifiers_are_right_on_clean_clips_and_wrong_under_pgd(model: str, dataset: str) -> None:
     network = build_classifier(Spec(model), zoo_file(model, dataset))
-    made = fresh(dataset)
+    made = fresh(dataset)[: 24 if model.startswith("flow_stream") else None]
     clips, labels = torch.stack([r.clip for r in made]), torch.tensor([r.label for r in made])
     with torch.no_grad():
         right = torch.cat([network(chunk).argmax(1) for chunk in clips.split(24)]) == labels
-    # 97 % of 96 clips, less two standard deviations.
-    assert right.float().mean() >= 0.935
-    few, answers = clips[right][:6], labels[right][:6]
-    budget, rng = Budget("linf", 4 / 255, steps=10), ClipRandom(range(6))
-    for attack, low, high in (("pgd", 0, 1), ("noise", 5, 6)):
+    # 97 % of the clips, less two standard deviations.
+    assert right.float().mean() >= 0.97 - 2 * (0.97 * 0.03 / len(made)) ** 0.5
+    few, answers = (every[right][: 3 if model.startswith("flow_stream") else 6] for every in (clips, labels))
+    budget, rng = Budget("linf", 4 / 255, steps=10), ClipRandom(range(len(few)))
+    for attack, low, high in (("pgd", 0, 1), ("noise", len(few) - 1, len(few))):
         adversarial = ATTACKS.create(attack)(network, few, answers, budget, rng).clips
         with torch.no_grad():
             kept = int((network(adversarial).argmax(1) == answers).sum())
