@@ -60,6 +60,7 @@ SILENT = (
     "bench.grids",
     "bench.modes",
     "bench.origins",
+    "bench.own",
     "bench.plan.components",
     "bench.plan.cost",
     "bench.plan.moves",
