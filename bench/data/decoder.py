@@ -1,8 +1,9 @@
 """Decoding videos in a process of its own, which may crash, hang or complain without harm.
 
 decord reads on where a file is damaged: it leaves out frames, shows others in their place, never returns, or takes the
-interpreter down, and what FFmpeg says of it goes to the terminal. So a process, started once, does nothing but decode.
-It reads frame by frame from the first to the last, without seeking, so that none is missed unnoticed; it keeps what
+interpreter down, and what FFmpeg says of it goes to the terminal. PyAV takes its place where it is absent or cannot
+open a file (:mod:`bench.data.readers`). So a process, started once, does nothing but decode. It reads frame by frame
+from the first to the last, without seeking, so that none is missed unnoticed; it keeps what
 FFmpeg says apart; and where one frame takes too long, it ends itself.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
+import importlib
 import json
 import math
 import os
@@ -29,6 +31,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.readers import ORDER, READERS, Reader
 from bench.errors import BenchError
 
 PATIENCE = 20.0
@@ -39,7 +42,7 @@ MOST_PIXELS = 1 << 25
 # Where frames are lost, decord seeks for others to show in their place, and often never ends.
 _NO_REWIND = {"DECORD_REWIND_RETRY_MAX": "-1"}
 # What FFmpeg calls an error, and what files that play well say too.
-_HARMLESS = ("unref short failure", "co located POCs unavailable", "exceeds max (")
+_HARMLESS = ("unref short failure", "co located POCs unavailable", "exceeds max (", "deprecated pixel format used")
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ class Decoder:
         """
         with self._lock:
             try:
-                self._send({"path": os.fspath(path.absolute()), "size": size, "patience": PATIENCE})
+                self._send(
+                    {"path": os.fspath(path.absolute()), "size": size, "patience": PATIENCE, "order": list(ORDER)}
+                )
                 opened = self._receive(path)
                 if "error" in opened:
                     raise BenchError(f"Cannot decode {path}: {opened['error']}.")
@@ -208,28 +213,13 @@ def _serve(questions: BinaryIO, answers: BinaryIO, said: FileIO) -> None:
             answers.write(picture.tobytes())
         answers.flush()
 
-    try:
-        import decord
-    except (ImportError, OSError) as error:
-        for _ in questions:
-            answer({"error": f"that needs decord ({plain(str(error))}); install it, or use folders of frames"})
-        return
-    decord.logging.set_level(decord.logging.ERROR)
     for line in questions:
         video = json.loads(line)
-        said.seek(0)
-        said.truncate()
-        with _watched(video["patience"], said):
-            try:
-                width, height = video["size"] or (-1, -1)
-                # fault_tol: a frame that is another one's copy is an error.
-                reader: Any = decord.VideoReader(
-                    video["path"], ctx=decord.cpu(0), width=width, height=height, num_threads=1, fault_tol=1e-9
-                )
-                length = len(reader)
-            except Exception as error:  # noqa: BLE001 - whatever a library says of a broken file
-                answer({"error": _complaint(said, 0) or plain(str(error) or type(error).__name__)})
-                continue
+        reader, why = _opened(video, said)
+        if reader is None:
+            answer({"error": why})
+            continue
+        length = reader.length
         if length < 1:
             answer({"error": "it holds no frame"})
             continue
@@ -243,7 +233,7 @@ def _serve(questions: BinaryIO, answers: BinaryIO, said: FileIO) -> None:
         for number in range(asked["length"]):
             with _watched(video["patience"], said):
                 try:
-                    picture = _unpadded(reader.next().asnumpy())
+                    picture = reader.next()
                 except Exception as error:  # noqa: BLE001 - whatever a library says of a broken file
                     why = plain(str(error) or type(error).__name__)
                     break
@@ -256,6 +246,25 @@ def _serve(questions: BinaryIO, answers: BinaryIO, said: FileIO) -> None:
         # It ends the thread that decodes ahead, whose words would be taken for those about the next video.
         del reader
         answer({"done": True, "why": _complaint(said, opened) or why, "checks": checks})
+
+
+def _opened(video: dict[str, Any], said: FileIO) -> tuple[Reader | None, str]:
+    """A file, opened by the first decoder that can; or none, and what the first one that is installed says of it."""
+    reason, absent = "", []
+    for name in video["order"]:
+        try:
+            importlib.import_module(name)  # takes its time once, which is no fault of the file
+        except (ImportError, OSError) as error:
+            absent.append(f"{name} ({plain(str(error))})")
+            continue
+        said.seek(0)
+        said.truncate()
+        with _watched(video["patience"], said):
+            try:
+                return READERS[name](video["path"], tuple(video["size"]) if video["size"] else None), ""
+            except Exception as error:  # noqa: BLE001 - whatever a library says of a broken file
+                reason = reason or _complaint(said, 0) or plain(str(error) or type(error).__name__)
+    return None, reason or f"that needs decord or av, and there is neither: {', '.join(absent)}"
 
 
 @contextlib.contextmanager
@@ -277,12 +286,6 @@ def _complaint(said: FileIO, start: int) -> str:
     said.seek(start)
     lines = said.read().decode("utf-8", "replace").splitlines()
     return next((plain(line) for line in lines if line.strip() and not any(word in line for word in _HARMLESS)), "")
-
-
-def _unpadded(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A frame ``(H, W, 3)``. Of narrow ones decord takes the bytes that fill up the rows for more channels."""
-    height, width, _ = picture.shape
-    return np.ascontiguousarray(picture.reshape(height, -1)[:, : 3 * width]).reshape(height, width, 3)
 
 
 def _main() -> None:

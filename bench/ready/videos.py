@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +25,7 @@ def write_data(dataset: str, folder: Path, count: int, frames: int) -> None:
         frames: of each, at least.
 
     Raises:
-        BenchError: it is another data set, or PyAV, which writes the videos, is not installed.
+        BenchError: it is another data set.
     """
     if dataset not in _WRITERS:
         raise BenchError(f"A rehearsal has no layout of the data set {dataset!r}; known: {', '.join(_WRITERS)}.")
@@ -44,17 +45,7 @@ def _pictures(number: int, frames: int, width: int, height: int) -> Iterator[Pic
 
 
 def write_video(path: Path, pictures: Iterator[Picture], width: int, height: int, codec: str) -> None:
-    """Writes a video of 25 pictures a second, in the container that its name asks for.
-
-    Raises:
-        BenchError: PyAV is not installed.
-    """
-    try:
-        import av
-    except ImportError as error:
-        raise BenchError(
-            'Videos are written by PyAV: install it with pip install "videorobustbench[ready]".'
-        ) from error
+    """Writes a video of 25 pictures a second, in the container that its name asks for."""
     path.parent.mkdir(parents=True, exist_ok=True)
     opened: Any = av.open(str(path), "w")
     with opened as container:

@@ -48,7 +48,7 @@ _TICK = 0.02
 # Of the disk's room, what others are left.
 _SPARE = 0.5
 # What decodes and resizes.
-_DECODERS = ("decord", "pillow", "numpy", "torch")
+_DECODERS = ("decord", "av", "pillow", "numpy", "torch")
 
 
 class Loader:

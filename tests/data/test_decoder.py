@@ -6,12 +6,13 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from kit.videos import moving, write_video
 
 from bench import BenchError
 from bench.data import decoder
-from bench.data.decoder import Decoder, plain
+from bench.data.decoder import DECODER, Decoder, plain
 
 
 @pytest.fixture
@@ -30,6 +31,53 @@ def test_all_frames_or_those_that_are_wanted(video: Path) -> None:
     some = made.decode(video, (32, 20), lambda length: [length - 1, 3, 3])
     assert {i: frame.shape for i, frame in some.frames.items()} == {3: (20, 32, 3), 11: (20, 32, 3)}
     assert len(some.checks) == 12
+    made.close()
+
+
+CODECS = [
+    ("a.avi", "mpeg4", "yuv420p", {}),
+    ("a.avi", "mpeg4", "yuv420p", {"bf": "2"}),  # shown in another order than they are coded
+    ("a.mp4", "libx264", "yuv420p", {"x264-params": "threads=1:bframes=2"}),
+    ("a.mp4", "libx264", "yuv444p", {}),
+    ("a.mkv", "libx264", "yuvj420p", {}),
+    ("a.webm", "libvpx-vp9", "yuv420p", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "pixels", "options"), CODECS)
+@pytest.mark.parametrize("size", [None, (112, 112), (40, 30), (85, 64)])
+def test_both_libraries_give_the_same_bytes(
+    name: str,
+    codec: str,
+    pixels: str,
+    options: dict[str, str],
+    size: tuple[int, int] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    video = write_video(tmp_path / name, moving(9), 64, 48, codec, pixels, options=options)
+    found = {}
+    for library in ("decord", "av"):
+        monkeypatch.setattr(decoder, "ORDER", (library,))
+        found[library] = DECODER.decode(video, size, range)
+    one, other = found["decord"], found["av"]
+    assert (one.length, one.why, one.checks) == (other.length, other.why, other.checks) == (9, "", one.checks)
+    assert all(np.array_equal(one.frames[i], other.frames[i]) for i in range(9))
+
+
+def test_the_next_library_takes_over_where_one_is_absent_or_cannot_open_a_file(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Decoder()
+    monkeypatch.setattr(decoder, "ORDER", ("not_installed", "av"))
+    assert frames(made, video) == 12
+    monkeypatch.setattr(decoder, "ORDER", ("not_installed",))
+    with pytest.raises(BenchError, match=r"needs decord or av, and there is neither: not_installed \(No module"):
+        frames(made, video)
+    # decord's FFmpeg knows no AV1, or not how to decode it.
+    monkeypatch.setattr(decoder, "ORDER", ("decord", "av"))
+    new = write_video(tmp_path / "new.mp4", moving(4), 64, 48, "libsvtav1", options={"preset": "12"})
+    assert frames(made, new) == 4
     made.close()
 
 
