@@ -60,7 +60,6 @@ SILENT = (
     "bench.grids",
     "bench.modes",
     "bench.origins",
-    "bench.own",
     "bench.plan.components",
     "bench.plan.cost",
     "bench.plan.moves",

@@ -19,11 +19,10 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any, TypeVar
 
-from bench import code, own
+from bench import code
 from bench.errors import BenchError, nearest, short
 from bench.modes import float32_by_default
 
@@ -34,17 +33,13 @@ class NameClash(BenchError):
     """Two entries of one registry have the same name."""
 
 
-# A name, or a path that ends like that of a Python file, and parameters.
-_WRITTEN = re.compile(r"\s*([\w.:\-]+|[^\n()]*?\.py(?::\w+)?)\s*(\(.*\))?\s*", flags=re.DOTALL)
-
-
 @dataclass(frozen=True)
 class Spec:
     """A component as a grid or the command line names it: a registered name and its parameters.
 
     Written ``jpeg``, ``jpeg(quality=50)`` or, in YAML, ``{name: jpeg, quality: 50}``, where ``label: mild JPEG`` gives
     it a shorter or clearer name in tables. A name with a colon, ``package.module:attribute``, is imported instead of
-    looked up, and so is one in a file, ``FILE.py`` or ``FILE.py:ATTRIBUTE``, whose path counts from the working folder.
+    looked up.
     """
 
     name: str
@@ -67,13 +62,12 @@ class Spec:
                 raise BenchError(f"A component needs a 'name': {dict(text)!r} has none.")
             if not isinstance(label, str):
                 raise BenchError(f"The label of {name} must be a text, not {label!r}.")
-            return cls(own.rooted(name, Path.cwd()), params, label)
-        match = _WRITTEN.fullmatch(str(text))
+            return cls(name, params, label)
+        match = re.fullmatch(r"\s*([\w.:\-]+)\s*(\(.*\))?\s*", str(text), flags=re.DOTALL)
         if match is None:
             raise BenchError(f"Cannot read component {short(text)}: write a name or name(parameter=value).")
-        name = own.rooted(match[1], Path.cwd())
         if match[2] is None:
-            return cls(name)
+            return cls(match[1])
         try:
             call = ast.parse(f"_{match[2]}", mode="eval").body
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
@@ -85,18 +79,13 @@ class Spec:
             raise BenchError(
                 f"Cannot read the parameters of {short(text)}: write name(parameter=value, ...) with plain values."
             ) from error
-        return cls(name, params)
-
-    @property
-    def short(self) -> str:
-        """The name, without the place of a file: in tables, and in what identifies outcomes."""
-        return own.short(self.name)
+        return cls(match[1], params)
 
     def __str__(self) -> str:
         if self.label:
             return self.label
         inner = ", ".join(f"{k}={v!r}" for k, v in self.params.items())
-        return f"{self.short}({inner})" if inner else self.short
+        return f"{self.name}({inner})" if inner else self.name
 
 
 @dataclass(frozen=True)
@@ -317,7 +306,7 @@ class Registry:
         """
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
-        self._discovered = self._discovered or name in self._entries or ":" in name or own.is_file(name)
+        self._discovered = self._discovered or name in self._entries or ":" in name
 
     def _load_point(self, point: importlib.metadata.EntryPoint, _: str) -> None:
         loaded = point.load()
@@ -344,7 +333,7 @@ class Registry:
         return [entry.name for entry in self]
 
     def get(self, name: str) -> Entry:
-        """Looks a name up, or imports ``package.module:attribute`` or ``FILE.py:attribute``.
+        """Looks a name up, or imports ``package.module:attribute``.
 
         Raises:
             BenchError: there is no such entry; the message gives the nearest name and any module that
@@ -353,8 +342,6 @@ class Registry:
         self.discover()
         if name in self._entries:
             return self._entries[name]
-        if own.is_file(name):
-            return self._from_file(name)
         if ":" in name:
             return self._import_attribute(name)
         broken = "".join(f" Note: {what} could not be imported ({why})." for what, why in self.broken.items())
@@ -381,42 +368,6 @@ class Registry:
         if not callable(factory):
             raise BenchError(f"Module {module_name!r} has no class or function {attribute!r}.")
         return Entry(name=name, factory=factory, kind=self.kind, source="", origin=self._origin(factory))
-
-    def _from_file(self, name: str) -> Entry:
-        """A component in a file: the one that is named, or the only one of this kind."""
-        module = own.load(name)
-        file, attribute = own.parts(name)
-        if not attribute:
-            found = self._defined_in(module)
-            if not found:
-                raise BenchError(
-                    f"{file} defines no {self.kind}: derive a class from the base class of its kind, or name a "
-                    f"function that makes one, {file.name}:NAME."
-                )
-            if len(found) > 1:
-                known = ", ".join(found)
-                raise BenchError(f"{file} defines several {self.kind}s, {known}: say which is meant, {file.name}:NAME.")
-            attribute = found[0]
-        factory = getattr(module, attribute, None)
-        if not callable(factory):
-            raise BenchError(f"{file} has no class or function {attribute!r}.")
-        registered = next((e for e in self._entries.values() if e.factory is factory), None)
-        source = registered.source if registered is not None else ""
-        return Entry(name=own.short(name), factory=factory, kind=self.kind, source=source, origin=self._origin(factory))
-
-    def _defined_in(self, module: ModuleType) -> list[str]:
-        """Names of what a module defines of this kind: what it registers, or else classes that can be made."""
-        own_names = {k: v for k, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__}
-        factories = [e.factory for e in self._entries.values()]
-        registered = [k for k, v in own_names.items() if any(v is factory for factory in factories)]
-        if registered:
-            return registered
-        classes = {k: v for k, v in own_names.items() if isinstance(v, type) and not inspect.isabstract(v)}
-        if self.kind != "model":
-            return [k for k, v in classes.items() if getattr(v, "kind", None) == self.kind]
-        from torch import nn  # the only use; a list of names needs no torch
-
-        return [k for k, v in classes.items() if issubclass(v, nn.Module) and getattr(v, "kind", None) is None]
 
     def create(self, spec: str | Mapping[str, Any] | Spec) -> Any:
         """Shorthand: parse, look up and make a component."""

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 _STOPPED = "Stopped. Every finished batch is stored; the same command continues from there."
 
 Models = Annotated[
-    list[str] | None, typer.Option(help="Classifier in place of the grid's: a name, FILE.py:factory or module:factory.")
+    list[str] | None, typer.Option(help="Classifier in place of the grid's: a name or package.module:factory.")
 ]
 Defenses = Annotated[
     list[str] | None,
-    typer.Option(help="Defence in place of the grid's, beside the undefended row: name(key=value) or FILE.py."),
+    typer.Option(help="Defence in place of the grid's, beside the undefended row: name or name(key=value)."),
 ]
 Attacks = Annotated[list[str] | None, typer.Option(help="Attack in place of the grid's: ATTACK or ATTACK+GRADIENT.")]
 ControlClips = Annotated[
@@ -85,9 +85,6 @@ def run(
     model: Models = None,
     defense: Defenses = None,
     attack: Attacks = None,
-    label: Annotated[
-        str | None, typer.Option(help="Name of the row, in place of the defence's or classifier's.")
-    ] = None,
     checkpoint: Checkpoint = None,
     data_root: DataRoot = None,
     clips: Annotated[int | None, typer.Option(help="Use only the first so many clips.")] = None,
@@ -136,7 +133,6 @@ def run(
         steps=steps,
         seed=seed,
         precision=precision,
-        label=label,
     )
     store_folder = results / ".store"
     with ExitStack() as stack:

@@ -30,7 +30,6 @@ from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bench import own
 from bench.errors import BenchError, nearest, short
 from bench.files import slug
 from bench.grids.strict import read_yaml
@@ -172,14 +171,13 @@ class AttackSection(_Section):
                 raise BenchError(f"Cannot read attack {short(entry)}: clean clips are not attacked; write clean alone.")
             return cls(label="clean", attack=None)
         # Labels are written as papers write them; parameters mean what they say.
-        spec = Spec.parse((name if ":" in name or own.is_file(name) else name.lower().replace("-", "_")) + params)
+        spec = Spec.parse((name if ":" in name else name.lower().replace("-", "_")) + params)
         if gradient == "":
             raise BenchError(
                 f"Attack {short(entry)} names no gradient behind the plus: leave it out for a gray-box one."
             )
         taken = _gradient(gradient.lower() if gradient else None, entry)
-        label = entry if not own.is_file(spec.name) else str(spec) + (f"+{taken}" if taken else "")
-        return cls(label=label, attack=spec, gradient=_of_its_own(spec, taken))
+        return cls(label=entry, attack=spec, gradient=_of_its_own(spec, taken))
 
     @classmethod
     def _read_worst(cls, entry: Mapping[str, Any]) -> AttackSection:
@@ -439,7 +437,6 @@ def read_grid(path: Path) -> Grid:
     content = read_yaml(text, f"Grid file {path}")
     if not isinstance(content, dict):
         raise BenchError(f"Grid file {path} must hold keys such as dataset, models, defenses and attacks.")
-    content = _rooted(content, path.absolute().parent)
     try:
         grid = Grid(name=content.pop("name", path.stem), **{str(k): v for k, v in content.items()})
     except ValidationError as error:
@@ -452,21 +449,6 @@ def read_grid(path: Path) -> Grid:
             "the file, or give it another 'name'."
         )
     return grid
-
-
-# Where a grid names components.
-_NAMING = ("dataset", "models", "defenses", "attacks", "name", "attack", "source", "select", "correct-by")
-
-
-def _rooted(named: Any, folder: Path) -> Any:
-    """Part of a grid in which the paths of files that define components count from a folder."""
-    if isinstance(named, str):
-        return own.written(named, folder)
-    if isinstance(named, list):
-        return [_rooted(entry, folder) for entry in named]
-    if isinstance(named, dict):
-        return {key: _rooted(value, folder) if key in _NAMING else value for key, value in named.items()}
-    return named
 
 
 def shipped_grids() -> dict[str, Path]:
@@ -494,17 +476,6 @@ def find_grid(name: str) -> Grid:
     )
 
 
-def _labelled(models: Sequence[Any], defenses: Sequence[Any], label: str) -> tuple[list[Any], list[Any]]:
-    """Components that are given, of which one gets a label."""
-    kind, given = ("defence", defenses) if defenses else ("classifier", models)
-    if len(given) != 1:
-        many = f"several {kind}s are" if given else "no defence and no classifier is"
-        raise BenchError(f"--label names one row, and {many} given: give one with --defense or --model.")
-    spec = Spec.parse(given[0])
-    named = {"name": spec.name, **spec.params, "label": label}
-    return (list(models), [named]) if defenses else ([named], [])
-
-
 def override(
     grid: Grid,
     *,
@@ -515,25 +486,19 @@ def override(
     steps: int | None = None,
     seed: int | None = None,
     precision: str | None = None,
-    label: str | None = None,
 ) -> Grid:
     """A grid with some of its parts replaced from the command line.
 
     Defences are *added* to the undefended row rather than put in place of it: a defence cannot be read
     without its baseline. Other defences, attacks and classifiers are rows, columns and tables of the same grid;
     other clips, steps, seeds or precisions make it another measurement, with a name and a results folder of its own, so
-    that a quick look never overwrites the full one. A label names the one defence that is given, or else the one
-    classifier.
+    that a quick look never overwrites the full one.
     """
     changes: dict[str, Any] = {}
-    models, defenses, attacks = (_rooted(list(given), Path.cwd()) for given in (models, defenses, attacks))
-    if label is not None:
-        models, defenses = _labelled(models, defenses, label)
     if models:
-        changes["models"] = models
+        changes["models"] = list(models)
     if defenses:
-        bare = [] if "none" in defenses else ["none"]
-        changes["defenses"] = [*bare, *(d for i, d in enumerate(defenses) if d not in defenses[:i])]
+        changes["defenses"] = list(dict.fromkeys(["none", *defenses]))
         known = [str(Spec.parse(d)) for d in changes["defenses"]]
         # Columns of clips that are made against a defence go with it.
         changes["attacks"] = [a for a in grid.attacks if AttackSection.read(a).against in (None, *known)]

@@ -305,9 +305,9 @@ class _Answering:
         checkpoint = Path(settings["checkpoint"]) if settings["checkpoint"] else None
         classifier = build_classifier(spec, checkpoint)
         classifier.load_state_dict(load_file(_STATE))
-        know_origin(classifier, spec.short, dataset)
-        identity = ComponentIdentity(name=spec.short, params=dict(spec.params), weights=fingerprint(classifier))
-        self._model: Component[nn.Module] = Component(spec.short, classifier, identity)
+        know_origin(classifier, spec.name, dataset)
+        identity = ComponentIdentity(name=spec.name, params=dict(spec.params), weights=fingerprint(classifier))
+        self._model: Component[nn.Module] = Component(spec.name, classifier, identity)
         defense = make_component(Spec(*settings["defense"]), DEFENSES)
         self._defense, self._defended = defend(self._model, defense, Nature(**settings["nature"]))
         if defended_weights(self._defended) != settings["defended"]:

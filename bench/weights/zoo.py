@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from bench import own
 from bench.data.base import Missing
 from bench.errors import BenchError
 from bench.records.strict import strict_json
@@ -265,7 +264,7 @@ def find_weights(spec: Spec, dataset: str, checkpoint: Path | None, data_root: P
             if place.is_file():
                 return place
         return Missing(published.what, published.get, published.licence, f"{path}, or give it with --checkpoint")
-    if ":" in spec.name or own.is_file(spec.name):
+    if ":" in spec.name:
         return None
     known = ", ".join(sorted(f"{e['model']} on {e['dataset']}" for e in manifest().values()))
     raise BenchError(
@@ -290,7 +289,7 @@ def build_classifier(spec: Spec, weights: Path | None) -> nn.Module:
         params["checkpoint"] = weights
     classifier = entry.create(params)
     if not isinstance(classifier, nn.Module):
-        raise BenchError(f"Model {spec.short!r} returned a {type(classifier).__name__}, not a torch.nn.Module.")
+        raise BenchError(f"Model {spec.name!r} returned a {type(classifier).__name__}, not a torch.nn.Module.")
     if weights is not None and not reads_file:
         load_strictly(classifier, load_checkpoint(weights), weights)
     return classifier.eval().requires_grad_(False)
