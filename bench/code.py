@@ -81,6 +81,7 @@ SILENT = (
     "bench.run.loading",
     "bench.run.store",
     "bench.training",
+    "bench.userfiles",
     "bench.weights",
     "bench.zoo",
 )

@@ -19,10 +19,11 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from bench import code
+from bench import code, userfiles
 from bench.errors import BenchError, nearest, short
 from bench.modes import float32_by_default
 
@@ -39,7 +40,7 @@ class Spec:
 
     Written ``jpeg``, ``jpeg(quality=50)`` or, in YAML, ``{name: jpeg, quality: 50}``, where ``label: mild JPEG`` gives
     it a shorter or clearer name in tables. A name with a colon, ``package.module:attribute``, is imported instead of
-    looked up.
+    looked up; ``FILE.py:attribute`` is loaded from that file, whose path is made absolute here and left out in tables.
     """
 
     name: str
@@ -62,12 +63,15 @@ class Spec:
                 raise BenchError(f"A component needs a 'name': {dict(text)!r} has none.")
             if not isinstance(label, str):
                 raise BenchError(f"The label of {name} must be a text, not {label!r}.")
-            return cls(name, params, label)
-        match = re.fullmatch(r"\s*([\w.:\-]+)\s*(\(.*\))?\s*", str(text), flags=re.DOTALL)
+            return cls(userfiles.absolute(name), params, label)
+        match = _NAMED.fullmatch(str(text)) or _FILED.fullmatch(str(text))
         if match is None:
-            raise BenchError(f"Cannot read component {short(text)}: write a name or name(parameter=value).")
+            raise BenchError(
+                f"Cannot read component {short(text)}: write a name, name(parameter=value) or FILE.py:Class."
+            )
+        name = userfiles.absolute(match[1])
         if match[2] is None:
-            return cls(match[1])
+            return cls(name)
         try:
             call = ast.parse(f"_{match[2]}", mode="eval").body
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
@@ -79,13 +83,24 @@ class Spec:
             raise BenchError(
                 f"Cannot read the parameters of {short(text)}: write name(parameter=value, ...) with plain values."
             ) from error
-        return cls(match[1], params)
+        return cls(name, params)
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether it is imported, or loaded from a file, instead of looked up."""
+        return ":" in self.name or userfiles.split(self.name) is not None
 
     def __str__(self) -> str:
         if self.label:
             return self.label
         inner = ", ".join(f"{k}={v!r}" for k, v in self.params.items())
-        return f"{self.name}({inner})" if inner else self.name
+        name = userfiles.shown(self.name)
+        return f"{name}({inner})" if inner else name
+
+
+# A name, and a path with spaces and the like in it, each with its parameters.
+_NAMED = re.compile(r"\s*([\w.:\-]+)\s*(\(.*\))?\s*", flags=re.DOTALL)
+_FILED = re.compile(r"\s*(.+?\.py(?::[\w.\-]+)?)\s*(\(.*\))?\s*", flags=re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -306,7 +321,7 @@ class Registry:
         """
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
-        self._discovered = self._discovered or name in self._entries or ":" in name
+        self._discovered = self._discovered or name in self._entries or Spec(name).is_imported
 
     def _load_point(self, point: importlib.metadata.EntryPoint, _: str) -> None:
         loaded = point.load()
@@ -333,7 +348,7 @@ class Registry:
         return [entry.name for entry in self]
 
     def get(self, name: str) -> Entry:
-        """Looks a name up, or imports ``package.module:attribute``.
+        """Looks a name up, imports ``package.module:attribute`` or loads ``FILE.py:attribute``.
 
         Raises:
             BenchError: there is no such entry; the message gives the nearest name and any module that
@@ -342,6 +357,8 @@ class Registry:
         self.discover()
         if name in self._entries:
             return self._entries[name]
+        if userfiles.split(name) is not None:
+            return self._from_file(name)
         if ":" in name:
             return self._import_attribute(name)
         broken = "".join(f" Note: {what} could not be imported ({why})." for what, why in self.broken.items())
@@ -368,6 +385,32 @@ class Registry:
         if not callable(factory):
             raise BenchError(f"Module {module_name!r} has no class or function {attribute!r}.")
         return Entry(name=name, factory=factory, kind=self.kind, source="", origin=self._origin(factory))
+
+    def _from_file(self, name: str) -> Entry:
+        place, attribute = userfiles.split(userfiles.absolute(name)) or ("", "")
+        path = Path(place)
+        module = userfiles.load(path)
+        registered = {n: e for n, e in self._entries.items() if e.factory.__module__ == module.__name__}
+        if attribute:
+            factory = getattr(module, attribute, None)
+            factory = registered[attribute].factory if factory is None and attribute in registered else factory
+            if not callable(factory):
+                raise BenchError(f"{path} has no class or function {attribute!r}.")
+        else:
+            found = userfiles.candidates(module, self.kind, {n: e.factory for n, e in registered.items()})
+            if len(found) != 1:
+                which = f"several {self.kind}s: {', '.join(found)}" if found else f"no {self.kind}"
+                raise BenchError(f"{path} holds {which}; name the one that is meant, {path.name}:NAME.")
+            [(attribute, factory)] = found.items()
+        known = next((e for e in registered.values() if e.factory is factory), None)
+        return Entry(
+            name=f"{path.name}:{attribute}",
+            factory=factory,
+            kind=self.kind,
+            source=known.source if known else "",
+            origin=self._origin(factory),
+            fixed=known.fixed if known else {},
+        )
 
     def create(self, spec: str | Mapping[str, Any] | Spec) -> Any:
         """Shorthand: parse, look up and make a component."""

@@ -60,7 +60,7 @@ def test_benchmarks_take_nothing_from_the_tests(script: Path) -> None:
 
 # From the ground up: a room may import what stands before it, and itself.
 ORDER = (
-    *("errors", "faults", "files", "modes", "seeds", "ranges", "code", "registry", "origins"),
+    *("errors", "faults", "files", "modes", "seeds", "ranges", "code", "userfiles", "registry", "origins"),
     *("records", "grids", "data"),
     *("threat", "attack"),
     *("weights", "flow", "models", "defense", "diffusion", "training"),

@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 _STOPPED = "Stopped. Every finished batch is stored; the same command continues from there."
 
 Models = Annotated[
-    list[str] | None, typer.Option(help="Classifier in place of the grid's: a name or package.module:factory.")
+    list[str] | None, typer.Option(help="Classifier in place of the grid's: a name, FILE.py:factory or module:factory.")
 ]
 Defenses = Annotated[
     list[str] | None,
-    typer.Option(help="Defence in place of the grid's, beside the undefended row: name or name(key=value)."),
+    typer.Option(
+        help="Defence in place of the grid's, beside the undefended row: name, name(key=value), FILE.py:Class."
+    ),
 ]
 Attacks = Annotated[list[str] | None, typer.Option(help="Attack in place of the grid's: ATTACK or ATTACK+GRADIENT.")]
 ControlClips = Annotated[
@@ -85,6 +87,7 @@ def run(
     model: Models = None,
     defense: Defenses = None,
     attack: Attacks = None,
+    label: Annotated[str | None, typer.Option(help="Names the row of the one --defense or --model given.")] = None,
     checkpoint: Checkpoint = None,
     data_root: DataRoot = None,
     clips: Annotated[int | None, typer.Option(help="Use only the first so many clips.")] = None,
@@ -133,6 +136,7 @@ def run(
         steps=steps,
         seed=seed,
         precision=precision,
+        label=label,
     )
     store_folder = results / ".store"
     with ExitStack() as stack:

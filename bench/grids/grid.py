@@ -24,12 +24,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bench import userfiles
 from bench.errors import BenchError, nearest, short
 from bench.files import slug
 from bench.grids.strict import read_yaml
@@ -81,13 +83,13 @@ class DatasetSection(BaseModel):
 
     @property
     def spec(self) -> Spec:
-        return Spec(self.name, dict(self.model_extra or {}))
+        return Spec(userfiles.absolute(self.name), dict(self.model_extra or {}))
 
 
-# The parameters may hold a plus, too.
-_LABEL = re.compile(
-    r"\s*(?P<name>[^\s(+]+)\s*(?P<params>\(.*\))?\s*(?:\+\s*(?P<gradient>[^()]*?)\s*)?", flags=re.DOTALL
-)
+# The parameters may hold a plus, too; and so may the path of a file.
+_REST = r"\s*(?P<params>\(.*\))?\s*(?:\+\s*(?P<gradient>[^()]*?)\s*)?"
+_LABEL = re.compile(r"\s*(?P<name>[^\s(+]+)" + _REST, flags=re.DOTALL)
+_FILE_LABEL = re.compile(r"\s*(?P<name>.+?\.py(?::[\w.\-]+)?)" + _REST, flags=re.DOTALL)
 
 
 class AttackSection(_Section):
@@ -162,7 +164,9 @@ class AttackSection(_Section):
 
     @classmethod
     def _read_label(cls, entry: str) -> AttackSection:
-        match = _LABEL.fullmatch(entry)
+        of_file = _FILE_LABEL.fullmatch(entry)
+        is_path = of_file is not None and "/" in Path(entry.partition("(")[0]).as_posix()
+        match = of_file if is_path else _LABEL.fullmatch(entry) or of_file
         if match is None:
             raise BenchError(f"Cannot read attack {short(entry)}: write ATTACK or ATTACK+GRADIENT.")
         name, params, gradient = match["name"], match["params"] or "", match["gradient"]
@@ -171,13 +175,15 @@ class AttackSection(_Section):
                 raise BenchError(f"Cannot read attack {short(entry)}: clean clips are not attacked; write clean alone.")
             return cls(label="clean", attack=None)
         # Labels are written as papers write them; parameters mean what they say.
-        spec = Spec.parse((name if ":" in name else name.lower().replace("-", "_")) + params)
+        is_path = userfiles.split(name) is not None
+        spec = Spec.parse((name if ":" in name or is_path else name.lower().replace("-", "_")) + params)
         if gradient == "":
             raise BenchError(
                 f"Attack {short(entry)} names no gradient behind the plus: leave it out for a gray-box one."
             )
         taken = _gradient(gradient.lower() if gradient else None, entry)
-        return cls(label=entry, attack=spec, gradient=_of_its_own(spec, taken))
+        label = (f"{spec}+{gradient}" if gradient else str(spec)) if is_path else entry
+        return cls(label=label, attack=spec, gradient=_of_its_own(spec, taken))
 
     @classmethod
     def _read_worst(cls, entry: Mapping[str, Any]) -> AttackSection:
@@ -437,8 +443,9 @@ def read_grid(path: Path) -> Grid:
     content = read_yaml(text, f"Grid file {path}")
     if not isinstance(content, dict):
         raise BenchError(f"Grid file {path} must hold keys such as dataset, models, defenses and attacks.")
+    content = {str(key): _placed(value, path.parent) for key, value in content.items()}
     try:
-        grid = Grid(name=content.pop("name", path.stem), **{str(k): v for k, v in content.items()})
+        grid = Grid(name=content.pop("name", path.stem), **content)
     except ValidationError as error:
         raise _explain(f"grid {path.stem!r} is", error) from error
     grid.check()
@@ -449,6 +456,25 @@ def read_grid(path: Path) -> Grid:
             "the file, or give it another 'name'."
         )
     return grid
+
+
+_RELATIVE = re.compile(r"\s*([^\s(/][^(]*?\.py)(?=\s*$|:[\w\-]|\s*[(+])")
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    """What a grid file holds, with paths of Python files beside it made whole; others start from the working folder, as
+    on the command line."""
+    if isinstance(value, dict):
+        return {
+            key: inner if key in ("title", "summary", "label") else _placed(inner, folder)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_placed(inner, folder) for inner in value]
+    match = _RELATIVE.match(value) if isinstance(value, str) else None
+    if match is None or not (folder / match[1]).is_file():
+        return value
+    return userfiles.absolute(match[1], folder) + value[match.end() :]
 
 
 def shipped_grids() -> dict[str, Path]:
@@ -486,8 +512,11 @@ def override(
     steps: int | None = None,
     seed: int | None = None,
     precision: str | None = None,
+    label: str | None = None,
 ) -> Grid:
     """A grid with some of its parts replaced from the command line.
+
+    ``label`` names the one classifier or defence that is given.
 
     Defences are *added* to the undefended row rather than put in place of it: a defence cannot be read
     without its baseline. Other defences, attacks and classifiers are rows, columns and tables of the same grid;
@@ -495,10 +524,15 @@ def override(
     that a quick look never overwrites the full one.
     """
     changes: dict[str, Any] = {}
+    if label is not None and len(models) + len(defenses) != 1:
+        raise BenchError(
+            f"--label names the row of one --defense or one --model, and {len(models) + len(defenses)} are given: give "
+            "one, or write labels into a grid file."
+        )
     if models:
-        changes["models"] = list(models)
+        changes["models"] = _labelled(models, label)
     if defenses:
-        changes["defenses"] = list(dict.fromkeys(["none", *defenses]))
+        changes["defenses"] = ["none", *_labelled([d for d in dict.fromkeys(defenses) if d != "none"], label)]
         known = [str(Spec.parse(d)) for d in changes["defenses"]]
         # Columns of clips that are made against a defence go with it.
         changes["attacks"] = [a for a in grid.attacks if AttackSection.read(a).against in (None, *known)]
@@ -528,3 +562,7 @@ def override(
     changed = grid.model_copy(update=changes)
     changed.check()
     return changed
+
+
+def _labelled(texts: Sequence[str], label: str | None) -> list[Any]:
+    return list(texts) if label is None else [replace(Spec.parse(text), label=label) for text in texts]

@@ -155,7 +155,7 @@ def _robust_weights(grid: Grid, data_root: Path | None) -> Iterator[Missing]:
     for model in grid.model_specs:
         for spec in trained:
             defense: TrainedDefense = DEFENSES.create(spec)
-            found = defense.find(model.name, grid.dataset.name, data_root)
+            found = defense.find(MODELS.get(model.name).name, grid.dataset.name, data_root)
             if isinstance(found, Missing):
                 if not defense.weights:
                     recipe_of(defense.recipe)
@@ -227,7 +227,7 @@ def _identity(spec: Spec, entry: Entry, instance: Any) -> ComponentIdentity:
     if isinstance(instance, Attack):
         files |= {path.name: sha256_of(path) if path.is_file() else "absent" for path in instance.files}
         parts = [identity_of(part, ATTACKS) for part in map(Spec.parse, instance.parts)]
-    return ComponentIdentity(name=spec.name, params=params, code=entry.code, files=files, parts=tuple(parts))
+    return ComponentIdentity(name=entry.name, params=params, code=entry.code, files=files, parts=tuple(parts))
 
 
 def identity_of(spec: Spec, registry: Registry) -> ComponentIdentity:
@@ -301,7 +301,7 @@ def _dataset(grid: Grid, data_root: Path | None) -> Component[Dataset]:
     # Random streams depend on parameters, and not on what stands among the files.
     apart = {k: str(v) for k, v in settings.items() if k in dataset.unseeded}
     identity = ComponentIdentity(
-        name=spec.name,
+        name=entry.name,
         params={k: v for k, v in settings.items() if k not in apart},
         code=entry.code,
         files=({"content": content} if content else {}) | files | apart | _fixed(entry),
@@ -318,10 +318,10 @@ def _models(
         weights = find_weights(spec, grid.dataset.name, checkpoint, data_root)
         assert not isinstance(weights, Missing)
         model: nn.Module = build_classifier(spec, weights)
-        know_origin(model, spec.name, grid.dataset.name, data_root)
         entry = MODELS.get(spec.name)
+        know_origin(model, entry.name, grid.dataset.name, data_root)
         params, files = _placeless({k: v for k, v in entry.settings(spec.params).items() if k != "checkpoint"})
-        own = ComponentIdentity(name=spec.name, params=params, files=files | _fixed(entry))
+        own = ComponentIdentity(name=entry.name, params=params, files=files | _fixed(entry))
         identity = _with_network(own, entry.factory, model)
         identity = identity.model_copy(update={"weights": fingerprint(model)})
         # Other weights must not pass for the shipped or published ones, nor for one another, in any table.

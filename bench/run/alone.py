@@ -305,7 +305,7 @@ class _Answering:
         checkpoint = Path(settings["checkpoint"]) if settings["checkpoint"] else None
         classifier = build_classifier(spec, checkpoint)
         classifier.load_state_dict(load_file(_STATE))
-        know_origin(classifier, spec.name, dataset)
+        know_origin(classifier, MODELS.get(spec.name).name, dataset)
         identity = ComponentIdentity(name=spec.name, params=dict(spec.params), weights=fingerprint(classifier))
         self._model: Component[nn.Module] = Component(spec.name, classifier, identity)
         defense = make_component(Spec(*settings["defense"]), DEFENSES)

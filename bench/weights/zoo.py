@@ -264,7 +264,7 @@ def find_weights(spec: Spec, dataset: str, checkpoint: Path | None, data_root: P
             if place.is_file():
                 return place
         return Missing(published.what, published.get, published.licence, f"{path}, or give it with --checkpoint")
-    if ":" in spec.name:
+    if spec.is_imported:
         return None
     known = ", ".join(sorted(f"{e['model']} on {e['dataset']}" for e in manifest().values()))
     raise BenchError(
