@@ -38,8 +38,8 @@ from bench.report.across import means_across
 from bench.report.render import heading, render
 from bench.report.reported import Reported, shipped_folder
 from bench.report.tables import Table, TableOptions, make_tables
-from bench.run.crew import Crew
-from bench.run.engine import LocalEngine, hardware, pick_device
+from bench.run.crew import Crew, ThisProcess
+from bench.run.engine import LocalEngine, pick_device
 from bench.run.export import collect, export
 from bench.run.loading import CACHE_GB, Frames
 from bench.run.runner import CONTROL_CLIPS, Keep, Progress, Runner
@@ -106,28 +106,28 @@ def run_plan(
     # Before anything is computed: a mistake here must not show after hours.
     reported = Reported(grid.reported, shipped_folder()) if grid.reported else None
     audits = read_audit(results_folder / grid.name) if results_folder is not None else []
+    frames = Frames.beside(store_folder, cache)
+    workers = crew or ThisProcess(plan, LocalEngine(device), fail_fast=fail_fast, frames=frames)
     store = Store(store_folder)
+    store.computed_by = lambda: workers.computed_by
     try:
         runner = Runner(
             plan,
             store,
-            crew or LocalEngine(device),
+            workers,
             batch_size=batch_size,
             retry=retry,
             control=control,
             fail_fast=fail_fast,
             progress=progress,
             keep=keep,
-            frames=Frames.beside(store_folder, cache),
         )
         runner.run()
         removed: list[str] = []
         if results_folder is None:
             results = collect(plan, store)
         else:
-            results, removed = export(
-                plan, store, results_folder, crew.name if crew else hardware(device), ran=runner.computed > 0
-            )
+            results, removed = export(plan, store, results_folder, ran=runner.computed > 0)
     finally:
         store.close()
     options = TableOptions.of(

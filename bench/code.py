@@ -79,6 +79,7 @@ SILENT = (
     "bench.run.kept",
     "bench.run.leases",
     "bench.run.loading",
+    "bench.run.provenance",
     "bench.run.store",
     "bench.training",
     "bench.userfiles",

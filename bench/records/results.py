@@ -19,6 +19,7 @@ from bench.records.description import GridFile
 from bench.records.identity import CellIdentity, ComponentIdentity, Gradient, Knowledge
 from bench.records.metrics import wilson
 from bench.records.outcome import Control, Outcome
+from bench.records.provenance import Provenance
 from bench.records.strict import strict_json
 
 GRID_FILE = "_grid.json"
@@ -88,12 +89,14 @@ class CellResult(BaseModel):
         score: summary of the outcomes.
         control: of an adaptive cell, what the attack does with no budget at all.
         stale: why nobody knows whether the present code would give these outcomes; empty if it is known.
+        provenance: of every run, or worker of one, that computed some of the outcomes; ``None`` of those of which
+            nothing is known. It identifies nothing: results that differ in it alone are the same.
         outcomes: one per clip, in the order of the data set.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     cell: str
     dataset: str
     model: str
@@ -106,6 +109,7 @@ class CellResult(BaseModel):
     score: Score
     control: Control | None = None
     stale: str = ""
+    provenance: list[Provenance | None] = []
     outcomes: list[Outcome]
 
     @property
@@ -114,7 +118,7 @@ class CellResult(BaseModel):
 
     def to_text(self) -> str:
         """JSON with one line per clip, so that a diff shows which clips changed. Wall times and
-        tracebacks are left out: the text depends on the outcomes alone, and on no machine."""
+        tracebacks are left out: but for ``provenance`` the text depends on the outcomes alone, and on no machine."""
         head = self.model_dump(mode="json", exclude={"outcomes", "score", "control", "stale", "settings"})
         head["settings"] = self.settings.model_dump(mode="json", exclude_defaults=True)
         head["score"] = self.score.model_dump(exclude_none=True)
@@ -258,8 +262,14 @@ def _from_2(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "version": 3}
 
 
+def _from_3(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 3 did not say who computed it. The record of the last run beside it does not, either: that run may have
+    computed the row, or another one."""
+    return {**content, "provenance": [None] if content["outcomes"] else [], "version": 4}
+
+
 # What reads an older file: from its version to the next.
-_CONVERTERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
+_CONVERTERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3}
 VERSION = 1 + max(_CONVERTERS)
 
 

@@ -26,9 +26,11 @@ from bench.grids.grid import Grid
 from bench.plan.cells import Plan
 from bench.plan.expand import make_plan
 from bench.plan.select import Asking
+from bench.records.provenance import Provenance
 from bench.run.crew import Report
 from bench.run.engine import LocalEngine, hardware, keep_freed_memory
 from bench.run.loading import Frames
+from bench.run.provenance import of_this_process
 from bench.run.work import Part, Task, Worker
 
 
@@ -96,16 +98,16 @@ class Hands:
             keep_freed_memory()
         self._worker: Worker | None = None
 
-    def prepare(self, recipe: Recipe) -> tuple[list[str], list[str], str] | BenchError:
-        """Makes the plan; the ids of its cells and of its clips, and the name of the device."""
+    def prepare(self, recipe: Recipe) -> tuple[list[str], list[str], Provenance] | BenchError:
+        """Makes the plan; the ids of its cells and of its clips, and what computes here."""
         try:
             plan = recipe.plan(self._device)
         except BenchError as error:
             return _plain(error)
         frames = Frames.beside(recipe.frames, recipe.cache) if recipe.frames is not None else None
         self._worker = Worker(plan, LocalEngine(self._device), fail_fast=recipe.fail_fast, frames=frames)
-        name = hardware(self._device)
-        return [c.id for c in plan.cells], [r.id for r in plan.refs], name
+        here = of_this_process(hardware(self._device))
+        return [c.id for c in plan.cells], [r.id for r in plan.refs], here
 
     def ask(self, what: Literal["check", "batch_size"], argument: Any) -> Any:
         """See :class:`bench.run.work.Worker`."""
@@ -132,11 +134,13 @@ class _Hired:
     Attributes:
         coming: the answer that is waited for; ``None`` if nothing was asked.
         task: what it works on; ``None`` while it makes its plan, or if it is idle.
+        provenance: what computes there; ``None`` until it has made a plan.
     """
 
     actor: Any
     coming: Any = None
     task: Task | None = None
+    provenance: Provenance | None = None
 
 
 class RayCrew:
@@ -154,6 +158,7 @@ class RayCrew:
     Attributes:
         deaths: workers that ended abruptly, and were replaced.
         most_deaths: workers that one batch, or loading, may cost before the run stops.
+        computed_by: the worker whose report was handed out last.
     """
 
     most_deaths = 3
@@ -177,7 +182,8 @@ class RayCrew:
         self._expected: tuple[list[str], list[str]] = ([], [])
         self._deaths: Counter[Task | None] = Counter()
         self._again: list[Task] = []
-        self._told: list[Report] = []
+        self._told: list[tuple[Provenance | None, Report]] = []
+        self.computed_by: Provenance | None = None
         self._crew = [_Hired(self._hire()) for _ in range(count)]
 
     def __enter__(self) -> Self:
@@ -245,7 +251,8 @@ class RayCrew:
             except BenchError as error:
                 fault = error
         told, self._told = self._told, []
-        yield from told  # what others have done meanwhile comes first
+        for self.computed_by, report in told:  # what others have done meanwhile comes first
+            yield report
         if fault is not None:
             raise fault
 
@@ -287,23 +294,26 @@ class RayCrew:
             return
         task, hired.task, hired.coming = hired.task, None, None
         if task is None:
-            self._welcome(answer)
+            hired.provenance = self._welcome(answer)
             return
         parts, error = answer
-        self._told += [*(Report(task, part) for part in parts), Report(task, error=error)]
+        reports = [*(Report(task, part) for part in parts), Report(task, error=error)]
+        self._told += [(hired.provenance, report) for report in reports]
 
-    def _welcome(self, answer: tuple[list[str], list[str], str] | BenchError) -> None:
-        """Checks that a worker has made the same plan."""
+    def _welcome(self, answer: tuple[list[str], list[str], Provenance] | BenchError) -> Provenance:
+        """Checks that a worker has made the same plan; what computes there."""
         if isinstance(answer, BenchError):
             raise answer
-        cells, clips, name = answer
+        cells, clips, provenance = answer
         if (cells, clips) != self._expected:
             raise BenchError(
                 "A worker plans other cells or clips than this process: on its machine, this package, the weights or "
                 "the data are other ones. Make them the same there."
             )
+        name = provenance.device
         self.name, self.hardware = f"{name} ({len(self._crew)} workers)", name
         self._deaths[None] = 0
+        return provenance
 
     def _replace(self, hired: _Hired) -> None:
         """Starts a worker in the place of one that has ended; what that one worked on is given to the next who is free.

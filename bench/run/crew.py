@@ -8,8 +8,10 @@ from typing import Any, Literal, Protocol
 
 from bench.errors import BenchError
 from bench.plan.cells import Plan
+from bench.records.provenance import Provenance
 from bench.run.engine import LocalEngine, hardware
 from bench.run.loading import Frames
+from bench.run.provenance import of_this_process
 from bench.run.work import Part, Task, Worker
 
 
@@ -34,11 +36,13 @@ class Crew(Protocol):
         device: PyTorch's kind of the device that is used.
         name: of that device and of how many there are, for the record of a run.
         hardware: of that device alone, see :func:`bench.run.engine.hardware`.
+        computed_by: who computed what was reported last; ``None`` as long as nobody has.
     """
 
     device: str
     name: str
     hardware: str
+    computed_by: Provenance | None
 
     def ask(self, what: Literal["check", "batch_size"], argument: Any) -> Any:
         """Asks one worker, and waits for its answer: see :class:`bench.run.work.Worker`."""
@@ -68,6 +72,7 @@ class ThisProcess:
     ) -> None:
         self.device = engine.device.type
         self.name = self.hardware = hardware(engine.device)
+        self.computed_by: Provenance | None = of_this_process(self.hardware)
         self._worker = Worker(plan, engine, fail_fast=fail_fast, frames=frames, in_order=True)
         self._task: Task | None = None
 

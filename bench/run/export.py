@@ -1,9 +1,8 @@
-"""Writes what a run measured: a file per cell, and when, where and how long."""
+"""Writes what a run measured: a file per cell, and how long a pass takes."""
 
 from __future__ import annotations
 
 import json
-import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from bench.files import write_whole
 from bench.plan.cells import Plan
 from bench.records.description import GridFile
 from bench.records.outcome import Outcome
+from bench.records.provenance import listed
 from bench.records.results import (
     GRID_FILE,
     RUN_FILE,
@@ -37,7 +37,7 @@ def collect(plan: Plan, store: Store) -> list[CellResult]:
     results = []
     clean: dict[tuple[str, str], dict[str, Outcome]] = {}
     for cell in plan.cells:
-        stored = store.outcomes(cell.id)
+        stored, by = store.outcomes(cell.id), store.provenance(cell.id)
         outcomes = [
             stored.get(r.id) or Outcome(clip=r.id, label=r.label, status="missing", error="not run yet")
             for r in plan.refs
@@ -60,25 +60,26 @@ def collect(plan: Plan, store: Store) -> list[CellResult]:
                 settings=cell.identity,
                 score=Score.of(outcomes),
                 control=store.control(cell.id),
+                provenance=listed({by.get(r.id) for r in plan.refs if r.id in stored}),
                 outcomes=outcomes,
             )
         )
     return results
 
 
-def export(
-    plan: Plan, store: Store, folder: Path, device: str, *, ran: bool = True
-) -> tuple[list[CellResult], list[str]]:
+def export(plan: Plan, store: Store, folder: Path, *, ran: bool = True) -> tuple[list[CellResult], list[str]]:
     """Writes ``folder/<grid>/``: a file per cell, the grid's description and, apart from the reproducible
-    record, when, where and how long it ran. Each file is the old or the new one, whatever happens.
+    record, how long it ran. Each file is the old or the new one, whatever happens.
+
+    A file that says the same of every clip stays as it is, with the provenance that it has: a run that repeats it, as
+    that of one row more does with the undefended one, has no claim to it.
 
     Files of cells that are not in the plan stay (a run with ``--defense mine`` adds a row) unless one of their
     labels now stands for something else: other weights, edited code, other clips. Those are removed, since no table
     may mix two measurements; their outcomes remain in the store. So are files that cannot be read: they hold nothing.
 
     Args:
-        device: the name of the device that was used; of a crew, that of its workers' devices.
-        ran: whether anything was computed; if not, the record of when, where and how long is left alone.
+        ran: whether anything was computed; if not, the record of when and how long is left alone.
 
     Returns:
         The plan's results, and the names of the files that were removed.
@@ -91,11 +92,12 @@ def export(
     try:
         own_folder.mkdir(parents=True, exist_ok=True)
         for result in results:
-            write_whole(own_folder / result.file_name, result.to_text())
+            if not _says_the_same(own_folder / result.file_name, result):
+                write_whole(own_folder / result.file_name, result.to_text())
         stale = _remove_stale(own_folder, results)
         _describe(plan, own_folder, [r.file_name for r in results])
         if ran or not (own_folder / RUN_FILE).is_file():
-            _record_run(own_folder, results, device)
+            _record_run(own_folder, results)
         elif not _known_seconds(own_folder):
             _record_seconds(own_folder, results)
     except OSError as error:
@@ -104,6 +106,19 @@ def export(
             "command writes them."
         ) from error
     return results, stale
+
+
+def _says_the_same(path: Path, result: CellResult) -> bool:
+    """Whether a file holds that result already, whoever computed it."""
+    try:
+        there = read_result(path) if path.is_file() else None
+    except BenchError:  # torn, or changed by hand
+        return False
+    return there is not None and _without_provenance(there) == _without_provenance(result)
+
+
+def _without_provenance(result: CellResult) -> str:
+    return result.model_copy(update={"provenance": []}).to_text()
 
 
 def _is_torn(path: Path) -> bool:
@@ -154,18 +169,13 @@ def _describe(plan: Plan, folder: Path, order: list[str]) -> None:
     write_whole(file, described.model_dump_json(indent=1) + "\n")
 
 
-def _record_run(folder: Path, results: list[CellResult], device: str) -> None:
-    import torch  # the only use; reading results needs no torch
-
+def _record_run(folder: Path, results: list[CellResult]) -> None:
+    """When the last run ended and how long its clips took; of each row how long a pass did when it was run last. Who
+    computed what stands in the result files."""
     seconds = sum(o.seconds for r in results for o in r.outcomes)
     known = _known_seconds(folder)  # a run of some rows says nothing about the others
     run = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device,
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__.split("+")[0],
         "clip_seconds_of_all_outcomes": round(seconds, 1),
         "seconds_of_a_pass": by_model({**known, **pass_seconds(results)}),
     }

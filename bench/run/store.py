@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bench.faults import MachineFault, machine_fault
 from bench.records.outcome import Control, Flaw, Outcome
+from bench.records.provenance import Provenance
 from bench.run.bank import ENDING, Bank, Gone
 from bench.run.coding import Unreadable, decode, encode
 
@@ -42,15 +43,28 @@ CREATE TABLE IF NOT EXISTS leases (
     until REAL NOT NULL, PRIMARY KEY (work, clip)
 );
 """
-# Since clips are in a bank. In a store that is older and only read they are empty.
-_LATER = """
+# Since clips are in a bank, and since it is known who computed what. In a store that is older and only read they are
+# empty.
+_LATER = {
+    "uses": """
 CREATE {kind} TABLE IF NOT EXISTS uses (
     unit TEXT NOT NULL, cell TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (unit, cell)
 );
-"""
+""",
+    "provenance": """
+CREATE {kind} TABLE IF NOT EXISTS provenance (
+    cell TEXT NOT NULL, clip TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (cell, clip)
+);
+""",
+}
 _OF_FILES = "CREATE INDEX IF NOT EXISTS clips_by_file ON clips (file);"
 # Without those that stores of older versions lack.
 _TABLES = {"cells", "outcomes", "clips", "controls", "batch_sizes"}
+
+
+def _later(names: Iterable[str], kind: str) -> str:
+    """Makes some of the later tables."""
+    return "".join(_LATER[name].format(kind=kind) for name in names)
 
 
 @dataclass
@@ -193,17 +207,21 @@ class Store:
     Raises:
         MachineFault: the folder cannot be written, the file in it is no store, the disk is full, or another process
             holds the store for too long. So do all methods.
+
+    Attributes:
+        computed_by: says who has just computed the outcomes that are added; nobody is known if it is not set.
     """
 
     def __init__(self, folder: Path, *, writable: bool = True, patience: float = 60.0) -> None:
         self.folder, self._patience = folder, patience
+        self.computed_by: Callable[[], Provenance | None] = lambda: None
         self.bank = Bank(folder / "bank")
         with self._told("open"):
             if writable:
                 folder.mkdir(parents=True, exist_ok=True)
                 self._db = sqlite3.connect(folder / "outcomes.sqlite", timeout=patience)
                 self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.executescript(_SCHEMA + _LATER.format(kind="") + _OF_FILES)
+                self._db.executescript(_SCHEMA + _later(_LATER, "") + _OF_FILES)
             else:
                 self._db = self._to_read()
 
@@ -226,13 +244,12 @@ class Store:
             db = sqlite3.connect(f"{file.resolve().as_uri()}?{how}", uri=True, timeout=self._patience)
             there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if there >= _TABLES:
-                if "uses" not in there:
-                    db.execute("PRAGMA temp_store = MEMORY")
-                    db.executescript(_LATER.format(kind="TEMP"))
+                db.execute("PRAGMA temp_store = MEMORY")
+                db.executescript(_later(_LATER.keys() - there, "TEMP"))
                 return db
             db.close()
         db = sqlite3.connect(":memory:")
-        db.executescript(_SCHEMA + _LATER.format(kind=""))
+        db.executescript(_SCHEMA + _later(_LATER, ""))
         return db
 
     @contextmanager
@@ -309,6 +326,20 @@ class Store:
                 "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)",
                 [(cell, o.clip, o.status, o.model_dump_json()) for o in outcomes],
             )
+            by = self.computed_by()
+            if by is None:
+                db.executemany("DELETE FROM provenance WHERE cell = ? AND clip = ?", [(cell, o.clip) for o in outcomes])
+                return
+            db.executemany(
+                "INSERT OR REPLACE INTO provenance VALUES (?, ?, ?)",
+                [(cell, o.clip, by.model_dump_json()) for o in outcomes],
+            )
+
+    def provenance(self, cell: str) -> dict[str, Provenance]:
+        """By clip id, who computed an outcome of a cell, as far as that is known."""
+        rows = self._rows("SELECT clip, body FROM provenance WHERE cell = ?", (cell,))
+        read = {clip: _provenance(body) for clip, body in rows}
+        return {clip: by for clip, by in read.items() if by is not None}
 
     def control(self, cell: str) -> Control | None:
         """The zero-budget control of a cell, if it was run."""
@@ -502,6 +533,14 @@ def _outcome(body: Any) -> Outcome | None:
     """A stored outcome; nothing if it is torn."""
     try:
         return Outcome.model_validate_json(body)
+    except ValidationError:
+        return None
+
+
+def _provenance(body: Any) -> Provenance | None:
+    """Who computed an outcome; nothing if that is torn."""
+    try:
+        return Provenance.model_validate_json(body)
     except ValidationError:
         return None
 

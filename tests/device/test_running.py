@@ -32,7 +32,7 @@ def outcomes(path: Path, folder: Path, device: torch.device) -> list[dict[str, A
     try:
         Runner(plan, store, LocalEngine(device), control=2).run()
         results = collect(plan, store)
-        export(plan, store, folder, str(device), ran=True)
+        export(plan, store, folder)
     finally:
         store.close()
     found = []

@@ -178,9 +178,9 @@ def test_results_without_a_description_are_told(folder: Folder, bench: Callable[
         ('"correct": true', '"correct": 1', "Input should be a valid boolean"),
         ('"label": 0', '"label": "0"', "Input should be a valid integer"),
         ('"linf": 0.15', '"linf": Infinity', "Infinity is no number"),
-        ('"version": 3', '"version": true', "version True"),
-        ('"version": 3', '"version": ' + "[" * 100_000, "nested too deeply"),
-        ('"version": 3', '"version": ' + "1" * 5000, "Exceeds the limit"),
+        ('"version": 4', '"version": true', "version True"),
+        ('"version": 4', '"version": ' + "[" * 100_000, "nested too deeply"),
+        ('"version": 4', '"version": ' + "1" * 5000, "Exceeds the limit"),
     ],
 )
 def test_what_json_takes_and_a_result_does_not(folder: Folder, old: str, new: str, words: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from kit.commands import Answer
-from kit.running import run
+from kit.running import files, run
 
 from bench import BenchError
 from bench.faults import MachineFault
@@ -178,17 +178,13 @@ def test_a_full_disk_charges_nobody_and_the_command_goes_on_once_there_is_room(
             json.loads(file.read_text())  # whole, or not there
     assert stopped > 2
     assert bench(*arguments, small_disk).code == 0
-    assert _texts(small_disk / "gray") == _texts(tmp_path / "whole" / "gray")
+    assert files(small_disk / "gray") == files(tmp_path / "whole" / "gray")
 
 
 def _used(folder: Path, ballast: Path) -> int:
     """KiB on the disk, without the ballast."""
     files = [p for p in folder.rglob("*") if p.is_file() and p != ballast]
     return sum(4 * (1 + p.stat().st_size // 4096) for p in files)
-
-
-def _texts(folder: Path) -> dict[str, str]:
-    return {p.name: p.read_text() for p in folder.glob("*.json") if p.name != "_run.json"}
 
 
 @pytest.mark.parametrize("damage", ["remove", "empty", "cut", "swap"])
@@ -239,13 +235,13 @@ def test_torn_files_beside_the_results_are_written_anew(gray_grid: Write, tmp_pa
     grid, folder = gray_grid(), tmp_path / "r"
     arguments = ["run", "--grid", grid, "--results", folder]
     assert bench(*arguments).code == 0
-    whole = _texts(folder / "gray")
+    whole = files(folder / "gray")
     for name in [*whole, "_run.json"]:
         for torn in (b"", b'{"cell": "', b"\xff\xfe\x00"):
             (folder / "gray" / name).write_bytes(torn)
             answer = bench(*arguments)
             assert answer.code == 0, (name, torn, answer.err)
-            assert _texts(folder / "gray") == whole
+            assert files(folder / "gray") == whole
             assert "seconds_of_a_pass" in json.loads((folder / "gray" / "_run.json").read_text())
 
 
@@ -357,7 +353,7 @@ def test_two_processes_at_once_and_one_that_is_told_to_end_give_what_one_gives(
     assert both[0].wait(timeout=60) != 0
     assert both[1].wait(timeout=300) == 0
     assert bench(*arguments).code == 0
-    assert _texts(tmp_path / "r" / "gray") == _texts(tmp_path / "whole" / "gray")
+    assert files(tmp_path / "r" / "gray") == files(tmp_path / "whole" / "gray")
 
 
 def _some(file: Path) -> bool:

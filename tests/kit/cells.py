@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from bench.records.identity import BudgetIdentity, CellIdentity, ComponentIdentity, Gradient, Knowledge
 from bench.records.outcome import Outcome
+from bench.records.provenance import Provenance
 from bench.records.results import CellResult, Score
 
 BUDGET = BudgetIdentity(norm="linf", size=4 / 255, steps=10, restarts=1)
+
+
+SOMEBODY = Provenance(
+    bench="0.1",
+    commit="abc",
+    python="3.11.7",
+    torch="2.9.0",
+    device="cpu",
+    machine="arm64",
+    threads=8,
+    date="2025-02-03",
+)
 
 
 def identified(
@@ -63,6 +76,7 @@ def cell(defense: str, attack: str, knowledge: Knowledge, right: str, statuses: 
         budget="linf 4/255" if attacked else "",
         settings=settings,
         score=Score.of(outcomes),
+        provenance=[SOMEBODY],
         outcomes=outcomes,
     )
 

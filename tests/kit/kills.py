@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import sys
 import traceback
@@ -103,7 +104,8 @@ def commands(folder: Path, texts: list[str], last: int | None = None, note: Path
 def content(folder: Path) -> dict[str, str]:
     """What users see of a folder."""
     files = (p for p in sorted(folder.rglob("*")) if p.is_file() and ".store" not in p.parts)
-    return {str(p.relative_to(folder)): "" if p.name == "_run.json" else p.read_text("utf-8") for p in files}
+    read = {str(p.relative_to(folder)): "" if p.name == "_run.json" else p.read_text("utf-8") for p in files}
+    return {name: re.sub(r'"date": "[\d-]+"', "", text) for name, text in read.items()}  # one may last past midnight
 
 
 def left_over(folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from bench.grids.grid import read_grid
 from bench.plan.cells import Plan
 from bench.plan.expand import make_plan
+from bench.records.provenance import Provenance
 from bench.records.results import CellResult
+from bench.run.crew import ThisProcess
 from bench.run.engine import LocalEngine
 from bench.run.export import collect, export
 from bench.run.runner import Runner
@@ -33,15 +36,25 @@ def run_plan(plan: Plan, store: Path, **options: Any) -> list[CellResult]:
         opened.close()
 
 
-def exported(path: Path, folder: Path, *, ran: bool = True, **options: Any) -> list[str]:
+def exported(path: Path, folder: Path, *, ran: bool = True, by: Provenance | None = None, **options: Any) -> list[str]:
     """Runs a grid into a results folder; returns the names of the files that were removed.
 
     Args:
         ran: whether anything is left to do.
+        by: who is said to compute; this process if not given.
     """
     plan = make_plan(read_grid(path))
     store = Store(folder / ".store")
-    Runner(plan, store, LocalEngine(torch.device("cpu")), **options).run()
-    _, stale = export(plan, store, folder, "cpu", ran=ran)
+    here = ThisProcess(plan, LocalEngine(torch.device("cpu")))
+    store.computed_by = lambda: by or here.computed_by
+    Runner(plan, store, here, **options).run()
+    _, stale = export(plan, store, folder, ran=ran)
     store.close()
     return stale
+
+
+def files(folder: Path) -> dict[str, Any]:
+    """What the files of a results folder say, but who computed it, when and how long: all that has to be the same
+    whoever does it."""
+    read = {p.name: json.loads(p.read_text()) for p in sorted(folder.glob("*.json")) if p.name != "_run.json"}
+    return {name: {k: v for k, v in content.items() if k != "provenance"} for name, content in read.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit.cells import cell, identified
+from kit.cells import SOMEBODY, cell, identified
 
 from bench import BenchError
 from bench.records import checks
@@ -110,7 +110,9 @@ FREE = {
     "outcomes.trace": "losses, any finite numbers",
     "outcomes.votes": "as long as the same class wins",
     "outcomes.linf": "anything smaller",
-    "version": "2, which says the same where all votes were asked",
+    "provenance": "who computed it, which decides nothing",
+    **{f"provenance.{key}": "as provenance" for key in SOMEBODY.model_dump()},
+    "version": "2 and 3, which say the same where all votes were asked",
 }
 
 

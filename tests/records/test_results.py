@@ -187,7 +187,7 @@ def test_files_of_version_1_are_read_and_say_that_nobody_knows_their_code(tmp_pa
     path = tmp_path / "old.json"
     path.write_text(json.dumps(as_version_1(cell("a", "PGD", "adaptive", "10"))))
     result = read_result(path)
-    assert result.version == 3
+    assert (result.version, result.provenance) == (4, [None])
     assert "before identities followed" in result.stale
     assert result.control is not None
     assert result.control.message == "0 of 2 clips are answered differently"
@@ -198,14 +198,21 @@ def test_files_of_version_1_are_read_and_say_that_nobody_knows_their_code(tmp_pa
     assert read_result(path) == result
 
 
-def test_files_of_version_2_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [2, 3])
+def test_files_of_later_versions_are_read(tmp_path: Path, version: int) -> None:
     path = tmp_path / "old.json"
     expected = cell("a", "PGD", "adaptive", "10")
-    path.write_text(expected.to_text().replace('"version": 3', '"version": 2'))
-    assert '"version": 2' in path.read_text()
+    expected.provenance = [None]  # that of a run which nobody wrote down
+    path.write_text(expected.to_text().replace('"version": 4', f'"version": {version}'))
+    assert f'"version": {version}' in path.read_text()
     assert read_result(path) == expected
+
+
+def test_files_of_version_2_have_every_vote(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    expected = cell("a", "PGD", "adaptive", "10")
     expected.outcomes[0].votes = [0, 0, None]
-    path.write_text(expected.to_text().replace('"version": 3', '"version": 2'))
+    path.write_text(expected.to_text().replace('"version": 4', '"version": 2'))
     with pytest.raises(BenchError, match="it says that it is of version 2, and its contents are not"):
         read_result(path)
 
@@ -213,7 +220,7 @@ def test_files_of_version_2_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"version": 4}, "of version 4 of the result files, and this bench reads up to 3: install a newer one"),
+        ({"version": 5}, "of version 5 of the result files, and this bench reads up to 4: install a newer one"),
         ({"version": "2b"}, "of version 2b"),
         ({"version": 1, "settings": 5}, "says that it is of version 1, and its contents are not"),
     ],
@@ -238,6 +245,6 @@ def test_no_label_can_break_a_file(tmp_path: Path, label: str) -> None:
 
 def test_a_file_has_a_line_for_every_clip_and_sorted_keys() -> None:
     text = cell("a", "PGD", "adaptive", "1011").to_text()
-    assert sum(line.startswith("  {") for line in text.splitlines()) == 4
+    assert sum(line.startswith('  {"') for line in text.splitlines()) == 4
     keys = list(json.loads(text))
     assert keys == sorted(keys)

@@ -57,7 +57,7 @@ def test_reported_figures_stand_beside_measured_ones_on_the_leaderboard(gray_gri
     plan, folder = make_plan(read_grid(path)), tmp_path / "results"
     store = Store(folder / ".store")
     Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
-    export(plan, store, folder, "cpu")
+    export(plan, store, folder)
     store.close()
     shutil.copytree(shipped_folder(), folder / "reported")
     text = make_leaderboard(folder)
@@ -70,7 +70,7 @@ def test_an_added_defence_joins_the_rows_of_its_grid(results: Path, gray_grid: W
     plan = make_plan(read_grid(gray_grid(('"kit.gray:Identity"', "jpeg"))))
     store = Store(results / ".store")
     Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
-    export(plan, store, results, "cpu")
+    export(plan, store, results)
     store.close()
     (table,) = make_tables(read_results(results / "gray"))
     assert {r.defense for r in table.rows} == {"none", "jpeg", "kit.gray:Lighten"}
@@ -114,7 +114,7 @@ def test_reported_figures_stand_beside_their_own_classifier_only(gray_grid: Writ
     plan = make_plan(override(read_grid(path), models=["kit.gray:Oscillating"]))
     store = Store(folder / ".store")
     Runner(plan, store, LocalEngine(torch.device("cpu"))).run()
-    export(plan, store, folder, "cpu")
+    export(plan, store, folder)
     store.close()
     assert make_leaderboard(folder).count("| none, *reported* |") == 1
 

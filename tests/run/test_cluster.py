@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from kit.commands import Answer
+from kit.running import files
 from kit.together import NOTES, PROCESSES, by_process, notes
 
 from bench import BenchError
@@ -61,10 +62,6 @@ def noted(ray: Path) -> Path:
     return ray
 
 
-def texts(folder: Path) -> dict[str, str]:
-    return {p.name: p.read_text() for p in folder.glob("*.json") if p.name != "_run.json"}
-
-
 def stored(grid: Path, folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """All that the store holds of a grid, tracebacks of what failed too, but no times."""
     plan = make_plan(read_grid(grid))
@@ -99,8 +96,8 @@ def test_workers_give_what_one_process_gives_to_the_byte(
     begun = len(notes(noted))
     alone = notes_of_one(noted, lambda: bench(*arguments, tmp_path / "one"))
     assert begun == alone + 1
-    assert len(texts(tmp_path / "one" / "gray")) == 3 * 6 - 1 + 1  # a cell that does not exist, the description
-    assert texts(tmp_path / "many" / "gray") == texts(tmp_path / "one" / "gray")
+    assert len(files(tmp_path / "one" / "gray")) == 3 * 6 - 1 + 1  # a cell that does not exist, the description
+    assert files(tmp_path / "many" / "gray") == files(tmp_path / "one" / "gray")
     kept = [stored(grid, tmp_path / name / ".store") for name in ("many", "one")]
     for found in kept:
         found.pop(("kit.gray:Coin", "Decided"))  # does not exist, and may have begun elsewhere before that was known

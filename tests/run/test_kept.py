@@ -52,7 +52,7 @@ def measured(grid: Path, folder: Path, **options: Any) -> tuple[Plan, Watching]:
     plan, engine = make_plan(read_grid(grid)), Watching()
     with Store(folder / ".store") as store:
         Runner(plan, store, engine, **{"control": 0, "batch_size": 4, **options}).run()
-        export(plan, store, folder, "cpu")
+        export(plan, store, folder)
     return plan, engine
 
 
@@ -145,6 +145,7 @@ def test_batches_of_an_older_version_are_read(gray_grid: Write, tmp_path: Path) 
     body = {"attacked": True, "trace": [0.5], "forwards": 4, "backwards": 3, "seconds": 0.5}
     with sqlite3.connect(tmp_path / "outcomes.sqlite") as db:
         db.execute("DROP TABLE uses")
+        db.execute("DROP TABLE provenance")
         rows = [(unit.id, f"gray/{i}", f"{unit.id}/abc.safetensors", json.dumps({"row": i, **body})) for i in range(3)]
         db.executemany("INSERT INTO clips VALUES (?, ?, ?, ?)", rows)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kit.running import exported
+from kit.running import exported, files
 from kit.together import NOTES, PROCESSES, by_process
 
 from bench.files import here
@@ -108,8 +108,4 @@ def test_the_same_command_started_twice_shares_the_work(
     monkeypatch.setenv(NOTES, str(tmp_path / "alone.txt"))
     monkeypatch.setenv(PROCESSES, "1")
     exported(grid, tmp_path / "alone", control=0)
-    assert texts(tmp_path / "r" / "gray") == texts(tmp_path / "alone" / "gray")
-
-
-def texts(folder: Path) -> dict[str, str]:
-    return {p.name: p.read_text() for p in folder.glob("*.json") if p.name != "_run.json"}
+    assert files(tmp_path / "r" / "gray") == files(tmp_path / "alone" / "gray")

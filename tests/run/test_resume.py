@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from kit.running import files
 
 ARGUMENTS = [
     *("run", "--clips", "16", "--steps", "3", "--batch-size", "4"),
@@ -35,12 +36,6 @@ def outcomes(results: Path) -> dict[tuple[str, str], str]:
             return {(cell, clip): body for cell, clip, body in db.execute("SELECT cell, clip, body FROM outcomes")}
         except sqlite3.OperationalError:  # the tables are not made yet
             return {}
-
-
-def files(results: Path) -> dict[str, str]:
-    return {
-        p.name: p.read_text() for p in sorted((results / "demo-clips16-steps3").glob("*.json")) if p.name != "_run.json"
-    }
 
 
 @pytest.mark.slow
@@ -69,5 +64,6 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path: Path) -> None:
     final = outcomes(disturbed)
     assert {key: final[key] for key in kept} == kept
     assert len(final) == total
-    assert files(disturbed) == files(undisturbed)
-    assert len(files(disturbed)) == 7
+    name = "demo-clips16-steps3"
+    assert files(disturbed / name) == files(undisturbed / name)
+    assert len(files(disturbed / name)) == 7

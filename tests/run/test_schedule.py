@@ -40,6 +40,7 @@ class Several:
     """
 
     device = name = hardware = "cpu"
+    computed_by = None
 
     def __init__(self, plan: Plan, workers: int, seed: int) -> None:
         engine = LocalEngine(torch.device("cpu"))
