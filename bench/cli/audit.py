@@ -21,7 +21,13 @@ _NAMED_CLIPS = 4
 
 
 def audit(
-    grid: Annotated[str, typer.Argument(help="Name of a grid that was run, or its .yaml file.")] = "demo",
+    grid: Annotated[
+        str, typer.Argument(help="Name of a grid that was run, or of its results (demo-clips6), or its .yaml file.")
+    ] = "demo",
+    run: Annotated[
+        str | None,
+        typer.Option(help="Name of the results, where the grid was run with --clips, --steps, --seed or --precision."),
+    ] = None,
     defense: Annotated[
         list[str] | None, typer.Option(help="Defence in place of the grid's, beside the undefended row.")
     ] = None,
@@ -46,9 +52,11 @@ def audit(
 
     Every row gets a grade, from A (nothing found) to F (void), which the leaderboard shows.
     """
-    from bench.grids.grid import find_grid, override
+    from bench.grids.grid import find_grid
+    from bench.grids.tagged import run_of, untagged
 
-    chosen = override(find_grid(grid), models=model or (), defenses=defense or ())
+    name, of_run = untagged(grid)
+    chosen = run_of(find_grid(name), results, run or of_run, models=model or (), defenses=defense or ())
     folder = results / chosen.name
     if not folder.is_dir():
         raise BenchError(f"There are no results of {chosen.name!r} in {results}: run 'bench run --grid {grid}' first.")

@@ -17,7 +17,7 @@ from bench import BenchError
 from bench.audit.rows import audit
 from bench.grids.grid import read_grid
 from bench.plan.expand import make_plan
-from bench.records.audits import AuditedRow
+from bench.records.audits import AuditedRow, read_audit
 
 Write = Callable[..., Path]
 ATTACKS = "[clean, noise, PGD, PGD+BPDA, PGD+exact]"
@@ -199,3 +199,18 @@ def test_an_attack_that_runs_the_exact_gradient_among_others_has_taken_it(gray_g
         found = named(rows["kit.gray:Coin"], "warning")
         assert ("exact gradient" in found) is missing
         assert ("randomness" in found) is missing
+
+
+def test_a_run_of_some_clips_is_audited(gray_grid: Write, tmp_path: Path, bench: Callable[..., Answer]) -> None:
+    grid = gray_grid()
+    options = ("--attack", "PGD", "--clips", 3, "--steps", 2, "--seed", 4)
+    assert bench("run", "--grid", grid, "--results", tmp_path / "r", *options).code == 0
+    answer = bench("audit", grid, "--clips", 0, "--results", tmp_path / "r")
+    assert answer.code == 0, answer.err
+    folder = tmp_path / "r" / "gray-clips3-steps2-seed4"
+    rows = read_audit(folder)
+    assert {row.defense for row in rows} == {"none", "kit.gray:Identity"}
+    # Planned as it was run: the installed code would give the same.
+    assert not [f for row in rows for f in row.findings if f.check == "stale"]
+    assert bench("audit", grid, "--run", folder.name, "--clips", 0, "--results", tmp_path / "r").code == 0
+    assert "There are no results of 'gray'" in bench("audit", grid, "--run", "gray", "--results", tmp_path / "r").err
