@@ -28,6 +28,10 @@ err = Console(stderr=True, highlight=False, markup=False)
 
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights of the classifier.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data set's files.")]
+DatasetName = Annotated[
+    str | None,
+    typer.Option("--dataset", help="Data set in place of the grid's, such as folder(root='clips')."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Results = Annotated[Path, typer.Option(help="Folder of result files.")]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.text import Text
 
-from bench.cli.app import Checkpoint, DataRoot, Device, Results, err, loading, out, warn_broken
+from bench.cli.app import Checkpoint, DataRoot, DatasetName, Device, Results, err, loading, out, warn_broken
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def audit(
         list[str] | None, typer.Option(help="Defence in place of the grid's, beside the undefended row.")
     ] = None,
     model: Annotated[list[str] | None, typer.Option(help="Classifier in place of the grid's.")] = None,
+    dataset: DatasetName = None,
     clips: Annotated[int, typer.Option(help="Clips of each row that are asked again; 0 for none.", min=0)] = 8,
     gradient: Annotated[
         str, typer.Option(help="How the defence is differentiated when asked again; auto is exact where it exists.")
@@ -56,7 +57,9 @@ def audit(
     from bench.grids.tagged import run_of, untagged
 
     name, of_run = untagged(grid)
-    chosen = run_of(find_grid(name), results, run or of_run, models=model or (), defenses=defense or ())
+    chosen = run_of(
+        find_grid(name), results, run or of_run, models=model or (), defenses=defense or (), dataset=dataset
+    )
     folder = results / chosen.name
     if not folder.is_dir():
         raise BenchError(f"There are no results of {chosen.name!r} in {results}: run 'bench run --grid {grid}' first.")

@@ -15,6 +15,7 @@ from rich.text import Text
 from bench.cli.app import (
     Checkpoint,
     DataRoot,
+    DatasetName,
     Device,
     Results,
     err,
@@ -88,6 +89,7 @@ def run(
     defense: Defenses = None,
     attack: Attacks = None,
     label: Annotated[str | None, typer.Option(help="Names the row of the one --defense or --model given.")] = None,
+    dataset: DatasetName = None,
     checkpoint: Checkpoint = None,
     data_root: DataRoot = None,
     clips: Annotated[int | None, typer.Option(help="Use only the first so many clips.")] = None,
@@ -137,6 +139,7 @@ def run(
         seed=seed,
         precision=precision,
         label=label,
+        dataset=dataset,
     )
     store_folder = results / ".store"
     with ExitStack() as stack:
@@ -159,8 +162,8 @@ def run(
                     Recipe.of(chosen, store_folder, data_root, checkpoint, fail_fast=fail_fast, cache=cache), plan
                 )
         warn_broken()
-        if plan.note:
-            err.print(plan.note, markup=False, soft_wrap=True)
+        for note in filter(None, (plan.dataset.note, plan.note)):
+            err.print(note, markup=False, soft_wrap=True)
         if dry_run:
             _print_plan(plan, store_folder)
             print_cost(plan, card)

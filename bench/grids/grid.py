@@ -22,6 +22,7 @@ both classifiers get right.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -513,10 +514,12 @@ def override(
     seed: int | None = None,
     precision: str | None = None,
     label: str | None = None,
+    dataset: str | None = None,
 ) -> Grid:
     """A grid with some of its parts replaced from the command line.
 
-    ``label`` names the one classifier or defence that is given.
+    ``label`` names the one classifier or defence that is given. Another data set is taken whole, without the grid's
+    selection of clips and without published figures, which are of others.
 
     Defences are *added* to the undefended row rather than put in place of it: a defence cannot be read
     without its baseline. Other defences, attacks and classifiers are rows, columns and tables of the same grid;
@@ -542,10 +545,14 @@ def override(
         labels = [AttackSection.read(a).label for a in changes["attacks"]]
         # A paper's average is of all its attacks, or is none.
         changes["averages"] = {k: parts for k, parts in grid.averages.items() if set(parts) <= set(labels)}
+    section = grid.dataset
+    if dataset is not None:
+        section = _dataset_section(dataset)
+        changes |= {"dataset": section, "reported": None, "across": {}}
     if clips is not None:
         if clips < 1:
             raise BenchError(f"--clips must be at least 1, not {clips}.")
-        changes["dataset"] = grid.dataset.model_copy(update={"clips": clips})
+        changes["dataset"] = section.model_copy(update={"clips": clips})
     if steps is not None:
         changes["budgets"] = [{**b, "steps": steps} for b in grid.budgets]
     if seed is not None:
@@ -556,12 +563,28 @@ def override(
     same = precision is None or precision == grid.precision
     other = {"clips": clips, "steps": steps, "seed": seed, "precision": None if same else precision}
     tags = [f"{key}{value}" for key, value in other.items() if value is not None]
+    words = ", ".join(f"{key} {value}" for key, value in other.items() if value is not None)
+    if dataset is not None:
+        tags = [f"on-{slug(userfiles.shown(section.name))}-{_short_digest(section.spec)}", *tags]
+        words = ", ".join(filter(None, (f"data set {section.spec}", words)))
     if tags:
-        words = ", ".join(f"{key} {value}" for key, value in other.items() if value is not None)
         changes |= {"name": "-".join([grid.name, *tags]), "title": f"{grid.title or grid.name} ({words})"}
     changed = grid.model_copy(update=changes)
     changed.check()
     return changed
+
+
+def _dataset_section(text: str) -> DatasetSection:
+    spec = Spec.parse(text)
+    for key in ("clips", "select"):
+        if key in spec.params:
+            raise BenchError(f"--dataset names a data set and its parameters, and {key!r} is none: write a grid file.")
+    return DatasetSection(name=spec.name, **spec.params)
+
+
+def _short_digest(spec: Spec) -> str:
+    """Tells data sets of one name apart, in the names of folders."""
+    return hashlib.sha256(f"{spec.name} {sorted(spec.params.items())}".encode()).hexdigest()[:6]
 
 
 def _labelled(texts: Sequence[str], label: str | None) -> list[Any]:

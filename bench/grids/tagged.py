@@ -41,18 +41,26 @@ def untagged(name: str) -> tuple[str, str]:
 
 
 def run_of(
-    grid: Grid, results: Path, name: str = "", *, models: Sequence[str] = (), defenses: Sequence[str] = ()
+    grid: Grid,
+    results: Path,
+    name: str = "",
+    *,
+    models: Sequence[str] = (),
+    defenses: Sequence[str] = (),
+    dataset: str | None = None,
 ) -> Grid:
     """The grid as it was run: the whole of it if there are results of that, else the only other run that there is.
 
     Args:
         results: folder of results folders.
         name: of the results folder, where there are several.
-        models, defenses: as for :func:`bench.grids.grid.override`.
+        models, defenses, dataset: as for :func:`bench.grids.grid.override`.
 
     Raises:
         BenchError: there is no such run, or several and none is named.
     """
+    if dataset is not None:
+        grid = override(grid, dataset=dataset)
     if not name and not (results / grid.name).is_dir():
         folders = sorted(p.name for p in results.glob("*") if p.is_dir() and tags(p.name, grid.name))
         if len(folders) > 1:
