@@ -64,7 +64,7 @@ class Spec:
             if not isinstance(label, str):
                 raise BenchError(f"The label of {name} must be a text, not {label!r}.")
             return cls(userfiles.absolute(name), params, label)
-        match = _NAMED.fullmatch(str(text)) or _FILED.fullmatch(str(text))
+        match = _NAMED.fullmatch(str(text)) or _FILED.fullmatch(str(text)) or _ADAPTED.fullmatch(str(text))
         if match is None:
             raise BenchError(
                 f"Cannot read component {short(text)}: write a name, name(parameter=value) or FILE.py:Class."
@@ -101,6 +101,10 @@ class Spec:
 # A name, and a path with spaces and the like in it, each with its parameters.
 _NAMED = re.compile(r"\s*([\w.:\-]+)\s*(\(.*\))?\s*", flags=re.DOTALL)
 _FILED = re.compile(r"\s*(.+?\.py(?::[\w.\-]+)?)\s*(\(.*\))?\s*", flags=re.DOTALL)
+# Adapters of classifiers: a folder behind the colon may hold anything but parentheses.
+ADAPTERS = ("hf", "pytorchvideo", "timm", "torchvision")
+_ADAPTED = re.compile(rf"\s*((?:{'|'.join(ADAPTERS)}):[^()]+?)\s*(\(.*\))?\s*", flags=re.DOTALL)
+_WRAP = "wrap"
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ class Entry:
         self.check(params)
         try:
             with float32_by_default():
-                return self.factory(**params)
+                return self._made(params)
         except BenchError:
             raise
         except ValueError as error:
@@ -178,10 +182,20 @@ class Entry:
                 f"{self.kind} {self.name!r} cannot be made{given}: {type(error).__name__}: {error} ({self.origin})"
             ) from error
 
+    def _made(self, params: Mapping[str, Any]) -> Any:
+        if not self._is_wrapped(params):
+            return self.factory(**params)
+        network = self.factory(**{key: value for key, value in params.items() if key != _WRAP})
+        return importlib.import_module("bench.models.adapters._wrapped").wrap(network, params[_WRAP])
+
+    def _is_wrapped(self, params: Mapping[str, Any]) -> bool:
+        """Whether a classifier is put behind what ``wrap`` says (``docs/classifiers.md``)."""
+        return self.kind == "model" and _WRAP in params and all(p.name != _WRAP for p in self.parameters)
+
     def check(self, params: Mapping[str, Any]) -> None:
         names = [p.name for p in self.parameters]
         for key in params:
-            if key not in names:
+            if key not in names and not (key == _WRAP and self._is_wrapped(params)):
                 takes = ", ".join(names) or "none"
                 raise BenchError(
                     f"{self.kind} {self.name!r} has no parameter {key!r}{nearest(key, names)}; it takes: {takes}."
@@ -193,7 +207,8 @@ class Entry:
     def settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters with their defaults filled in: what a cell's identity is made of."""
         self.check(params)
-        return {p.name: params.get(p.name, p.default) for p in self.parameters}
+        wrapped = {_WRAP: params[_WRAP]} if self._is_wrapped(params) else {}
+        return {p.name: params.get(p.name, p.default) for p in self.parameters} | wrapped
 
     @cached_property
     def code(self) -> str:
@@ -359,6 +374,8 @@ class Registry:
             return self._entries[name]
         if userfiles.split(name) is not None:
             return self._from_file(name)
+        if self.kind == "model" and name.partition(":")[0] in ADAPTERS and ":" in name:
+            return self._adapted(name)
         if ":" in name:
             return self._import_attribute(name)
         broken = "".join(f" Note: {what} could not be imported ({why})." for what, why in self.broken.items())
@@ -385,6 +402,11 @@ class Registry:
         if not callable(factory):
             raise BenchError(f"Module {module_name!r} has no class or function {attribute!r}.")
         return Entry(name=name, factory=factory, kind=self.kind, source="", origin=self._origin(factory))
+
+    def _adapted(self, name: str) -> Entry:
+        prefix, _, rest = name.partition(":")
+        factory = importlib.import_module(f"bench.models.adapters.{prefix}").factory(rest)
+        return Entry(userfiles.shown(name), factory, self.kind, "", self._origin(factory))
 
     def _from_file(self, name: str) -> Entry:
         place, attribute = userfiles.split(userfiles.absolute(name)) or ("", "")

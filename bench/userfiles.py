@@ -20,6 +20,7 @@ from typing import Any
 
 from bench.errors import BenchError
 
+_FOLDER = "hf:"  # a classifier in the format of transformers, whose folder is treated as a file's path is
 _FILE = re.compile(r"(?P<path>.+?\.py)(?::(?P<attribute>[\w.\-]+))?", flags=re.DOTALL)
 
 
@@ -38,6 +39,9 @@ def absolute(name: str, folder: Path | None = None) -> str:
         folder: that relative paths start from; the working folder if not given.
     """
     parts = split(name)
+    if name.startswith(_FOLDER):
+        place = (folder or Path()) / os.path.expanduser(name.removeprefix(_FOLDER))
+        return f"{_FOLDER}{os.path.abspath(place)}" if place.is_dir() else name
     if parts is None:
         return name
     path = os.path.abspath((folder or Path()) / os.path.expanduser(parts[0]))
@@ -47,6 +51,8 @@ def absolute(name: str, folder: Path | None = None) -> str:
 def shown(name: str) -> str:
     """A name of that kind without its folders, as tables show it; any other name as it is."""
     parts = split(name)
+    if name.startswith(_FOLDER) and Path(name.removeprefix(_FOLDER)).is_absolute():
+        return f"{_FOLDER}{Path(name).name}"
     if parts is None:
         return name
     file = Path(parts[0]).name

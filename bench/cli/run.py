@@ -73,6 +73,18 @@ def _is_local(engine: str, workers: int | None, address: str | None) -> bool:
     return engine == "local"
 
 
+def _parse_wrap(mean: str | None, std: str | None, size: int | None, frames: int | None) -> dict[str, Any]:
+    """Settings of the classifier's wrapping that are given."""
+    found: dict[str, Any] = {key: value for key, value in (("size", size), ("frames", frames)) if value is not None}
+    for key, text in (("mean", mean), ("std", std)):
+        if text is not None:
+            try:
+                found[key] = [float(part) for part in text.split(",")]
+            except ValueError as error:
+                raise BenchError(f"--{key} must be three numbers, R,G,B, not {text!r}.") from error
+    return found
+
+
 _Keep = Literal["all", "shared", "none"]
 
 
@@ -90,6 +102,12 @@ def run(
     attack: Attacks = None,
     label: Annotated[str | None, typer.Option(help="Names the row of the one --defense or --model given.")] = None,
     dataset: DatasetName = None,
+    mean: Annotated[str | None, typer.Option(help="What the --model takes off each colour: R,G,B in [0, 1].")] = None,
+    std: Annotated[str | None, typer.Option(help="By what the --model divides each colour: R,G,B.")] = None,
+    side: Annotated[
+        int | None, typer.Option("--size", help="Side of the frames that the --model takes, in pixels.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames that the --model takes.")] = None,
     checkpoint: Checkpoint = None,
     data_root: DataRoot = None,
     clips: Annotated[int | None, typer.Option(help="Use only the first so many clips.")] = None,
@@ -140,6 +158,7 @@ def run(
         precision=precision,
         label=label,
         dataset=dataset,
+        wrap=_parse_wrap(mean, std, side, frames),
     )
     store_folder = results / ".store"
     with ExitStack() as stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,10 +59,17 @@ def list_(
     width = max((len(i["name"]) for i in items), default=0)
     for item in items:
         out.print(f"{item['name']:<{width}}  {item['summary']}", markup=False, highlight=False)
+    if what.value == "models":
+        from bench.registry import ADAPTERS
+
+        prefixes = ", ".join(f"{prefix}:NAME" for prefix in ADAPTERS)
+        out.print(f"Of other libraries: {prefixes}; yours: FILE.py:factory, package.module:factory.", highlight=False)
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="Name of an attack, defence, data set, classifier, gradient or grid.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of an attack, defence, data set, classifier, gradient or grid, or FILE.py.")
+    ],
     as_json: AsJson = False,
     sheet: Annotated[Path | None, typer.Option(help="Of a data set: write a contact sheet (.png).")] = None,
     animate: Annotated[Path | None, typer.Option(help="Of a data set: write an animated sheet (.gif).")] = None,
@@ -75,7 +83,7 @@ def show(
     from bench.grids.grid import read_grid, shipped_grids
     from bench.registry import REGISTRIES
 
-    entries = [e for r in REGISTRIES.values() for e in r if e.name == name]
+    entries = [e for r in REGISTRIES.values() for e in r if e.name == name] or _from_elsewhere(name)
     grids = shipped_grids()
     gradient = name.lower() if name.lower() in _gradients() else None
     if not entries and gradient is None and name not in grids:
@@ -106,6 +114,23 @@ def show(
             _print_gradient(item)
         else:
             _print_description(item)
+
+
+def _from_elsewhere(name: str) -> list[Entry]:
+    """What stands in a file, in another package or in a library of classifiers, under a name with a colon or a path."""
+    from bench.registry import ADAPTERS, MODELS, REGISTRIES, Spec
+
+    if "(" in name or not Spec(name).is_imported:
+        return []
+    whole = Spec.parse(name).name
+    if whole.partition(":")[0] in ADAPTERS:
+        return [MODELS.get(whole)]
+    found = []
+    for kind, registry in REGISTRIES.items():
+        with suppress(BenchError):
+            entry = registry.get(whole)
+            found += [entry] if getattr(entry.factory, "kind", "model") == kind else []
+    return found or [MODELS.get(whole)]
 
 
 # Where a gradient comes from, and the method by which a purifier has one of its own.

@@ -515,11 +515,13 @@ def override(
     precision: str | None = None,
     label: str | None = None,
     dataset: str | None = None,
+    wrap: Mapping[str, Any] | None = None,
 ) -> Grid:
     """A grid with some of its parts replaced from the command line.
 
-    ``label`` names the one classifier or defence that is given. Another data set is taken whole, without the grid's
-    selection of clips and without published figures, which are of others.
+    ``label`` names the one classifier or defence that is given; ``wrap`` says how the classifiers that are given take
+    their clips. Another data set is taken whole, without the grid's selection of clips and without published figures,
+    which are of others.
 
     Defences are *added* to the undefended row rather than put in place of it: a defence cannot be read
     without its baseline. Other defences, attacks and classifiers are rows, columns and tables of the same grid;
@@ -532,8 +534,12 @@ def override(
             f"--label names the row of one --defense or one --model, and {len(models) + len(defenses)} are given: give "
             "one, or write labels into a grid file."
         )
+    if wrap and not models:
+        raise BenchError(f"--{next(iter(wrap))} says how a --model takes its clips: give that, too.")
     if models:
-        changes["models"] = _labelled(models, label)
+        specs = [Spec.parse(m) for m in models] if wrap else []
+        wrapped = [replace(s, params={**s.params, "wrap": {**s.params.get("wrap", {}), **(wrap or {})}}) for s in specs]
+        changes["models"] = _labelled(wrapped or models, label)
     if defenses:
         changes["defenses"] = ["none", *_labelled([d for d in dict.fromkeys(defenses) if d != "none"], label)]
         known = [str(Spec.parse(d)) for d in changes["defenses"]]
@@ -587,5 +593,5 @@ def _short_digest(spec: Spec) -> str:
     return hashlib.sha256(f"{spec.name} {sorted(spec.params.items())}".encode()).hexdigest()[:6]
 
 
-def _labelled(texts: Sequence[str], label: str | None) -> list[Any]:
+def _labelled(texts: Sequence[str | Spec], label: str | None) -> list[Any]:
     return list(texts) if label is None else [replace(Spec.parse(text), label=label) for text in texts]

@@ -291,5 +291,6 @@ def build_classifier(spec: Spec, weights: Path | None) -> nn.Module:
     if not isinstance(classifier, nn.Module):
         raise BenchError(f"Model {spec.name!r} returned a {type(classifier).__name__}, not a torch.nn.Module.")
     if weights is not None and not reads_file:
-        load_strictly(classifier, load_checkpoint(weights), weights)
+        # Of a wrapped one (bench.models.adapters) the file holds what is inside.
+        load_strictly(getattr(classifier, "wrapped_network", classifier), load_checkpoint(weights), weights)
     return classifier.eval().requires_grad_(False)
