@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from bench.cli.app import app, err
 from bench.cli.audit import audit
 from bench.cli.bank import bank
+from bench.cli.compare import compare
 from bench.cli.doctor import doctor
 from bench.cli.fetch import fetch
 from bench.cli.leaderboard import leaderboard
@@ -21,6 +22,7 @@ from bench.errors import BenchError
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "audit": audit,
+    "compare": compare,
     "list": list_,
     "show": show,
     "leaderboard": leaderboard,
