@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from bench.errors import BenchError
 from bench.records.metrics import wilson
 from bench.records.outcome import Outcome
-from bench.records.results import meanings
+from bench.records.results import CellResult, meanings
 from bench.report.rows import NamedRow
 
 
@@ -75,7 +75,7 @@ def compare_rows(first: NamedRow, second: NamedRow) -> Comparison:
     return Comparison(
         str(first),
         str(second),
-        tuple(ComparedColumn(**{**vars(column), "adjusted": p}) for column, p in zip(columns, adjusted, strict=True)),
+        tuple(replace(column, adjusted=p) for column, p in zip(columns, adjusted, strict=True)),
         tuple(" ".join(filter(None, key)) for key in [*mine, *others] if (key in mine) != (key in others)),
     )
 
@@ -100,8 +100,8 @@ def _column(first: NamedRow, second: NamedRow, key: tuple[str, str]) -> Compared
     mine, others = first.columns[key], second.columns[key]
     if (mine.dataset, mine.settings.dataset) != (others.dataset, others.settings.dataset):
         raise BenchError(
-            f"{first} and {second} are of different data ({mine.dataset} and {others.dataset}, with their settings and "
-            "code), so no clip of the one is a clip of the other: compare rows of the same data set."
+            f"{first} and {second} are of different data: {_said(mine)} and {_said(others)}; "
+            "compare rows of the same clips."
         )
     opposite = {o.clip: o for o in others.outcomes}
     pairs = [(o, opposite[o.clip]) for o in mine.outcomes if o.clip in opposite]
@@ -113,16 +113,16 @@ def _column(first: NamedRow, second: NamedRow, key: tuple[str, str]) -> Compared
     chances = [(_exact(a), _exact(b)) for a, b in pairs]
     low, high = paired_interval([(float(a), float(b)) for a, b in chances])
     n = len(pairs)
-    right, wrong = (float(sum(chance[i] for chance in chances)) for i in (0, 1))
+    one, other = (float(sum(chance[i] for chance in chances)) for i in (0, 1))
     meant = ("attack", *key)
     return ComparedColumn(
         attack=key[0],
         budget=key[1],
         clips=n,
         left_out=len(mine.outcomes) + len(others.outcomes) - 2 * n,
-        first=100 * right / n,
-        second=100 * wrong / n,
-        difference=100 * (right - wrong) / n,
+        first=100 * one / n,
+        second=100 * other / n,
+        difference=100 * (one - other) / n,
         low=100 * low,
         high=100 * high,
         p=sign_flip_p([a - b for a, b in chances]),
@@ -134,6 +134,12 @@ def _column(first: NamedRow, second: NamedRow, key: tuple[str, str]) -> Compared
         if meanings(mine)[meant] == meanings(others)[meant]
         else "the attack has other settings, code or source in the two rows",
     )
+
+
+def _said(cell: CellResult) -> str:
+    """A data set with its parameters and the digest of its code."""
+    data = cell.settings.dataset
+    return f"{cell.dataset}({', '.join(f'{k}={v}' for k, v in data.params.items())}), code {data.code or 'unknown'}"
 
 
 def _exact(outcome: Outcome) -> Fraction:
