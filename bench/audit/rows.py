@@ -31,7 +31,7 @@ from bench.threat.budgets import Budget
 MINUTES = 20.0
 
 
-def _maker(defended: DefendedClassifier, device: torch.device) -> Callable[[], DefendedClassifier]:
+def maker(defended: DefendedClassifier, device: torch.device) -> Callable[[], DefendedClassifier]:
     """Makes copies of a defended classifier that was never asked anything. Weights are shared, all else is not."""
     defended.to(device)
 
@@ -64,7 +64,7 @@ def _probed_row(
         gradient = automatic(cell.defense.instance)
     clips = torch.stack([plan.dataset.load(r) for r in refs])
     return ProbedRow(
-        make=_maker(cell.defended, device),
+        make=maker(cell.defended, device),
         clips=clips.to(device),
         ids=[r.id for r in refs],
         labels=torch.tensor([r.label for r in refs], device=device),

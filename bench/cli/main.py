@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from bench.cli.app import app, err
 from bench.cli.audit import audit
 from bench.cli.bank import bank
+from bench.cli.check import check
 from bench.cli.compare import compare
 from bench.cli.doctor import doctor
 from bench.cli.fetch import fetch
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(bank, name="bank")
+app.add_typer(check, name="check")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -181,11 +181,11 @@ def test_the_command_writes_grades_that_the_leaderboard_shows(
 
 
 def test_the_suspect_is_fresh_and_shares_its_weights() -> None:
-    from bench.audit.rows import _maker
+    from bench.audit.rows import maker
     from bench.defense.defended import DefendedClassifier
 
     defended = DefendedClassifier(level_classifier(), Remembering())
-    make = _maker(defended, torch.device("cpu"))
+    make = maker(defended, torch.device("cpu"))
     one, two = make(), make()
     one.defense.seen.append(torch.zeros(1))
     assert defended.defense.seen == two.defense.seen == []
