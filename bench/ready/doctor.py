@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from bench.data.base import Missing
 from bench.data.frames import decode
+from bench.data.readers import ORDER
 from bench.errors import BenchError
 from bench.grids.grid import read_grid, shipped_grids
 from bench.plan.components import missing_files
@@ -55,6 +57,8 @@ def checks(results: Path) -> Iterator[Check]:
     yield Check("Python", platform.python_version())
     for package in _PACKAGES:
         yield Check(package, _version(package))
+    used = [name for name in ORDER if find_spec(name) is not None]
+    yield Check("videos are read by", ", or else ".join(used) or "nothing: there is no decord and no av", ok=bool(used))
     yield from _devices()
     for name, words in _PROBES.items():
         yield decoder(Path(str(resources.files("bench.ready").joinpath(name))), words)

@@ -15,8 +15,9 @@ from kit.commands import Answer
 from kit.videos import write_video
 
 from bench.grids.grid import shipped_grids
+from bench.ready import doctor
 from bench.ready.device import DeviceReport, Finding, check_device
-from bench.ready.doctor import checks, decoder
+from bench.ready.doctor import Check, checks, decoder
 
 CPU = torch.device("cpu")
 
@@ -28,6 +29,17 @@ def test_what_is_installed_and_what_works(tmp_path: Path) -> None:
     assert found[f"results in {tmp_path / 'deep' / 'results'}"].ok
     assert not (tmp_path / "deep").exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_says_what_reads_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reads() -> Check:
+        return {check.what: check for check in checks(tmp_path)}["videos are read by"]
+
+    assert reads().found == "decord, or else av"
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "decord" else name)
+    assert reads().found == "av"
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert not reads().ok
 
 
 def test_a_decoder_that_gives_other_pictures_does_not_work(tmp_path: Path) -> None:
