@@ -192,10 +192,16 @@ class Entry:
         """Whether a classifier is put behind what ``wrap`` says (``docs/classifiers.md``)."""
         return self.kind == "model" and _WRAP in params and all(p.name != _WRAP for p in self.parameters)
 
+    @cached_property
+    def open_ended(self) -> bool:
+        """Whether it takes parameters that it does not name, and refuses by itself those that it does not know."""
+        kinds = {p.kind for p in inspect.signature(self.factory).parameters.values()}
+        return inspect.Parameter.VAR_KEYWORD in kinds
+
     def check(self, params: Mapping[str, Any]) -> None:
         names = [p.name for p in self.parameters]
         for key in params:
-            if key not in names and not (key == _WRAP and self._is_wrapped(params)):
+            if key not in names and not self.open_ended and not (key == _WRAP and self._is_wrapped(params)):
                 takes = ", ".join(names) or "none"
                 raise BenchError(
                     f"{self.kind} {self.name!r} has no parameter {key!r}{nearest(key, names)}; it takes: {takes}."
@@ -207,8 +213,7 @@ class Entry:
     def settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters with their defaults filled in: what a cell's identity is made of."""
         self.check(params)
-        wrapped = {_WRAP: params[_WRAP]} if self._is_wrapped(params) else {}
-        return {p.name: params.get(p.name, p.default) for p in self.parameters} | wrapped
+        return {**{p.name: p.default for p in self.parameters}, **params}
 
     @cached_property
     def code(self) -> str:

@@ -28,7 +28,11 @@ from bench.data.lists import Listed, read_classes, read_list
 VIDEOS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
 
 
-@register("folder")
+@register(
+    "folder",
+    source="VideoRobustBench's own: the user's videos; a list of Kinetics' kind is read as in Kay et al., The Kinetics "
+    "Human Action Video Dataset, arXiv 1705.06950, 2017",
+)
 class Folder(Dataset):
     """Videos of one's own, in any container that the decoders read, or folders of frames.
 

@@ -73,7 +73,8 @@ def test_outcomes_are_those_that_are_stored(grid: dict[str, Any], tmp_path: Path
 def test_every_attack_is_among_them() -> None:
     attacks = [a if isinstance(a, str) else a["attack"] for grid in GRIDS for a in grid["attacks"]]
     names = {Spec.parse(a).name.lower() if not isinstance(a, str) or "(" in a else a.partition("+")[0] for a in attacks}
-    assert {name.lower().replace("-", "_") for name in names} >= set(ATTACKS.names())
+    # Another library's numbers are that library's.
+    assert {name.lower().replace("-", "_") for name in names} >= set(ATTACKS.names()) - {"torchattacks"}
 
 
 def write() -> None:

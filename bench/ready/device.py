@@ -59,6 +59,7 @@ _LIGHT: dict[str, dict[str, Any]] = {
     "motion_ii": {"lambdas": [10.0]},
     "joint_flow": {"mus": [1.0]},
     "adaptive": {"looks": 2},
+    "torchattacks": {"name": "PGD"},
     "af_universal": {"framing": "black"},
     "ddim_inversion": {"steps": 2},
     "diffpure_ddim": {"steps": 2},

@@ -34,8 +34,8 @@ SETTINGS = {
     "adaptive": {"looks": 2},
     "branches": {},
 }
-# A learned border belongs to a classifier and a data set: tests of its own.
-ELSEWHERE = {"af_universal"}
+# A learned border belongs to a classifier and a data set, another library's attacks are many: tests of their own.
+ELSEWHERE = {"af_universal", "torchattacks"}
 SIZES: dict[str, list[float]] = {
     "linf": [0.004, 0.1, 0.5],
     "l2": [0.05, 1.0, 20.0],

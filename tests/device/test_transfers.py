@@ -67,6 +67,7 @@ WITHOUT_STEPS = {
     "autoattack": "runs others, which are here",
     "fgsm": "takes one step",
     "noise": "asks nothing",
+    "torchattacks": "steps as the library does",
 }
 # Those that differ from others by what they climb alone are asked once.
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -32,7 +32,7 @@ ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "adaptive": {"looks": 2},
 }
 # They need a network with branches, or learned weights of their own.
-NOT_HERE = {"branches", "joint_selection", "af_universal"}
+NOT_HERE = {"branches", "joint_selection", "af_universal", "torchattacks"}
 UNSHIPPED = {"feature_denoising"}
 
 

@@ -16,6 +16,7 @@ ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "rays": {"queries": 8},
     "smoothed": {"copies": 2},
     "square": {"queries": 8},
+    "torchattacks": {"name": "PGD"},
     "tt": {"shifts": 1},
     "tt_mi": {"shifts": 1},
     "vbad": {"queries": 8, "samples": 4},
