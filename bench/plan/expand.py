@@ -88,14 +88,19 @@ def make_plan(
 def _natures(plan: Plan, models: Iterable[Component[nn.Module]], device: torch.device) -> dict[str, Nature]:
     """What the classifiers of a plan are beyond their answers, by label, where they are more than plain ones.
 
-    The networks of this package are tested, and not asked.
+    The networks of this package are tested, and not asked; those that it wraps are.
     """
-    foreign = {m.label: m.instance for m in models if type(m.instance).__module__.partition(".")[0] != "bench"}
+    foreign = {m.label: m.instance for m in models if _is_foreign(m.instance)}
     clip = first_clip(plan.dataset, plan.refs) if foreign else None
     if clip is None:
         return {}
     found = {label: nature_of(network, clip, device) for label, network in foreign.items()}
     return {label: nature for label, nature in found.items() if nature != PLAIN}
+
+
+def _is_foreign(network: nn.Module) -> bool:
+    inside = getattr(network, "wrapped_network", network)
+    return type(inside).__module__.partition(".")[0] != "bench"
 
 
 @dataclass(frozen=True)

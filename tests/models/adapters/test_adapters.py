@@ -16,7 +16,9 @@ from kit.commands import Answer
 from torch import Tensor, nn
 
 from bench import BenchError
+from bench.grids.grid import override, read_grid
 from bench.models.adapters._wrapped import Wrapped, wrap
+from bench.plan.expand import make_plan
 from bench.registry import MODELS, Spec
 from bench.weights.places import MissingFiles
 from bench.weights.zoo import build_classifier
@@ -275,6 +277,16 @@ def test_the_wrapping_of_a_grid_is_part_of_what_identifies_a_classifier(tmp_path
     shown = clips(2, 2, 2)
     wanted = shown.flatten(1) @ state["1.weight"].T + state["1.bias"]
     torch.testing.assert_close(model(shown), wanted)
+
+
+def test_a_wrapped_network_that_draws_is_noticed(gray_grid: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "drawn.py").write_text(
+        "import torch\nfrom levels import level_classifier\n\nclass Drawn(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.net = level_classifier()\n\n"
+        "    def forward(self, clips):\n        return self.net(clips) + 0.1 * torch.rand(len(clips), 1)\n"
+    )
+    grid = override(read_grid(gray_grid()), models=[str(tmp_path / "drawn.py")], wrap={"size": 4})
+    assert [nature.random for nature in make_plan(grid).natures.values()] == [True]
 
 
 # --- on the command line ---
