@@ -383,6 +383,10 @@ class Registry:
             return self._adapted(name)
         if ":" in name:
             return self._import_attribute(name)
+        # Labels of attacks are read with underscores, as papers write MI-FGSM.
+        alike = [entry for known, entry in self._entries.items() if known.replace("-", "_") == name]
+        if len(alike) == 1:
+            return alike[0]
         broken = "".join(f" Note: {what} could not be imported ({why})." for what, why in self.broken.items())
         raise BenchError(
             f"There is no {self.kind} {name!r}{nearest(name, self._entries)}; known: {', '.join(self.names())}.{broken}"

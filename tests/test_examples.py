@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +13,25 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "examples"
+THEIRS = """
+import json
+from bench.registry import REGISTRIES
+print(json.dumps({kind: [e.name for e in r if "bench-example-plugin" in e.origin] for kind, r in REGISTRIES.items()}))
+"""
 CHANCE = 100 / 12  # both use data of twelve classes, each as frequent
 
 
-def run(folder: Path, *command: str) -> str:
-    """What a command prints, run away from the repository with the examples to be imported."""
+def run(folder: Path, *command: str, also: Path | None = None) -> str:
+    """What a command prints, run away from the repository with the examples to be imported.
+
+    Args:
+        also: another folder of packages.
+    """
+    places = os.pathsep.join(str(place) for place in (FOLDER, also) if place is not None)
     done = subprocess.run(
         [sys.executable, *command],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(FOLDER)},
+        env={**os.environ, "PYTHONPATH": places},
         capture_output=True,
         text=True,
         check=False,
@@ -71,3 +83,33 @@ def test_a_classifier_of_ones_own(tmp_path: Path) -> None:
         standards.append(rows)
     # What clean clips give does not depend on what the attacker knows.
     assert standards[0] == standards[1]
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example package, built and installed into a folder of its own."""
+    source, site = tmp_path_factory.mktemp("plugin"), tmp_path_factory.mktemp("site")
+    shutil.copytree(
+        FOLDER / "plugin", source / "plugin", ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
+    )
+    how = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(site)]
+    run(source, "-m", "pip", "install", *how, str(source / "plugin"))
+    return site
+
+
+def test_an_installed_package_adds_components_of_every_kind(plugin: Path, tmp_path: Path) -> None:
+    def python(code: str, *arguments: str) -> str:
+        return run(tmp_path, "-c", code, *arguments, also=plugin)
+
+    assert json.loads(python(THEIRS)) == {
+        "attack": ["example-brighten"],
+        "defense": ["example-median-of-three"],
+        "dataset": ["example-bars"],
+        "model": ["example-bar-reader"],
+    }
+    data = ["--dataset", "example-bars", "--model", "example-bar-reader", "--clips", "4", "--steps", "3"]
+    rows = ["--defense", "example-median-of-three", "--attack", "example-brighten", "--attack", "PGD"]
+    printed = python("from bench.cli.main import main; main()", "run", *data, *rows)
+    # A bar that is one pixel wide is gone in the median of three frames: half of the clips are right by luck.
+    assert re.search(r"^ *none +100\.0 ", printed, flags=re.MULTILINE), printed
+    assert re.search(r"^ *example-median-of-three +50\.0 ", printed, flags=re.MULTILINE), printed

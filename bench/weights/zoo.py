@@ -264,7 +264,7 @@ def find_weights(spec: Spec, dataset: str, checkpoint: Path | None, data_root: P
             if place.is_file():
                 return place
         return Missing(published.what, published.get, published.licence, f"{path}, or give it with --checkpoint")
-    if spec.is_imported:
+    if spec.is_imported or MODELS.get(spec.name).factory.__module__.partition(".")[0] != "bench":
         return None
     known = ", ".join(sorted(f"{e['model']} on {e['dataset']}" for e in manifest().values()))
     raise BenchError(
