@@ -171,8 +171,8 @@ class Folder(Dataset):
         for name, label in sorted(found):
             by_class.setdefault(labels[label], []).append(ClipRef(name, labels[label]))
         chosen = []
-        for label in sorted(by_class):
-            drawn = sorted(by_class[label], key=lambda ref: seed_of("folder", self.seed, ref.id))
+        for number in sorted(by_class):
+            drawn = sorted(by_class[number], key=lambda ref: seed_of("folder", self.seed, ref.id))
             chosen.append(sorted(drawn[: self.clips_per_class], key=lambda ref: ref.id))
         return [ref for turn in zip_longest(*chosen) for ref in turn if ref is not None]
 

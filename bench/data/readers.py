@@ -67,7 +67,8 @@ class PyAVReader:
                 raise ValueError("it holds no video")
             self.length = sum(packet.size > 0 for packet in counted.demux(video))
         self._container: Any = av.open(path)
-        self._stream: Any = self._container.streams.best("video")
+        stream: Any = self._container.streams.best("video")
+        self._stream = stream
         self._stream.codec_context.thread_count = 1
         self._size = size
         self._filters: tuple[tuple[Any, ...], Any] | None = None

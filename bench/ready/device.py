@@ -376,10 +376,8 @@ def _changed(side: _Sides, change: str) -> Finding:
 
     plain, expected = seconds(network, clips, "fp32")
     if change == "channels_last_3d":
-        network, clips = (
-            network.to(memory_format=torch.channels_last_3d),
-            clips.to(memory_format=torch.channels_last_3d),
-        )  # type: ignore[call-overload]
+        layout: Any = {"memory_format": torch.channels_last_3d}
+        network, clips = network.to(**layout), clips.to(**layout)
     ready: Callable[[Tensor], Tensor] = torch.compile(network) if change == "compiled" else network
     changed, found = seconds(ready, clips, precision)
     away = float((expected - found).abs().max())

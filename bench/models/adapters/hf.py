@@ -28,10 +28,11 @@ def factory(name: str) -> Factory:
         """
         from transformers import AutoConfig, AutoModelForVideoClassification
 
+        make: Any = AutoModelForVideoClassification
         folder = _folder(name)
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
         if random:
-            network = build_seeded(lambda: AutoModelForVideoClassification.from_config(config), seed)
+            network = build_seeded(lambda: make.from_config(config), seed)
         elif not any(folder.glob("*.safetensors")):
             raise BenchError(
                 f"{folder} holds no .safetensors file: save the network with save_pretrained, whose pickles are not "

@@ -57,7 +57,7 @@ def factory(name: str) -> Factory:
         network: Any = build_seeded(
             lambda: getattr(hub, name)(pretrained=False, **{**classes, **(options or {})}), seed
         )
-        head = network.blocks[-1] if hasattr(network, "blocks") else None
+        head: Any = network.blocks[-1] if hasattr(network, "blocks") else None
         if hasattr(head, "activation"):  # X3D's puts out probabilities, through whose rounding no gradient passes
             head.activation = None
         return Wrapped(
