@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from bench.errors import nearest as nearest
     from bench.models.base import VideoClassifier as VideoClassifier
     from bench.ranges import clip01 as clip01
+    from bench.records.results import read_results as read_results
+    from bench.records.results import to_frame as to_frame
     from bench.registry import ATTACKS as ATTACKS
     from bench.registry import Spec as Spec
     from bench.registry import register as register
@@ -142,11 +144,13 @@ _HOME = {
     "one_look": "bench.attack.turns",
     "parse_size": "bench.threat.budgets",
     "plurality": "bench.defense.defended",
+    "read_results": "bench.records.results",
     "region_of": "bench.attack.masked",
     "register": "bench.registry",
     "seed_of": "bench.seeds",
     "slope_of": "bench.attack.losses",
     "targeted_dlr": "bench.attack.losses",
+    "to_frame": "bench.records.results",
     "transform_of": "bench.defense.trained",
 }
 

@@ -11,6 +11,7 @@ from bench.cli.bank import bank
 from bench.cli.check import check
 from bench.cli.compare import compare
 from bench.cli.doctor import doctor
+from bench.cli.export import export
 from bench.cli.fetch import fetch
 from bench.cli.leaderboard import leaderboard
 from bench.cli.rehearse import rehearse
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_,
     "show": show,
     "leaderboard": leaderboard,
+    "export": export,
     "train": train,
     "doctor": doctor,
     "fetch": fetch,

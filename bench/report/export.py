@@ -1,0 +1,108 @@
+"""Results for other programs: the frame of all outcomes as CSV, JSON or Parquet, and tables as LaTeX."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import Literal, cast, get_args
+
+import pandas as pd
+
+from bench.errors import BenchError, nearest
+from bench.records.results import to_frame
+from bench.report.ranking import incomplete, ranked, unranked
+from bench.report.rows import NamedRow
+from bench.report.tables import Row, Table, interval, make_tables, percent
+
+Format = Literal["csv", "json", "parquet", "latex"]
+# Columns whose values are lists, which CSV has no word for: there they are JSON.
+_LISTS = ("votes", "draws", "measured", "trace")
+
+
+def check_format(name: str) -> Format:
+    """Raises :class:`BenchError` if there is no such format."""
+    if name not in get_args(Format):
+        raise BenchError(f"Unknown format {name!r}{nearest(name, get_args(Format))}: {', '.join(get_args(Format))}.")
+    return cast(Format, name)
+
+
+def result_frame(rows: Sequence[NamedRow]) -> pd.DataFrame:
+    """One line per clip and cell of some rows; ``grid`` is the folder's name, and the rest as in
+    :func:`bench.records.results.to_frame`."""
+    frames = [to_frame(row.cells).assign(grid=row.grid) for row in rows]
+    frame = pd.concat(frames, ignore_index=True)
+    return frame[["grid", *(name for name in frame.columns if name != "grid")]]
+
+
+def exported(rows: Sequence[NamedRow], kind: Format) -> bytes:
+    """Rows in a format.
+
+    Args:
+        rows: of results.
+        kind: ``csv``, ``json`` and ``parquet`` hold the frame of all outcomes, ``latex`` the tables.
+
+    Raises:
+        BenchError: Parquet has no library here.
+    """
+    if kind == "latex":
+        return "\n".join(_latex(table) for table in _tables(rows)).encode()
+    frame = result_frame(rows)
+    if kind == "json":
+        return (frame.to_json(orient="records", lines=False, indent=1, double_precision=15) + "\n").encode()
+    if kind == "csv":
+        return frame.assign(**{name: frame[name].map(json.dumps) for name in _LISTS}).to_csv(index=False).encode()
+    buffer = io.BytesIO()
+    try:
+        frame.to_parquet(buffer, index=False)
+    except ImportError as error:
+        raise BenchError("Parquet is written by pyarrow: pip install 'videorobustbench[parquet]'.") from error
+    return buffer.getvalue()
+
+
+def _tables(rows: Sequence[NamedRow]) -> list[Table]:
+    return [table for grid in dict.fromkeys(row.grid for row in rows) for table in _of_grid(rows, grid)]
+
+
+def _of_grid(rows: Sequence[NamedRow], grid: str) -> list[Table]:
+    return make_tables([cell for row in rows if row.grid == grid for cell in row.cells])
+
+
+def _latex(table: Table) -> str:
+    """A table as it is printed, rows that claim nothing last, in the package booktabs."""
+    headings = [" ".join(table.heading(label)) for label in table.columns]
+    lines = {row.defense: _line(table, row) for row in (*ranked(table), *unranked(table))}
+    frame = pd.DataFrame.from_dict(lines, orient="index", columns=[*headings, *table.together])
+    frame.index.name = "Defence"
+    # Labels may hold what LaTeX takes for a command.
+    text = frame.reset_index().map(_escaped).rename(columns=_escaped).to_latex(index=False, escape=False)
+    caption = (
+        f"% {table.title}, {table.clips} clips; accuracy in percent, beside it the 95 % Wilson interval; needs "
+        "\\usepackage{booktabs}"
+    )
+    return f"{caption}\n{text}"
+
+
+def _line(table: Table, row: Row) -> list[str]:
+    scores = [row.scores.get(label) for label in table.columns]
+    cells = [
+        table.blank(row, label) if score is None else f"{percent(score.accuracy)} {interval(score)}"
+        for label, score in zip(table.columns, scores, strict=True)
+    ]
+    bound = "$\\leq$ " if incomplete(table, row) else ""
+    union = "void" if row.void else f"{bound}{percent(row.union.accuracy)} {interval(row.union)}" if row.union else "-"
+    return [*cells, union, "-" if math.isnan(row.mean) else percent(row.mean)]
+
+
+_SPECIAL = str.maketrans(
+    {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\^{}"}
+)
+
+
+def _escaped(text: str) -> str:
+    """Text for LaTeX; the one command that is ours stays."""
+    bound = "$\\leq$ "
+    head, rest = (bound, text.removeprefix(bound)) if text.startswith(bound) else ("", text)
+    parts = rest.replace("\\", "\0").translate(_SPECIAL).replace("$", r"\$").replace("\0", r"\textbackslash{}")
+    return head + parts
