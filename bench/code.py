@@ -97,6 +97,7 @@ FOLLOWED = (
     "bench.diffusion",
     "bench.flow",
     "bench.models",
+    "bench.plan.labels",
     "bench.plan.select",
     "bench.ranges",
     "bench.threat",

@@ -62,6 +62,8 @@ class Folder(Dataset):
         width, height: to which frames are resized before their centre is cropped; 0 to keep their shape.
         on_damage: of a video or folder whose frames are not all intact: ``refuse`` it, or ``pad``: the last intact
             frame stands for those that are not.
+        labelled: ``False``: every video or folder of frames anywhere below ``root`` is a clip without a label,
+            for grids that say ``labels: own``.
     """
 
     unseeded: ClassVar[frozenset[str]] = frozenset({"on_damage"})
@@ -80,6 +82,7 @@ class Folder(Dataset):
         width: int = 0,
         height: int = 0,
         on_damage: OnDamage = "refuse",
+        labelled: bool = True,
     ) -> None:
         at_least("frames", frames, 1)
         at_least("size", size, 16)
@@ -91,6 +94,9 @@ class Folder(Dataset):
             for name, side in (("width", width), ("height", height)):
                 at_least(name, side, size, ", the size of the crop, or 0 for both")
         check_damage(on_damage)
+        if not labelled and not (list is classes is clips_per_class is None):
+            raise BenchError("Clips without labels are of no class: leave out list, classes and clips_per_class.")
+        self.unlabelled = not labelled
         self.root = None if root is None else Path(root).expanduser()
         self.list, self.split = list, split
         self.frames, self.size, self.start, self.seed = frames, size, start, seed
@@ -165,6 +171,8 @@ class Folder(Dataset):
     def _read(self, root: Path | None) -> list[ClipRef]:
         """All clips; says in ``note`` how the list was read, and sets ``classes``."""
         assert root is not None
+        if self.unlabelled:
+            return [ClipRef(name, 0) for name in self._anywhere(root)]
         found = self._listed(root) if self.list is not None else self._in_folders(root)
         labels = self._labels(sorted({label for _, label in found}, key=_by_number))
         by_class: dict[int, list[ClipRef]] = {}
@@ -192,13 +200,28 @@ class Folder(Dataset):
         self.classes = tuple(names)
         return {name: number for number, name in enumerate(names)}
 
-    def _in_folders(self, root: Path) -> list[tuple[str, str]]:
-        """Paths below the root and classes, from a folder for each class."""
+    def _base(self, root: Path) -> Path:
+        """The folder that the split names, or the root."""
         base = root / self.split if self.split is not None else root
         if not base.is_dir():
             raise BenchError(
                 f"There is no folder {base}: without a list, split={self.split!r} names one below the root."
             )
+        return base
+
+    def _anywhere(self, root: Path) -> list[str]:
+        """Paths below the root of all videos and folders of frames, numbers in the order of numbers."""
+        base = self._base(root)
+        seen = [p for p in base.rglob("*") if not any(part.startswith(".") for part in p.relative_to(base).parts)]
+        clips = [p for p in seen if (p.is_file() and p.suffix.lower() in VIDEOS) or (p.is_dir() and numbered(p))]
+        if not clips:
+            raise BenchError(f"{base} holds neither videos nor folders of numbered frames: give another folder.")
+        names = [p.relative_to(root) for p in clips]
+        return [p.as_posix() for p in sorted(names, key=lambda p: [_by_number(part) for part in p.parts])]
+
+    def _in_folders(self, root: Path) -> list[tuple[str, str]]:
+        """Paths below the root and classes, from a folder for each class."""
+        base = self._base(root)
         found = []
         for folder in sorted(p for p in base.iterdir() if p.is_dir() and not is_hidden(p)):
             for path in sorted(p for p in folder.iterdir() if not is_hidden(p)):

@@ -16,6 +16,7 @@ known for the kind of each defence. ``{worst: [PGD+BPDA, PGD+exact], label: Wors
 survive both. ``{attack: pgd, gradient: bpda, against: Mine, label: ...}`` shows the undefended classifier the clips
 that were made against the grid's defence ``Mine``: whether knowing a defence costs the attacker.
 
+With ``labels: own`` in the data set's section, labels are the classifier's own answers to the clean clips.
 With ``dataset: {name: motion12, select: {correct-by: [nl_tiny, slowfast_tiny]}}`` the grid is run on the clips that
 both classifiers get right.
 """
@@ -28,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -74,6 +75,8 @@ class DatasetSection(BaseModel):
         name: registered name.
         clips: the first so many clips, or all of them; of those that are selected.
         select: takes only some of the clips; all if not given.
+        labels: ``given`` by the data set, or ``own``: what the grid's one classifier, undefended, answers to the clean
+            clip. Figures are then agreement with itself and no accuracy.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -81,6 +84,7 @@ class DatasetSection(BaseModel):
     name: str
     clips: int | None = Field(default=None, ge=1, strict=True)
     select: SelectSection | None = None
+    labels: Literal["given", "own"] = "given"
 
     @property
     def spec(self) -> Spec:
@@ -298,6 +302,7 @@ class Grid(_Section):
         self._check_reserved()
         if self.dataset.select is not None:
             self._check_twice("classifier to select by", [str(s) for s in self.dataset.select.specs])
+        self._check_own()
         attacks = [s.label for s in self.attack_sections]
         defenses = [str(s) for s in self.defense_specs]
         self._check_averages(attacks)
@@ -317,6 +322,21 @@ class Grid(_Section):
                             f"Oracle {label!r} of grid {self.name!r} needs the {what} {name!r}, which it does not "
                             f"have{nearest(name, known)}; it has: {', '.join(known)}."
                         )
+
+    def _check_own(self) -> None:
+        """Labels that are a classifier's own answers are of one classifier, and all right by it."""
+        if self.dataset.labels != "own":
+            return
+        if len(self.models) > 1:
+            raise BenchError(
+                f"Grid {self.name!r} takes the classifier's own answers for labels, and has several classifiers: "
+                "choose one with --model."
+            )
+        if self.dataset.select is not None or self.reported is not None:
+            raise BenchError(
+                f"Grid {self.name!r} takes the classifier's own answers for labels, beside which neither 'select' nor "
+                "'reported' means anything: leave them out."
+            )
 
     def _check_reserved(self) -> None:
         """No row or column may pass for the ones that stand in every table."""
@@ -553,7 +573,7 @@ def override(
         changes["averages"] = {k: parts for k, parts in grid.averages.items() if set(parts) <= set(labels)}
     section = grid.dataset
     if dataset is not None:
-        section = _dataset_section(dataset)
+        section = _dataset_section(dataset, grid.dataset.labels)
         changes |= {"dataset": section, "reported": None, "across": {}}
     if clips is not None:
         if clips < 1:
@@ -571,7 +591,8 @@ def override(
     tags = [f"{key}{value}" for key, value in other.items() if value is not None]
     words = ", ".join(f"{key} {value}" for key, value in other.items() if value is not None)
     if dataset is not None:
-        tags = [f"on-{slug(userfiles.shown(section.name))}-{_short_digest(section.spec)}", *tags]
+        own = ["own-labels"] if section.labels == "own" != grid.dataset.labels else []
+        tags = [f"on-{slug(userfiles.shown(section.name))}-{_short_digest(section.spec)}", *own, *tags]
         words = ", ".join(filter(None, (f"data set {section.spec}", words)))
     if tags:
         changes |= {"name": "-".join([grid.name, *tags]), "title": f"{grid.title or grid.name} ({words})"}
@@ -580,12 +601,16 @@ def override(
     return changed
 
 
-def _dataset_section(text: str) -> DatasetSection:
+def _dataset_section(text: str, labels: str) -> DatasetSection:
+    """Of a data set on the command line; ``labels`` are the grid's where it does not say which."""
     spec = Spec.parse(text)
     for key in ("clips", "select"):
         if key in spec.params:
             raise BenchError(f"--dataset names a data set and its parameters, and {key!r} is none: write a grid file.")
-    return DatasetSection(name=spec.name, **spec.params)
+    try:
+        return DatasetSection(name=spec.name, **{"labels": labels, **spec.params})
+    except ValidationError as error:
+        raise _explain("--dataset is", error) from error
 
 
 def _short_digest(spec: Spec) -> str:

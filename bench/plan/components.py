@@ -20,6 +20,7 @@ from bench.defense.trained import TrainedDefense, know_origin
 from bench.errors import BenchError
 from bench.grids.grid import AttackSection, Grid
 from bench.plan.cells import Component
+from bench.plan.labels import own_labels
 from bench.records.identity import ComponentIdentity, digest
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Registry, Spec
 from bench.threat.budgets import Budget
@@ -66,6 +67,11 @@ def make_parts(grid: Grid, data_root: Path | None, checkpoint: Path | None) -> P
     for spec in grid.defense_specs:
         DEFENSES.get(spec.name).check(spec.params)
     dataset = _dataset(grid, data_root)
+    if getattr(dataset.instance, "unlabelled", False) and grid.dataset.labels == "given":
+        raise BenchError(
+            f"The clips of {dataset.label} have no labels: say labels='own' beside it, to compare the classifier with "
+            "its own answers to the clean clips."
+        )
     # Files before networks, which may have a billion weights.
     missing = _missing(grid, dataset.instance, checkpoint, data_root)
     if missing:
@@ -76,6 +82,8 @@ def make_parts(grid: Grid, data_root: Path | None, checkpoint: Path | None) -> P
     sources = _models(grid, list(wanted.values()), None, data_root)
     by_label = {m.label: m for m in sources}
     judges = _judges(grid, models, data_root)
+    if grid.dataset.labels == "own":
+        dataset = own_labels(dataset, models[0], grid.dataset.clips)
     return Parts(dataset=dataset, models=models, defenses=defenses, attacks=attacks, sources=by_label, judges=judges)
 
 

@@ -6,6 +6,7 @@ Weights that are downloaded are so by ``bench fetch`` alone. They lie in the fol
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -107,6 +108,13 @@ def torchvision_file(model: str, weights: str) -> Path | Missing:
         "BSD-3-Clause (torchvision, RAFT)",
         path,
     )
+
+
+def package_file(package: str, name: str) -> Path | None:
+    """A file of an installed package, which is not imported; ``None`` if it is not there."""
+    spec = importlib.util.find_spec(package)
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    return next((path for folder in folders if (path := Path(folder, name)).is_file()), None)
 
 
 _LATENT = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")

