@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.api import evaluate as evaluate
+    from bench.api import run_grid as run_grid
     from bench.attack.around import Around as Around
     from bench.attack.base import Attack as Attack
     from bench.attack.base import AttackResult as AttackResult
@@ -147,6 +148,7 @@ _HOME = {
     "read_results": "bench.records.results",
     "region_of": "bench.attack.masked",
     "register": "bench.registry",
+    "run_grid": "bench.api",
     "seed_of": "bench.seeds",
     "slope_of": "bench.attack.losses",
     "targeted_dlr": "bench.attack.losses",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,17 +24,19 @@ from bench.defense.base import Defense, Purifier, RobustModel
 from bench.defense.defended import automatic, why_not
 from bench.defense.nature import drawing_from
 from bench.errors import BenchError
-from bench.grids.grid import DatasetSection, Grid
+from bench.grids.grid import DatasetSection, Grid, find_grid, override, read_mapping
 from bench.plan.cells import Component, Plan
 from bench.plan.components import Parts, check_attacks, make_component, with_baseline
 from bench.plan.expand import make_plan
 from bench.plan.probe import ask, first_clip, in_words
+from bench.plan.select import Asking
 from bench.records.audits import read_audit
 from bench.records.flat import flat_losses, probabilities
 from bench.records.identity import ComponentIdentity, Gradient
 from bench.records.results import CellResult, pass_seconds, to_frame
 from bench.registry import ATTACKS, DEFENSES, Registry, Spec
 from bench.report.across import means_across
+from bench.report.bar import RunProgress
 from bench.report.render import heading, render
 from bench.report.reported import Reported, shipped_folder
 from bench.report.tables import Table, TableOptions, make_tables
@@ -66,6 +68,100 @@ class GridRun:
     computed: int
     removed: list[str]
     warnings: list[str]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One line per clip and cell: docs/frame.md says what every column is."""
+        return to_frame(self.results)
+
+
+def run_grid(
+    grid: str | Path | Mapping[str, Any] = "demo",
+    *,
+    models: Sequence[str] = (),
+    defenses: Sequence[str] = (),
+    attacks: Sequence[str] = (),
+    label: str | None = None,
+    wrap: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
+    clips: int | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    precision: str | None = None,
+    data_root: Path | str | None = None,
+    checkpoint: Path | str | None = None,
+    results: Path | str = "results",
+    device: str = "auto",
+    batch_size: int | None = None,
+    retry: bool = False,
+    control: int = CONTROL_CLIPS,
+    fail_fast: bool = False,
+    keep: Keep = "all",
+    cache: float = CACHE_GB,
+    progress: bool = True,
+) -> GridRun:
+    """What ``bench run`` does, from Python: runs a grid, keeps every outcome, and writes result files.
+
+    What is stored already is not computed again, and a run that was stopped goes on where it was.
+
+    Args:
+        grid: name of a shipped grid, path of a grid file, or a mapping with the keys of one, among them ``name``.
+        models, defenses, attacks: in place of the grid's, as on the command line.
+        label, wrap, dataset, clips, steps, seed, precision: as :func:`bench.grids.grid.override` takes them.
+        data_root: folder of the data set's files.
+        checkpoint: weights of the one classifier.
+        results: folder of results; files go to a folder of the grid's name in it, and the store beside them.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        batch_size, retry, control, fail_fast, keep, cache: as :func:`run_plan` takes them.
+        progress: show a bar on standard error.
+
+    Returns:
+        Results, tables, and the frame of all outcomes as ``.frame``.
+
+    Raises:
+        BenchError: bad input, or a fault of the machine, in one sentence. What was computed is stored.
+
+    Example:
+        >>> run = bench.run_grid("demo", defenses=["jpeg"], clips=6)
+        >>> run.frame.groupby(["defense", "attack"]).chance.mean()
+    """
+    chosen = override(
+        read_mapping(grid) if isinstance(grid, Mapping) else find_grid(str(grid)),
+        models=models,
+        defenses=defenses,
+        attacks=attacks,
+        label=label,
+        wrap=wrap,
+        dataset=dataset,
+        clips=clips,
+        steps=steps,
+        seed=seed,
+        precision=precision,
+    )
+    folder, torch_device = Path(results), pick_device(device)
+    plan = make_plan(
+        chosen,
+        data_root=Path(data_root) if data_root is not None else None,
+        checkpoint=Path(checkpoint) if checkpoint is not None else None,
+        asking=Asking(torch_device, folder / ".store"),
+    )
+    with RunProgress() if progress else nullcontext() as bar:
+        measured = run_plan(
+            plan,
+            folder / ".store",
+            results_folder=folder,
+            device=torch_device,
+            batch_size=batch_size,
+            retry=retry,
+            control=control,
+            fail_fast=fail_fast,
+            progress=bar,
+            keep=keep,
+            cache=cache,
+        )
+    for warning in measured.warnings:
+        warnings.warn(warning, stacklevel=2)
+    return measured
 
 
 def run_plan(

@@ -27,6 +27,7 @@ from bench.cli.app import (
 )
 from bench.cli.cost import print_cost
 from bench.errors import BenchError
+from bench.report.bar import RunProgress
 
 if TYPE_CHECKING:
     from bench.api import GridRun
@@ -188,7 +189,7 @@ def run(
             print_cost(plan, card)
             _print_room(plan, kept)
             return
-        with RunProgress() as progress:
+        with RunProgress(err) as progress:
             measured = run_plan(
                 plan,
                 store_folder,
@@ -280,57 +281,6 @@ def _print_flaws(results: Sequence[CellResult], *, whole: bool) -> bool:
         shown = [f"{times} of them:", *cut, *(lines if whole else lines[-_LAST_LINES:])]
         err.print("\n".join(shown), markup=False, soft_wrap=True)
     return True
-
-
-class RunProgress:
-    """The bar of ``bench run``: work done, clips, cells, time left. Shown on standard error."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.table import Column
-
-        self._clips = self._cells = self._all_clips = self._all_cells = 0
-        # What matters stands first and never wraps; the description takes the room that is left.
-        self._bar = Progress(
-            BarColumn(bar_width=10),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[counts]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn(
-                "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
-            ),
-            console=err,
-            # Speeds differ between attacks and judging: average over a long window.
-            speed_estimate_period=120,
-            expand=True,
-        )
-        self._task: Any = None
-
-    def __enter__(self) -> RunProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def _counts(self) -> str:
-        return f"clips {self._clips}/{self._all_clips}, cells {self._cells}/{self._all_cells}"
-
-    def begin(self, work: float, clips: int, cells: int) -> None:
-        self._all_clips, self._all_cells = clips, cells
-        if work:
-            self._task = self._bar.add_task("starting", total=work, counts=self._counts())
-
-    def working_on(self, what: str) -> None:
-        if self._task is not None:
-            self._bar.update(self._task, description=what)
-
-    def advance(self, work: float, clips: int, cells: int) -> None:
-        self._clips += clips
-        self._cells += cells
-        self._bar.update(self._task, advance=work, counts=self._counts())
 
 
 def _print_plan(plan: Plan, store_folder: Path) -> None:

@@ -449,6 +449,23 @@ def _explain(subject: str, error: ValidationError) -> BenchError:
     return BenchError(f"{subject[0].upper()}{subject[1:]} not valid: {'; '.join(sentences)}.")
 
 
+def read_mapping(content: Mapping[str, Any]) -> Grid:
+    """Checks a grid that is given as a mapping with the keys of a grid file, and a name.
+
+    Raises:
+        BenchError: a key is unknown, missing or of the wrong kind.
+    """
+    name = content.get("name")
+    if name is None:
+        raise BenchError("A grid that is given as a mapping needs a 'name': its results go to a folder of that name.")
+    try:
+        grid = Grid(**{str(key): value for key, value in content.items()})
+    except ValidationError as error:
+        raise _explain(f"grid {name!r} is", error) from error
+    grid.check()
+    return grid
+
+
 def read_grid(path: Path) -> Grid:
     """Reads and checks a grid file.
 
@@ -465,11 +482,7 @@ def read_grid(path: Path) -> Grid:
     if not isinstance(content, dict):
         raise BenchError(f"Grid file {path} must hold keys such as dataset, models, defenses and attacks.")
     content = {str(key): _placed(value, path.parent) for key, value in content.items()}
-    try:
-        grid = Grid(name=content.pop("name", path.stem), **content)
-    except ValidationError as error:
-        raise _explain(f"grid {path.stem!r} is", error) from error
-    grid.check()
+    grid = read_mapping({"name": path.stem, **content})
     shipped = shipped_grids().get(grid.name)
     if shipped is not None and shipped.resolve() != path.resolve():
         raise BenchError(

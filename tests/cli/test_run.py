@@ -167,7 +167,7 @@ def test_dry_run_says_how_much_is_stored(bench: Bench, gray_grid: Write, tmp_pat
 def test_the_progress_bar_keeps_its_figures_on_a_narrow_terminal() -> None:
     from rich.console import Console
 
-    from bench.cli.run import RunProgress
+    from bench.report.bar import RunProgress
 
     bar = RunProgress()
     bar.begin(100, 96 * 18, 18)
