@@ -94,7 +94,7 @@ class Folder(Dataset):
             for name, side in (("width", width), ("height", height)):
                 at_least(name, side, size, ", the size of the crop, or 0 for both")
         check_damage(on_damage)
-        if not labelled and not (list is classes is clips_per_class is None):
+        if not labelled and (list is not None or classes is not None or clips_per_class is not None):
             raise BenchError("Clips without labels are of no class: leave out list, classes and clips_per_class.")
         self.unlabelled = not labelled
         self.root = None if root is None else Path(root).expanduser()
