@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from bench.cli.app import DataRoot, out, warn_broken
+from bench.cli.app import DataRoot, Results, out, warn_broken
+from bench.cli.rows import is_row, show_row
 from bench.errors import BenchError, nearest
 
 if TYPE_CHECKING:
@@ -68,9 +69,12 @@ def list_(
 
 def show(
     name: Annotated[
-        str, typer.Argument(help="Name of an attack, defence, data set, classifier, gradient or grid, or FILE.py.")
+        str,
+        typer.Argument(help="Attack, defence, data set, classifier, gradient, grid, FILE.py, or row GRID:DEFENCE."),
     ],
     as_json: AsJson = False,
+    clip: Annotated[str | None, typer.Option(help="Of a row: id of one clip, with all its numbers.")] = None,
+    results: Results = Path("results"),
     sheet: Annotated[Path | None, typer.Option(help="Of a data set: write a contact sheet (.png).")] = None,
     animate: Annotated[Path | None, typer.Option(help="Of a data set: write an animated sheet (.gif).")] = None,
     clips: Annotated[
@@ -79,7 +83,12 @@ def show(
     count: Annotated[int, typer.Option(help="Clips on the sheet.")] = 12,
     data_root: DataRoot = None,
 ) -> None:
-    """Show what a component is: summary, source, parameters, defaults."""
+    """Show what a component is: summary, source, parameters, defaults. Or a row of results, clip by clip."""
+    if is_row(name, results):
+        show_row(name, results, clip, as_json)
+        return
+    if clip is not None:
+        raise BenchError(f"--clip is of a row of results, GRID:DEFENCE, and there is no {name!r} in {results}.")
     from bench.grids.grid import read_grid, shipped_grids
     from bench.registry import REGISTRIES
 
