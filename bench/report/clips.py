@@ -52,8 +52,8 @@ def _few(names: Sequence[str], most: int = 8) -> str:
 
 
 def answer(outcome: Outcome) -> str:
-    """What the defended classifier says: the class, with a mark where it is wrong; of a randomised defence how many draws
-    are right; the status of what has no answer."""
+    """What the defended classifier says: the class, with a mark where it is wrong; of a randomised defence how many
+    draws are right; the status of what has no answer."""
     if outcome.status != "ok":
         return outcome.status
     if outcome.draws:
