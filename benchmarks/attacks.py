@@ -6,6 +6,8 @@ with the same clips, steps and start, in processor time, so that the ratios hold
 leaving is switched off (PGD: ``keep="last"``; APGD: a target that is meant for transfer), so that every clip takes
 every step in all of them. torchattacks'
 APGD knows images only: it gets clips whose frames stand below one another. A last line shows what leaving early saves.
+``--full-size --clips 1 --steps 3 --rounds 3`` takes the published non-local network, with random weights, and clips of
+32x224x224, where the network outweighs all else.
 
 ``python benchmarks/attacks.py --matrix embedded_attacks`` prints the matrix from the stored outcomes of ``bench run
 --grid embedded_attacks``; nothing is run.
@@ -29,7 +31,7 @@ from bench import Budget, Target
 from bench.data.procedural import render
 from bench.grids.grid import find_grid
 from bench.plan.expand import make_plan
-from bench.registry import ATTACKS, Spec
+from bench.registry import ATTACKS, MODELS, Spec
 from bench.report.leaderboard import markdown_table
 from bench.report.tables import interval
 from bench.run.export import collect
@@ -73,6 +75,22 @@ def matrix(name: str, results: Path) -> None:
     print("\n".join(markdown_table(["Attack", *defenses], rows)))
 
 
+def shipped(name: str, count: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """A shipped classifier, and rendered clips with their labels."""
+    rendered = [render("test", i) for i in range(count)]
+    model = build_classifier(Spec(name), zoo_file(name, "motion12"))
+    return model, torch.stack([r.clip for r in rendered]), torch.tensor([r.label for r in rendered])
+
+
+def full_size(count: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """The published non-local network with random weights, noise of full size, and what it says of it."""
+    torch.manual_seed(0)
+    model: nn.Module = MODELS.create("nl_r50(num_classes=101)").eval().requires_grad_(False)
+    clips = torch.rand(count, 3, 32, 224, 224)
+    with torch.no_grad():
+        return model, clips, model(clips).argmax(1)
+
+
 def bare_loop(model: nn.Module, clips: Tensor, labels: Tensor, steps: int) -> None:
     """The least that any gradient attack must do: ``steps`` forward and backward passes to the input."""
     for _ in range(steps):
@@ -107,6 +125,7 @@ def print_ratios(times: dict[str, list[float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nl_tiny")
+    parser.add_argument("--full-size", action="store_true", help="nl_r50 with random weights on clips of 32x224x224")
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=7)
@@ -120,10 +139,7 @@ def main() -> None:
         warnings.simplefilter("ignore")
         import torchattacks
 
-    model = build_classifier(Spec(chosen.model), zoo_file(chosen.model, "motion12"))
-    rendered = [render("test", i) for i in range(chosen.clips)]
-    clips = torch.stack([r.clip for r in rendered])
-    labels = torch.tensor([r.label for r in rendered])
+    model, clips, labels = full_size(chosen.clips) if chosen.full_size else shipped(chosen.model, chosen.clips)
     budget = Budget("linf", 4 / 255, steps=chosen.steps)
     every_step = ATTACKS.create("pgd(keep='last', start='clean')")
     leaving = ATTACKS.create("pgd(start='clean')")
@@ -145,14 +161,15 @@ def main() -> None:
         "bench APGD, every step": lambda: apgd(all_the_way(), clips, labels, budget),
         "torchattacks APGD": lambda: their_apgd(images, labels),
     }
-    for work in contenders.values():
+    for work in list(contenders.values())[: 1 if chosen.full_size else None]:
         work()
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in track(range(chosen.rounds), description="timing"):
         for name, work in contenders.items():
             times[name].append(timed(work))
 
-    print(f"{chosen.model}, {chosen.clips} clips, {chosen.steps} steps, {torch.get_num_threads()} threads")
+    name = "nl_r50, 32x224x224" if chosen.full_size else chosen.model
+    print(f"{name}, {chosen.clips} clips, {chosen.steps} steps, {torch.get_num_threads()} threads")
     print_ratios(times)
 
 
