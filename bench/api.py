@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 import pandas as pd
@@ -463,20 +464,75 @@ def _print(tables: Iterable[Table]) -> None:
         console.print(render(table))
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What :func:`evaluate` gives if the clips are to be kept.
+
+    Attributes:
+        frame: one row per clip, defence and attack.
+        adversarial: by the labels of defence and attack, as in the frame: ``float32 (N, 3, T, H, W)``, in the order of
+            the clips; not a number where a clip could not be attacked.
+    """
+
+    frame: pd.DataFrame
+    adversarial: dict[tuple[str, str], Tensor]
+
+
+OneDefense = str | Mapping[str, Any] | Defense
+OneAttack = str | Mapping[str, Any] | Attack
+
+
+@overload
 def evaluate(
     model: nn.Module,
     clips: Tensor | np.ndarray,
     labels: Tensor | np.ndarray | list[int],
     *,
-    defense: str | Mapping[str, Any] | Defense = "none",
-    attack: str | Mapping[str, Any] | Attack = "pgd",
+    defense: OneDefense | Sequence[OneDefense] = ...,
+    attack: OneAttack | Sequence[OneAttack] = ...,
+    gradient: str = ...,
+    budget: Budget | Mapping[str, Any] | None = ...,
+    batch_size: int | None = ...,
+    device: str = ...,
+    seed: int = ...,
+    verbose: bool = ...,
+    keep: Literal[False] = ...,
+) -> pd.DataFrame: ...
+
+
+@overload
+def evaluate(
+    model: nn.Module,
+    clips: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray | list[int],
+    *,
+    defense: OneDefense | Sequence[OneDefense] = ...,
+    attack: OneAttack | Sequence[OneAttack] = ...,
+    gradient: str = ...,
+    budget: Budget | Mapping[str, Any] | None = ...,
+    batch_size: int | None = ...,
+    device: str = ...,
+    seed: int = ...,
+    verbose: bool = ...,
+    keep: Literal[True],
+) -> Evaluated: ...
+
+
+def evaluate(
+    model: nn.Module,
+    clips: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray | list[int],
+    *,
+    defense: OneDefense | Sequence[OneDefense] = "none",
+    attack: OneAttack | Sequence[OneAttack] = "pgd",
     gradient: str = "auto",
     budget: Budget | Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     device: str = "auto",
     seed: int = 0,
     verbose: bool = True,
-) -> pd.DataFrame:
+    keep: bool = False,
+) -> pd.DataFrame | Evaluated:
     """Attacks a classifier behind a defence and judges every clip.
 
     Args:
@@ -485,9 +541,9 @@ def evaluate(
             draws random numbers says ``stochastic = True``.
         clips: ``float32 (N, 3, T, H, W)`` in ``[0, 1]``, RGB.
         labels: true classes, ``(N,)`` integers.
-        defense: a registered defence (``"jpeg(quality=50)"``) or an instance of your own.
-        attack: a registered attack or an instance of your own; ``"adaptive"`` runs the strongest that are known for the
-            kind of the defence, each through a gradient of its own.
+        defense: a registered defence (``"jpeg(quality=50)"``), an instance of your own, or a list of such.
+        attack: a registered attack, an instance of your own, or a list of such; ``"adaptive"`` runs the strongest that
+            are known for the kind of the defence, each through a gradient of its own.
         gradient: ``exact``, ``bpda``, ``none`` (gray-box: the attack sees the bare classifier), or ``auto``:
             exact where it exists, else bpda.
         budget: a :class:`Budget` or its keys; linf 4/255 with 10 steps if not given.
@@ -495,11 +551,12 @@ def evaluate(
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: of every random choice.
         verbose: print the table.
+        keep: also return the adversarial clips, as :class:`Evaluated`.
 
     Returns:
-        A frame with one row per clip: ``clip``, ``label``, ``clean_prediction`` and ``prediction`` (of the
-        defended classifier), ``correct`` (under attack), ``clean_correct``, ``status``, distances, passes and
-        the loss trace.
+        A frame with one row per clip, and with lists one per clip, defence and attack: ``clip``, ``label``,
+        ``clean_prediction`` and ``prediction`` (of the defended classifier), ``correct`` (under attack),
+        ``clean_correct``, ``status``, distances, passes and the loss trace. docs/frame.md has all columns.
 
     Warns:
         UserWarning: the classifier returns probabilities, or the attack's loss never moved on clips that it leaves: the
@@ -513,16 +570,57 @@ def evaluate(
         >>> frame["correct"].mean()
     """
     dataset = _checked(model, clips, labels)
-    question = _Question.read(defense=defense, attack=attack, gradient=gradient, budget=budget, seed=seed)
+    how = {"gradient": gradient, "budget": budget, "seed": seed}
+    pairs = itertools.product(_listed(defense), _listed(attack))
+    # All are read before any is run: a mistake must not show after hours.
+    questions = [_Question.read(defense=one, attack=other, **how) for one, other in pairs]
+    if not questions:
+        raise BenchError("There is nothing to do: the list of defences or that of attacks is empty.")
     torch_device = pick_device(device)
+    frames, adversarial, said = [], dict[tuple[str, str], Tensor](), dict[str, None]()
+    # One store for all: what they share is made once.
     with _as_it_was(model), tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        plan = question.plan(model, dataset)
-        measured = run_plan(plan, Path(folder), device=torch_device, batch_size=batch_size, keep="shared", cache=0.0)
-        refused = [skipped for skipped in plan.skipped if skipped.defense == question.defense.label]
-        if refused:
-            raise BenchError(refused[0].reason)
-    for warning in measured.warnings:
+        for question in questions:
+            plan = question.plan(model, dataset)
+            measured = run_plan(
+                plan,
+                Path(folder),
+                device=torch_device,
+                batch_size=batch_size,
+                keep="all" if keep else "shared",
+                cache=0.0,
+            )
+            refused = [skipped for skipped in plan.skipped if skipped.defense == question.defense.label]
+            if refused:
+                raise BenchError(refused[0].reason)
+            said |= dict.fromkeys(measured.warnings)
+            frames.append(question.frame(measured.results))
+            if keep:
+                key = question.defense.label, question.label
+                adversarial[key] = _kept(plan, Path(folder), question, dataset)
+            if verbose:
+                _print(measured.tables)
+    for warning in said:
         warnings.warn(warning, stacklevel=2)
-    if verbose:
-        _print(measured.tables)
-    return question.frame(measured.results)
+    frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+    return Evaluated(frame, adversarial) if keep else frame
+
+
+def _listed(given: Any) -> list[Any]:
+    """One component, or several of them."""
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def _kept(plan: Plan, store_folder: Path, question: _Question, dataset: _InMemory) -> Tensor:
+    """The adversarial clips of the row that was asked about; not a number where there is none."""
+    cell = next(c for c in plan.cells if c.defense.label == question.defense.label and c.attack_label == question.label)
+    assert cell.unit is not None
+    clips = torch.stack([dataset.load(ref) for ref in dataset.refs()])
+    found = torch.full_like(clips, float("nan"))
+    with Store(store_folder, writable=False) as store:
+        done = store.clips_done(cell.unit.id) - store.clip_errors(cell.unit.id).keys()
+        rows = [i for i, ref in enumerate(dataset.refs()) if ref.id in done]
+        if rows:
+            ids = [dataset.refs()[i].id for i in rows]
+            found[rows] = store.load_clips(cell.unit.id, ids, clips[rows]).clips
+    return found

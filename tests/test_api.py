@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,3 +172,36 @@ def test_probabilities_are_told_from_logits() -> None:
     assert not are_probabilities(logits)
     assert not are_probabilities(torch.full((4, 7), 0.1))  # sums to .7
     assert not are_probabilities(torch.tensor([[1.2, -0.2]]))
+
+
+def test_lists_of_defences_and_attacks_are_all_their_pairs() -> None:
+    defenses, attacks = ["none", Lighten(0.2)], ["noise", "pgd"]
+    how: dict[str, Any] = {"budget": {"size": 0.15, "steps": 3}, "verbose": False}
+    frame = bench.evaluate(level_classifier(), CLIPS, LABELS, defense=defenses, attack=attacks, **how)
+    assert len(frame) == 2 * 2 * 6
+    for (name, label), part in frame.groupby(["defense", "attack"], sort=False):
+        defense = next(d for d in defenses if name == (d if isinstance(d, str) else type(d).__name__))
+        alone = bench.evaluate(
+            level_classifier(), CLIPS, LABELS, defense=defense, attack=label.partition("+")[0].lower(), **how
+        )
+        shown = ["clip", "label", "prediction", "correct", "clean_correct", "linf"]
+        assert part[shown].reset_index(drop=True).equals(alone[shown])
+
+
+def test_kept_clips_are_those_that_were_judged() -> None:
+    model = level_classifier()
+    found = bench.evaluate(
+        model, CLIPS, LABELS, attack=["noise", "pgd"], budget={"size": 0.15, "steps": 3}, verbose=False, keep=True
+    )
+    assert set(found.adversarial) == {("none", label) for label in found.frame["attack"].unique()}
+    for (_, label), clips in found.adversarial.items():
+        part = found.frame[found.frame["attack"] == label]
+        moved = (clips - CLIPS).abs().amax(dim=(1, 2, 3, 4))
+        assert moved.tolist() == pytest.approx(part["linf"].tolist(), abs=1e-6)
+        with torch.no_grad():
+            assert model(clips).argmax(1).tolist() == part["prediction"].tolist()
+
+
+def test_an_empty_list_is_refused() -> None:
+    with pytest.raises(BenchError, match="There is nothing to do"):
+        bench.evaluate(level_classifier(), CLIPS, LABELS, attack=[])
