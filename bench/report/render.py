@@ -69,7 +69,10 @@ def _union(table: Table, row: Row) -> Text:
 
 
 def _grade(row: Row) -> Text:
-    return Text((row.grade or "-").replace(" ", "\n"))
+    """The letter, and below it how far it goes; why no further is said where rows are audited."""
+    letter, _, rest = (row.grade or "-").partition(" ")
+    words = f"{rest.partition(';')[0].rstrip(')')})" if rest else ""
+    return Text("\n".join(filter(None, (letter, words))))
 
 
 def _tall(table: Table, rows: Sequence[Row]) -> RichTable:
