@@ -67,6 +67,7 @@ class Folder(Dataset):
     """
 
     unseeded: ClassVar[frozenset[str]] = frozenset({"on_damage"})
+    published = False
 
     def __init__(
         self,

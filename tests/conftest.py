@@ -18,6 +18,9 @@ from bench.registry import REGISTRIES
 
 # Two processes of pytest-xdist have a core each.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes that tests start, too: threads that wait for one another in turn take many times as long.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture

@@ -65,12 +65,14 @@ class Dataset(ABC):
         classes: class names in label order; empty if they are not known. A classifier must have as many, or more.
         unseeded: parameters that belong to the identity of a result and to no random stream, as they leave most clips
             as they are: these meet the same random starts whatever the parameter says.
+        published: whether its files can be had from somebody; one's own cannot.
         note: how the clips were found, in one sentence for people; empty if that goes without saying.
     """
 
     kind: ClassVar[str] = "dataset"
     classes: Sequence[str]
     unseeded: ClassVar[frozenset[str]] = frozenset()
+    published: ClassVar[bool] = True
     note: str = ""
 
     @abstractmethod

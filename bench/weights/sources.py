@@ -104,6 +104,8 @@ def _data(data_root: Path | None) -> list[Source]:
     for entry in DATASETS:
         if not any(p.name == "root" for p in entry.parameters) or not entry.factory.__module__.startswith("bench."):
             continue
+        if not getattr(entry.factory, "published", True):  # of one's own
+            continue
         missing = entry.create({"root": data_root}).missing()
         what = f"the data set {entry.name}"
         if not missing:
