@@ -570,7 +570,7 @@ def evaluate(
         >>> frame["correct"].mean()
     """
     dataset = _checked(model, clips, labels)
-    how = {"gradient": gradient, "budget": budget, "seed": seed}
+    how: dict[str, Any] = {"gradient": gradient, "budget": budget, "seed": seed}
     pairs = itertools.product(_listed(defense), _listed(attack))
     # All are read before any is run: a mistake must not show after hours.
     questions = [_Question.read(defense=one, attack=other, **how) for one, other in pairs]
