@@ -6,15 +6,17 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, cast, get_args
 
 import pandas as pd
 
 from bench.errors import BenchError, nearest
-from bench.records.results import to_frame
+from bench.records.audits import read_audit
+from bench.records.results import read_grid_file, read_seconds, to_frame
 from bench.report.ranking import incomplete, ranked, unranked
 from bench.report.rows import NamedRow
-from bench.report.tables import Row, Table, interval, make_tables, percent
+from bench.report.tables import Row, Table, TableOptions, interval, make_tables, percent
 
 Format = Literal["csv", "json", "parquet", "latex"]
 # Columns whose values are lists, which CSV has no word for: there they are JSON.
@@ -36,18 +38,19 @@ def result_frame(rows: Sequence[NamedRow]) -> pd.DataFrame:
     return frame[["grid", *(name for name in frame.columns if name != "grid")]]
 
 
-def exported(rows: Sequence[NamedRow], kind: Format) -> bytes:
+def exported(rows: Sequence[NamedRow], kind: Format, results: Path = Path("results")) -> bytes:
     """Rows in a format.
 
     Args:
         rows: of results.
+        results: folder of the grids' folders, which say how their tables are made.
         kind: ``csv``, ``json`` and ``parquet`` hold the frame of all outcomes, ``latex`` the tables.
 
     Raises:
         BenchError: Parquet has no library here.
     """
     if kind == "latex":
-        return "\n".join(_latex(table) for table in _tables(rows)).encode()
+        return "\n".join(_latex(table) for table in _tables(rows, results)).encode()
     frame = result_frame(rows)
     if kind == "json":
         return (frame.to_json(orient="records", lines=False, indent=1, double_precision=15) + "\n").encode()
@@ -61,12 +64,23 @@ def exported(rows: Sequence[NamedRow], kind: Format) -> bytes:
     return buffer.getvalue()
 
 
-def _tables(rows: Sequence[NamedRow]) -> list[Table]:
-    return [table for grid in dict.fromkeys(row.grid for row in rows) for table in _of_grid(rows, grid)]
+def _tables(rows: Sequence[NamedRow], results: Path) -> list[Table]:
+    return [table for grid in dict.fromkeys(row.grid for row in rows) for table in _of_grid(rows, results / grid)]
 
 
-def _of_grid(rows: Sequence[NamedRow], grid: str) -> list[Table]:
-    return make_tables([cell for row in rows if row.grid == grid for cell in row.cells])
+def _of_grid(rows: Sequence[NamedRow], folder: Path) -> list[Table]:
+    cells = [cell for row in rows if row.grid == folder.name for cell in row.cells]
+    described = read_grid_file(folder)
+    if described is None:
+        return make_tables(cells)
+    options = TableOptions.of(
+        described,
+        reported=None,
+        skipped=described.skipped,
+        seconds=lambda: read_seconds(folder),
+        audits=read_audit(folder),
+    )
+    return make_tables(cells, options)
 
 
 def _latex(table: Table) -> str:

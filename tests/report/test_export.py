@@ -64,6 +64,12 @@ def test_latex_has_the_printed_figures_and_escapes_labels() -> None:
     assert _escaped(r"a_b & 50% of {x} \cmd $") == r"a\_b \& 50\% of \{x\} \textbackslash{}cmd \$"
 
 
+def test_latex_counts_as_the_grid_says() -> None:
+    """Lo and Patel's grids count the clean clips in Union: the figure of the leaderboard, and not another."""
+    text = exported(find_rows(str(ROOT / "results" / "embedded_multibn")), "latex", ROOT / "results").decode()
+    assert "Union with clean & Mean with clean" in text
+
+
 def test_parquet_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "fastparquet", None)
