@@ -22,6 +22,9 @@ from bench.run.store import Store
 # Seconds that a lease lasts, and after which it is renewed. Clocks of machines may differ by seconds.
 _LASTS, _RENEWED = 120.0, 20.0
 
+# Owners of this process that have ended: on a full disk they could not take their leases away.
+_ENDED: set[Any] = set()
+
 
 class Leases:
     """The leases of one run, on the works of a store.
@@ -44,6 +47,7 @@ class Leases:
     def __exit__(self, *raised: object) -> None:
         self._ended.set()
         self._renewing.join()
+        _ENDED.add(self.owner)
         # Where the store itself has failed, this process ends, and then they count for nothing.
         with suppress(MachineFault), self._store.leasing() as db:
             db.execute("DELETE FROM leases WHERE owner = ?", (self.owner,))
@@ -84,7 +88,7 @@ class Leases:
 
     def _counts(self, owner: Any, host: Any, pid: Any, until: Any) -> bool:
         """Whether a lease is somebody else's, in date, and its owner may run."""
-        if owner == self.owner or not isinstance(until, float) or until < time.time():
+        if owner == self.owner or owner in _ENDED or not isinstance(until, float) or until < time.time():
             return False
         return host != here() or runs(str(pid))
 
