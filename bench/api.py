@@ -7,7 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
@@ -373,7 +373,31 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
+def _components(given: Any, registry: Registry) -> list[Component[Any]]:
+    """One component, or a list of them; instances of one class are told apart by numbers, in labels and in the store.
+
+    Raises:
+        BenchError: there is none, one cannot be made, or one is named twice.
+    """
+    listed = list(given) if isinstance(given, list | tuple) else [given]
+    if not listed:
+        raise BenchError(f"There is nothing to do: the list of {registry.kind}s is empty.")
+    found: dict[str, Component[Any]] = {}
+    for one in listed:
+        made = _component(one, registry)
+        if made.label in found and isinstance(one, (str, Mapping, Spec)):
+            raise BenchError(f"The {registry.kind} {made.label} is listed twice: leave one out.")
+        number = sum(other.label.partition(" #")[0] == made.label for other in found.values()) + 1
+        if number > 1:
+            label = f"{made.label} #{number}"
+            made = replace(made, label=label, identity=ComponentIdentity(name=label))
+        found[made.label] = made
+    return list(found.values())
+
+
 def _component(given: Any, registry: Registry) -> Component[Any]:
+    if isinstance(given, Component):
+        return given
     if isinstance(given, (Attack, Purifier, RobustModel)):
         name = type(given).__name__
         return Component(name, given, ComponentIdentity(name=name))
@@ -571,11 +595,9 @@ def evaluate(
     """
     dataset = _checked(model, clips, labels)
     how: dict[str, Any] = {"gradient": gradient, "budget": budget, "seed": seed}
-    pairs = itertools.product(_listed(defense), _listed(attack))
+    pairs = itertools.product(_components(defense, DEFENSES), _components(attack, ATTACKS))
     # All are read before any is run: a mistake must not show after hours.
     questions = [_Question.read(defense=one, attack=other, **how) for one, other in pairs]
-    if not questions:
-        raise BenchError("There is nothing to do: the list of defences or that of attacks is empty.")
     torch_device = pick_device(device)
     frames, adversarial, said = [], dict[tuple[str, str], Tensor](), dict[str, None]()
     # One store for all: what they share is made once.
@@ -604,11 +626,6 @@ def evaluate(
         warnings.warn(warning, stacklevel=2)
     frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     return Evaluated(frame, adversarial) if keep else frame
-
-
-def _listed(given: Any) -> list[Any]:
-    """One component, or several of them."""
-    return list(given) if isinstance(given, list | tuple) else [given]
 
 
 def _kept(plan: Plan, store_folder: Path, question: _Question, dataset: _InMemory) -> Tensor:

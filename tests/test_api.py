@@ -205,3 +205,15 @@ def test_kept_clips_are_those_that_were_judged() -> None:
 def test_an_empty_list_is_refused() -> None:
     with pytest.raises(BenchError, match="There is nothing to do"):
         bench.evaluate(level_classifier(), CLIPS, LABELS, attack=[])
+
+
+def test_instances_of_one_class_are_told_apart() -> None:
+    """Each has the figures that it has alone."""
+    how: dict[str, Any] = {"attack": "noise", "budget": {"size": 0.05}, "verbose": False}
+    frame = bench.evaluate(level_classifier(), CLIPS, LABELS, defense=[Lighten(0.0), Lighten(0.9)], **how)
+    alone = [bench.evaluate(level_classifier(), CLIPS, LABELS, defense=Lighten(by), **how) for by in (0.0, 0.9)]
+    parts = [part for _, part in frame.groupby("defense", sort=False)]
+    assert [list(part["prediction"]) for part in parts] == [list(one["prediction"]) for one in alone]
+    assert list(alone[0]["prediction"]) != list(alone[1]["prediction"])
+    with pytest.raises(BenchError, match="jpeg is listed twice"):
+        bench.evaluate(level_classifier(), CLIPS, LABELS, defense=["jpeg", "jpeg"], **how)
