@@ -27,7 +27,7 @@ def export(
     chosen = check_format(kind)
     if chosen == "parquet" and output is None:
         raise BenchError("Parquet is no text: name a file with --output.")
-    content = exported(find_rows(name, results), chosen, results)
+    content = exported(find_rows(name, results), chosen)
     if output is None:
         sys.stdout.write(content.decode())
         return

@@ -38,19 +38,18 @@ def result_frame(rows: Sequence[NamedRow]) -> pd.DataFrame:
     return frame[["grid", *(name for name in frame.columns if name != "grid")]]
 
 
-def exported(rows: Sequence[NamedRow], kind: Format, results: Path = Path("results")) -> bytes:
+def exported(rows: Sequence[NamedRow], kind: Format) -> bytes:
     """Rows in a format.
 
     Args:
         rows: of results.
-        results: folder of the grids' folders, which say how their tables are made.
         kind: ``csv``, ``json`` and ``parquet`` hold the frame of all outcomes, ``latex`` the tables.
 
     Raises:
         BenchError: Parquet has no library here.
     """
     if kind == "latex":
-        return "\n".join(_latex(table) for table in _tables(rows, results)).encode()
+        return "\n".join(_latex(table) for table in _tables(rows)).encode()
     frame = result_frame(rows)
     if kind == "json":
         return (frame.to_json(orient="records", lines=False, indent=1, double_precision=15) + "\n").encode()
@@ -64,12 +63,12 @@ def exported(rows: Sequence[NamedRow], kind: Format, results: Path = Path("resul
     return buffer.getvalue()
 
 
-def _tables(rows: Sequence[NamedRow], results: Path) -> list[Table]:
-    return [table for grid in dict.fromkeys(row.grid for row in rows) for table in _of_grid(rows, results / grid)]
+def _tables(rows: Sequence[NamedRow]) -> list[Table]:
+    return [table for folder in dict.fromkeys(row.folder for row in rows) for table in _of_grid(rows, folder)]
 
 
 def _of_grid(rows: Sequence[NamedRow], folder: Path) -> list[Table]:
-    cells = [cell for row in rows if row.grid == folder.name for cell in row.cells]
+    cells = [cell for row in rows if row.folder == folder for cell in row.cells]
     described = read_grid_file(folder)
     if described is None:
         return make_tables(cells)

@@ -18,12 +18,14 @@ class NamedRow:
         grid: name of the folder that the cells lie in.
         model, defense: labels.
         cells: in the grid's order, under every budget.
+        folder: where the grid's results lie, and what its tables are to be.
     """
 
     grid: str
     model: str
     defense: str
     cells: tuple[CellResult, ...]
+    folder: Path = Path()
 
     def __str__(self) -> str:
         return f"{self.grid}:{self.defense}@{self.model}"
@@ -47,15 +49,14 @@ def find_rows(name: str, results: Path = Path("results")) -> list[NamedRow]:
     """
     if Path(name).is_file():
         cell = read_result(Path(name))
-        return [NamedRow(Path(name).resolve().parent.name, cell.model, cell.defense, (cell,))]
-    folder = _folder(name, results)
-    if folder is not None:
-        return _rows(folder)
+        folder = Path(name).resolve().parent
+        return [NamedRow(folder.name, cell.model, cell.defense, (cell,), folder)]
+    if (whole := _folder(name, results)) is not None:
+        return _rows(whole)
     # From the right: a path may hold a colon, and so may the parameters of a defence.
     for at in (i for i in reversed(range(len(name))) if name[i] == ":"):
-        folder = _folder(name[:at], results)
-        if folder is not None:
-            return [_chosen(name, name[at + 1 :], _rows(folder))]
+        if (whole := _folder(name[:at], results)) is not None:
+            return [_chosen(name, name[at + 1 :], _rows(whole))]
     grid = name.partition(":")[0]
     there = sorted(p.name for p in results.iterdir() if p.is_dir() and result_files(p)) if results.is_dir() else []
     raise BenchError(
@@ -82,10 +83,10 @@ def _folder(name: str, results: Path) -> Path | None:
 
 
 def _rows(folder: Path) -> list[NamedRow]:
-    by_row: dict[tuple[str, str], list[CellResult]] = {}
-    for cell in read_results(folder.resolve()):
+    folder, by_row = folder.resolve(), dict[tuple[str, str], list[CellResult]]()
+    for cell in read_results(folder):
         by_row.setdefault((cell.model, cell.defense), []).append(cell)
-    return [NamedRow(folder.resolve().name, m, d, tuple(cells)) for (m, d), cells in by_row.items()]
+    return [NamedRow(folder.name, m, d, tuple(cells), folder) for (m, d), cells in by_row.items()]
 
 
 def _chosen(name: str, label: str, rows: Sequence[NamedRow]) -> NamedRow:

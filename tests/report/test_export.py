@@ -66,7 +66,7 @@ def test_latex_has_the_printed_figures_and_escapes_labels() -> None:
 
 def test_latex_counts_as_the_grid_says() -> None:
     """Lo and Patel's grids count the clean clips in Union: the figure of the leaderboard, and not another."""
-    text = exported(find_rows(str(ROOT / "results" / "embedded_multibn")), "latex", ROOT / "results").decode()
+    text = exported(find_rows(str(ROOT / "results" / "embedded_multibn")), "latex").decode()
     assert "Union with clean & Mean with clean" in text
 
 
