@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import pandas as pd
@@ -506,21 +506,27 @@ OneDefense = str | Mapping[str, Any] | Defense
 OneAttack = str | Mapping[str, Any] | Attack
 
 
+class _How(TypedDict, total=False):
+    """The other options of :func:`evaluate`, for type checkers."""
+
+    defense: OneDefense | Sequence[OneDefense]
+    attack: OneAttack | Sequence[OneAttack]
+    gradient: str
+    budget: Budget | Mapping[str, Any] | None
+    batch_size: int | None
+    device: str
+    seed: int
+    verbose: bool
+
+
 @overload
 def evaluate(
     model: nn.Module,
     clips: Tensor | np.ndarray,
     labels: Tensor | np.ndarray | list[int],
     *,
-    defense: OneDefense | Sequence[OneDefense] = ...,
-    attack: OneAttack | Sequence[OneAttack] = ...,
-    gradient: str = ...,
-    budget: Budget | Mapping[str, Any] | None = ...,
-    batch_size: int | None = ...,
-    device: str = ...,
-    seed: int = ...,
-    verbose: bool = ...,
     keep: Literal[False] = ...,
+    **how: Unpack[_How],
 ) -> pd.DataFrame: ...
 
 
@@ -530,15 +536,8 @@ def evaluate(
     clips: Tensor | np.ndarray,
     labels: Tensor | np.ndarray | list[int],
     *,
-    defense: OneDefense | Sequence[OneDefense] = ...,
-    attack: OneAttack | Sequence[OneAttack] = ...,
-    gradient: str = ...,
-    budget: Budget | Mapping[str, Any] | None = ...,
-    batch_size: int | None = ...,
-    device: str = ...,
-    seed: int = ...,
-    verbose: bool = ...,
     keep: Literal[True],
+    **how: Unpack[_How],
 ) -> Evaluated: ...
 
 

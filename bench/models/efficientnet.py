@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bench.errors import BenchError
 from bench.models.base import VideoClassifier, build_seeded
+from bench.models.resnet2d import over_frames
 from bench.registry import register
 
 # Of the EfficientNet-Lite family, in units of [0, 1]: (x - 127) / 128 of eight bits.
@@ -41,9 +42,7 @@ class FrameEfficientNet(VideoClassifier):
         return self.frames
 
     def logits(self, normalised: Tensor) -> Tensor:
-        batch, _, frames = normalised.shape[:3]
-        logits: Tensor = self.frames(normalised.transpose(1, 2).flatten(0, 1))
-        return logits.unflatten(0, (batch, frames)).mean(1)
+        return over_frames(self.frames, normalised)
 
 
 @register(

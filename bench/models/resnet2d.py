@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from bench.models.base import VideoClassifier
 from bench.registry import register
+
+
+def over_frames(network: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
+    """Logits ``(B, K)`` of an image network that is asked about each frame of clips ``(B, 3, T, H, W)``: their mean."""
+    logits = network(clips.transpose(1, 2).flatten(0, 1))
+    return logits.unflatten(0, (clips.shape[0], clips.shape[2])).mean(1)
 
 
 class FrameResNet(VideoClassifier):
@@ -27,9 +35,7 @@ class FrameResNet(VideoClassifier):
         self.frames.maxpool = nn.Identity()
 
     def logits(self, normalised: Tensor) -> Tensor:
-        batch, _, frames = normalised.shape[:3]
-        logits: Tensor = self.frames(normalised.transpose(1, 2).flatten(0, 1))
-        return logits.unflatten(0, (batch, frames)).mean(1)
+        return over_frames(self.frames, normalised)
 
 
 @register(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.errors import BenchError, nearest
+from bench.models.resnet2d import over_frames
 
 LAYOUTS = ("BCTHW", "BTCHW", "frames", "pathways")
 OUTPUTS = ("logits", "probabilities")
@@ -113,11 +114,10 @@ class Wrapped(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """Clips ``float32 (B, 3, T, H, W)`` in ``[0, 1]`` to logits ``(B, K)``."""
         shown = self.prepared(clips)
-        batch, _, time = shown.shape[:3]
         if self.layout == "frames":
-            logits = self._asked(shown.transpose(1, 2).flatten(0, 1))
-            return logits.unflatten(0, (batch, time)).mean(1)
+            return over_frames(self._asked, shown)
         if self.layout == "pathways":
+            time = shown.shape[2]
             slow = torch.linspace(0, time - 1, time // self.alpha, device=shown.device).long()
             return self._asked([shown.index_select(2, slow), shown])
         return self._asked(shown.transpose(1, 2) if self.layout == "BTCHW" else shown)
