@@ -80,6 +80,7 @@ SILENT = (
     "bench.run.leases",
     "bench.run.loading",
     "bench.run.provenance",
+    "bench.run.sample",
     "bench.run.store",
     "bench.training",
     "bench.userfiles",

@@ -35,8 +35,8 @@ from bench.weights.zoo import find_weights
 
 # Clips whose gradients are compared, and the share of values that must point the same way.
 _SLOPES, _ALIKE = 4, 0.9
-# Draws of a randomised defence per clip.
-_DRAWS = 10
+DRAWS = 10
+"""Of a randomised defence, per clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,22 @@ class Setting:
     checkpoint: Path | None = None
 
 
-def _share(answer: Outcome, label: int) -> float:
+def as_recorded(stored: Outcome, trace: Sequence[float | None], clean: Tensor, made: Tensor) -> bool:
+    """Whether a clip that was attacked again is the one that was measured, by its loss at every step and its size.
+
+    Args:
+        clean, made: ``(3, T, H, W)``.
+    """
+    size = distances(clean, made)
+    return (
+        stored.status == "ok"
+        and stored.trace == trace
+        and stored.l2 == float(f"{size.l2:.4g}")
+        and stored.changed == float(f"{size.changed:.4g}")
+    )
+
+
+def share_right(answer: Outcome, label: int) -> float:
     """How often an answer is right."""
     if answer.status != "ok":
         return 0.0
@@ -113,7 +128,7 @@ def answers_agree(cells: Sequence[AskedCell]) -> list[Finding]:
     wins = losses = 0
     for cell in cells:
         for stored, answer, same in zip(cell.stored, cell.answers, cell.same, strict=True):
-            was, right = _share(stored, stored.label) > 0, _share(answer, stored.label) > 0
+            was, right = share_right(stored, stored.label) > 0, share_right(answer, stored.label) > 0
             wins, losses = wins + (was and not right and not same), losses + (right and not was and not same)
             if same and was and not right:
                 lost.setdefault(cell.label, []).append(stored.clip)
@@ -180,8 +195,8 @@ def fresh_clips_agree(
     """
     if not stored or not answers:
         return None
-    before = sum(_share(o, o.label) for o in stored)
-    now = sum(_share(a, label) for a, label in zip(answers, labels, strict=True))
+    before = sum(share_right(o, o.label) for o in stored)
+    now = sum(share_right(a, label) for a, label in zip(answers, labels, strict=True))
     low, _ = wilson(before, len(stored))
     _, most = wilson(now, len(answers))
     if low <= most:
@@ -226,7 +241,7 @@ class _Asking:
         self._pass = seconds_of_a_pass(probed)
 
     def run(self) -> Asked:
-        least = self._pass * len(self.refs) * (_DRAWS if self.clean.defended.stochastic else 1)
+        least = self._pass * len(self.refs) * (DRAWS if self.clean.defended.stochastic else 1)
         if least > self._left:
             minutes = f"{least / 60:.3g} min, and {self._left / 60:g} min are allowed for a row"
             return Asked(dear=f"asking the clips in a process of its own takes at least {minutes}")
@@ -245,7 +260,7 @@ class _Asking:
     def _affordable(self, unit: ClipsUnit, clips: int, label: str) -> bool:
         """Whether there is time for an attack; takes it off what is left, or notes that it is too dear."""
         forwards, backwards = unit.passes
-        seconds = self._pass * (forwards + 2 * backwards + _DRAWS) * clips
+        seconds = self._pass * (forwards + 2 * backwards + DRAWS) * clips
         if seconds > self._left:
             self._too_dear.append(label)
             return False
@@ -265,8 +280,9 @@ class _Asking:
             if again is None or again.clips.shape != self.probed.clips.shape:
                 continue
             stored = self._outcomes(label, self.refs)
-            same = [made is not None or self._as_recorded(i, o, again) for i, o in enumerate(stored)]
-            answers = alone.ask(again.clips, _DRAWS)
+            clean, pairs = self.probed.clips.cpu(), zip(stored, again.traces, again.clips, strict=True)
+            same = [made is not None or as_recorded(o, t, c, m) for c, (o, t, m) in zip(clean, pairs, strict=True)]
+            answers = alone.ask(again.clips, DRAWS)
             asked.append(AskedCell(label=label, stored=stored, answers=answers, same=same))
             at = again.clips if at is None or cell.knowledge == "adaptive" else at
         self.asked.findings += answers_agree(asked)
@@ -304,16 +320,6 @@ class _Asking:
             except LostClips:
                 return None
 
-    def _as_recorded(self, i: int, stored: Outcome, made: Adversarial) -> bool:
-        """Whether a clip that was made again is the one that was measured, by its loss at every step and its size."""
-        size = distances(self.probed.clips[i].cpu(), made.clips[i])
-        return (
-            stored.status == "ok"
-            and stored.trace == made.traces[i]
-            and stored.l2 == float(f"{size.l2:.4g}")
-            and stored.changed == float(f"{size.changed:.4g}")
-        )
-
     def _slopes(self, alone: Alone, clips: Tensor) -> None:
         tokens = alone.tokens(len(clips))
         there = alone.slopes(clips, self.probed.gradient)
@@ -330,12 +336,12 @@ class _Asking:
     def _clean(self, alone: Alone) -> None:
         """The clips as they are, those of the row and fresh ones."""
         stored = self._outcomes("clean", self.refs)
-        answers = alone.ask(self.probed.clips, _DRAWS)
+        answers = alone.ask(self.probed.clips, DRAWS)
         cell = AskedCell(label="clean", stored=stored, answers=answers, same=[True] * len(stored))
         self.asked.findings += answers_agree([cell])
         refs, clips = self._drawn(2 * self.setting.clips, "clean")
         if refs:
-            self._compare("clean", refs, alone.ask(clips, _DRAWS))
+            self._compare("clean", refs, alone.ask(clips, DRAWS))
 
     def _fresh(self, alone: Alone) -> None:
         """Fresh clips under the cheapest attack on the bare classifier, and the cheapest through the defence."""
@@ -348,7 +354,7 @@ class _Asking:
             if refs and self._affordable(cell.unit, len(refs), f"{cell.attack_label} on fresh clips"):
                 made = self._attack(cell.attack_label, cell.unit, refs, clips)
                 if made is not None:
-                    self._compare(cell.attack_label, refs, alone.ask(made.clips, _DRAWS))
+                    self._compare(cell.attack_label, refs, alone.ask(made.clips, DRAWS))
 
     def _drawn(self, count: int, key: str) -> tuple[list[ClipRef], Tensor]:
         """Fresh clips, as far as the bare classifier gets them right: a grid may hold such clips alone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,16 +71,20 @@ def _probed_row(
         gradient=gradient,
         budget=_askable(budgets[row.budget]),
         salt=salt,
-        room=_room(plan, row, clips[0], device),
+        room=room_of(_cells_of(plan, row).values(), clips[0], device),
     )
 
 
-def _room(plan: Plan, row: Evidence, clip: Tensor, device: torch.device) -> Room:
-    """How many clips of a row there is room for, by what a run of its attacks would take."""
+def room_of(attacks: Iterable[Cell], clip: Tensor, device: torch.device) -> Room:
+    """How many clips of a row there is room for, by what a run of its attacks would take.
+
+    Args:
+        attacks: cells of the row.
+        clip: any of its clips, ``(3, T, H, W)``.
+    """
     engine = LocalEngine(device)
-    attacks = [cell for cell in _cells_of(plan, row).values() if cell.unit is not None]
     try:
-        return Room(min((engine.batch_size(cell, clip) for cell in attacks), default=1))
+        return Room(min((engine.batch_size(cell, clip) for cell in attacks if cell.unit is not None), default=1))
     except BenchError:
         raise
     except Exception:  # noqa: BLE001 - one at a time, whoever fails is told

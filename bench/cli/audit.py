@@ -93,14 +93,14 @@ def audit(
         typer.echo(json.dumps([r.model_dump() for r in rows], indent=1))
     else:
         for row in rows:
-            _print_row(row)
+            print_row(row)
     path = write_audit(folder, rows)  # after what was found is shown: the folder may be somebody else's
     if as_json:
         return
     out.print(f"\nWritten to {path}. Next: bench leaderboard", highlight=False)
 
 
-def _print_row(row: AuditedRow) -> None:
+def print_row(row: AuditedRow) -> None:
     words = f"  {row.model} · {row.defense} · {row.budget}: {row.asked}"
     out.print(Text.assemble((row.grade, "bold"), words), highlight=False)
     if row.dear:

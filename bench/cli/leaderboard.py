@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.app import Results, out
+from bench.cli.app import Results, err, out
 from bench.errors import BenchError
 from bench.files import write_whole
 
@@ -18,8 +18,11 @@ def leaderboard(
 ) -> None:
     """Rewrite leaderboard.md from the result files alone."""
     from bench.report.leaderboard import make_leaderboard
+    from bench.report.submitted import sorted_out
 
     text = make_leaderboard(results)
+    for name, why in sorted_out(results)[1].items():
+        err.print(f"Left out: the submission {name}; {why}.", style="yellow", markup=False, soft_wrap=True)
     unchanged = output.is_file() and output.read_text(encoding="utf-8") == text
     if not unchanged:
         try:

@@ -17,13 +17,17 @@ from bench.cli.leaderboard import leaderboard
 from bench.cli.rehearse import rehearse
 from bench.cli.run import run
 from bench.cli.show import list_, show
+from bench.cli.submit import submit
 from bench.cli.train import train
+from bench.cli.verify import verify
 from bench.errors import BenchError
 
 # In the order of the help.
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "audit": audit,
+    "submit": submit,
+    "verify": verify,
     "compare": compare,
     "list": list_,
     "show": show,

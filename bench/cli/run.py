@@ -207,14 +207,14 @@ def run(
     if crew is not None and crew.deaths:
         who = "a worker" if crew.deaths == 1 else f"{crew.deaths} workers"
         err.print(f"Warning: {who} ended abruptly; the batches at work were given to others.", style="yellow")
-    _print_run(chosen.title, measured)
+    print_run(chosen.title, measured)
     _print_warnings(measured.warnings)
     _print_end(measured.computed, time.monotonic() - begun, results / chosen.name)
-    if _print_flaws(measured.results, whole=traceback):
+    if print_flaws(measured.results, whole=traceback):
         raise typer.Exit(1)
 
 
-def _print_run(title: str, measured: GridRun) -> None:
+def print_run(title: str, measured: GridRun) -> None:
     from bench.report.render import LEGEND, heading, render
 
     if title:
@@ -255,7 +255,7 @@ def _print_end(computed: int, seconds: float, folder: Path) -> None:
 _LAST_LINES, _TRACEBACKS = 6, 10
 
 
-def _print_flaws(results: Sequence[CellResult], *, whole: bool) -> bool:
+def print_flaws(results: Sequence[CellResult], *, whole: bool) -> bool:
     """Says on standard error which outcomes count as not robust, and returns whether any do.
 
     Args:

@@ -36,10 +36,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from bench import userfiles
 from bench.errors import BenchError, nearest, short
 from bench.files import slug
-from bench.grids.strict import read_yaml
 from bench.modes import Precision, check_precision
 from bench.records.description import AcrossSection, ReportedSection
 from bench.records.identity import Gradient
+from bench.records.strict_yaml import read_yaml
 from bench.registry import Spec
 
 TOGETHER = ("Union", "Mean", "Seconds")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.records.audits import read_audit
+from bench.records.description import Skipped
 from bench.records.results import CellResult, Score, read_grid_file, read_results, read_seconds
+from bench.records.submissions import FOLDER as SUBMISSIONS
 from bench.report.across import means_across
 from bench.report.papers import paper_sections
 from bench.report.ranking import UNRANKED, incomplete, ranked, unranked
 from bench.report.reported import Reported
+from bench.report.submitted import Accepted, belongs, cards, sorted_out
 from bench.report.tables import (
     Row,
     Table,
@@ -58,7 +61,8 @@ attack that hurts most by half of the passes and counts the other half. **ROC**:
 area under the curve by which the measure tells attacked clips from clean ones. **Seconds**: wall time of one clean clip
 through the defence and its classifier, when the row was last run. docs/tables.md says how to read all this.
 
-*Reported*: figures as papers print them, never mixed with measured ones.
+*Reported*: figures as papers print them, never mixed with measured ones. *Submitted*: rows that their authors ran, and
+somebody else verified; others are not shown.
 """
 
 
@@ -69,13 +73,13 @@ def _cell(score: Score | None, blank: str = "-", bound: str = "") -> str:
     return f"{bound}{percent(score.accuracy)} {interval(score)}{flawed}"
 
 
-def _measured(table: Table) -> list[str]:
+def _measured(table: Table, submitted: Collection[str] = ()) -> list[str]:
     first, last = ranked(table), unranked(table)
     lines = [f"**{as_text(table.title)}**, {table.clips} clips, *measured here*", ""]
     if first:
-        lines += [*_drawn(table, first), ""]
+        lines += [*_drawn(table, first, submitted), ""]
     if last:
-        lines += [f"*{UNRANKED}*", "", *_drawn(table, last), ""]
+        lines += [f"*{UNRANKED}*", "", *_drawn(table, last, submitted), ""]
     notes = [line for row in last for line in _void(row)]
     notes += [f"{mark} {as_text(reason)}" for reason, mark in table.reasons.items()]
     if table.reported_from:
@@ -86,14 +90,14 @@ def _measured(table: Table) -> list[str]:
     return [*lines, *(line for note in notes for line in (note, ""))]
 
 
-def _drawn(table: Table, rows: Sequence[Row]) -> list[str]:
+def _drawn(table: Table, rows: Sequence[Row], submitted: Collection[str]) -> list[str]:
     header = ["Defence", *(as_text(" ".join(table.heading(label))).replace("*", r"\*") for label in table.columns)]
     further = [*(["Seconds"] if table.timed else []), *(["Audit"] if table.audited else [])]
     header += [*map(as_text, (*table.together, *table.averages)), *further]
-    return markdown_table(header, [line for row in rows for line in _lines(table, row, len(header))])
+    return markdown_table(header, [line for row in rows for line in _lines(table, row, len(header), submitted)])
 
 
-def _lines(table: Table, row: Row, width: int) -> list[list[str]]:
+def _lines(table: Table, row: Row, width: int, submitted: Collection[str]) -> list[list[str]]:
     """A row, and below it what its defence detects and what a paper reports of it; ``width`` is the header's."""
     cells = [_cell(row.scores.get(label), table.blank(row, label)) for label in table.columns]
     union = "void" if row.void else _cell(row.union, bound="≤ " if incomplete(table, row) else "")
@@ -101,7 +105,8 @@ def _lines(table: Table, row: Row, width: int) -> list[list[str]]:
     grade = [row.grade or "-"] if table.audited else []
     averages = [percent(row.averages.get(label, math.nan)) for label in table.averages]
     defense = as_text(row.defense)
-    lines = [[defense, *cells, union, percent(row.mean), *averages, *time, *grade]]
+    first = f"{defense}, *submitted*" if row.defense in submitted else defense
+    lines = [[first, *cells, union, percent(row.mean), *averages, *time, *grade]]
     if row.detected:
         areas = [area(row, label) for label in table.columns]
         lines.append([f"{defense}, ROC", *areas, *[""] * (width - 1 - len(areas))])
@@ -128,15 +133,44 @@ def make_leaderboard(results: Path) -> str:
     if not results.is_dir():
         raise BenchError(f"There is no results folder {results}: run 'bench run' first, or give --results.")
     reported_folder = results / "reported"
-    grids = sorted(p for p in results.iterdir() if p.is_dir() and p.name != "reported" and not p.name.startswith("."))
-    measured = [line for folder in grids for line in _grid(folder, reported_folder)]
+    accepted, _ = sorted_out(results)
+    others = ("reported", SUBMISSIONS)
+    grids = sorted(p for p in results.iterdir() if p.is_dir() and p.name not in others and not p.name.startswith("."))
+    measured = [line for folder in grids for line in _grid(folder, reported_folder, accepted)]
+    measured += [line for one in accepted for line in _apart(one, results, reported_folder)]
     lines = [*_PREAMBLE.splitlines(), "", "## Measured", "", *(measured or ["Nothing has been measured yet.", ""])]
+    lines += cards(accepted)
     lines += paper_sections(reported_folder)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _grid(folder: Path, reported_folder: Path) -> list[str]:
-    """The measured tables of one results folder; nothing if nothing was measured."""
+def _joining(folder: Path, accepted: Sequence[Accepted]) -> dict[str, tuple[Accepted, list[CellResult]]]:
+    """Submitted rows that stand in the tables of a results folder, by their labels."""
+    cells = read_results(folder) if folder.is_dir() else []
+    there = {cell.defense for cell in cells}
+    found: dict[str, tuple[Accepted, list[CellResult]]] = {}
+    for one in accepted:
+        row = one.row(folder.name) if folder.name in one.submitted.grids else []
+        if row and one.card.name not in {*there, *found} and belongs(row, cells):
+            found[one.card.name] = one, row
+    return found
+
+
+def _apart(one: Accepted, results: Path, reported_folder: Path) -> list[str]:
+    """Tables of a submission that stands in no other: beside the undefended row that its authors ran."""
+    apart = [name for name in one.submitted.grids if one.card.name not in _joining(results / name, [one])]
+    return [line for name in apart for line in _grid(one.folder / name, reported_folder, [], alone=one)]
+
+
+def _grid(
+    folder: Path, reported_folder: Path, accepted: Sequence[Accepted], alone: Accepted | None = None
+) -> list[str]:
+    """The measured tables of one results folder; nothing if nothing was measured.
+
+    Args:
+        accepted: submissions, whose rows stand in these tables if they may.
+        alone: the submission whose own results these are.
+    """
     cells = read_results(folder)
     described = read_grid_file(folder)
     if not cells:
@@ -149,20 +183,40 @@ def _grid(folder: Path, reported_folder: Path) -> list[str]:
     reported = None
     if described.reported is not None and reported_folder.is_dir():
         reported = Reported(described.reported, reported_folder)
-    lines = [f"### {as_text(described.title or described.name)} (`{as_text(described.name)}`)", ""]
+    joined = _joining(folder, accepted)
+    by = f", submitted by {as_text(', '.join(alone.card.authors))}" if alone is not None else ""
+    lines = [f"### {as_text(described.title or described.name)} (`{as_text(described.name)}`){by}", ""]
     if described.summary:
         lines += [as_text(described.summary), ""]
     options = TableOptions.of(
         described,
         reported=reported,
-        skipped=described.skipped,
-        seconds=lambda: read_seconds(folder),
-        across=means_across(described.across, folder.parent),
-        audits=read_audit(folder),
+        skipped=[*described.skipped, *(s for one, _ in joined.values() for s in _skipped(one, folder.name))],
+        seconds=lambda: read_seconds(folder) | _seconds(folder.name, joined),
+        across=means_across(described.across, folder.parent) if alone is None else {},
+        audits=alone.audits(folder.name)
+        if alone is not None
+        else [*read_audit(folder), *(row for one, _ in joined.values() for row in one.audits(folder.name))],
     )
-    for table in make_tables(cells, options):
-        lines += _measured(table)
+    submitted = {alone.card.name} if alone is not None else set(joined)
+    for table in make_tables([*cells, *(cell for _, row in joined.values() for cell in row)], options):
+        lines += _measured(table, submitted)
     return [*lines, *_stale(cells)]
+
+
+def _skipped(one: Accepted, grid: str) -> list[Skipped]:
+    described = read_grid_file(one.folder / grid)
+    return [s for s in described.skipped if s.defense == one.card.name] if described is not None else []
+
+
+def _seconds(grid: str, joined: Mapping[str, tuple[Accepted, list[CellResult]]]) -> dict[tuple[str, str], float]:
+    """Of a pass, as the authors' machines took it."""
+    return {
+        key: seconds
+        for name, (one, _) in joined.items()
+        for key, seconds in read_seconds(one.folder / grid).items()
+        if key[1] == name
+    }
 
 
 def _stale(cells: Sequence[CellResult]) -> list[str]:

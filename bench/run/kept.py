@@ -18,6 +18,7 @@ from bench.faults import MachineFault
 from bench.files import replacing, slug
 from bench.plan.cells import Plan
 from bench.records.results import read_result, result_files
+from bench.records.submissions import submissions
 from bench.registry import DATASETS, Spec
 from bench.run.runner import Keep
 from bench.run.store import Kept, LostClips, Store, Use
@@ -315,10 +316,12 @@ def _remover(path: Path) -> Callable[[], int]:
 def _judged(results: Path) -> dict[str, float]:
     """Cells in result files, and when the newest file beside each was written."""
     cells: dict[str, float] = {}
-    for folder in sorted(p for p in results.glob("[!.]*") if p.is_dir()):
+    submitted = [p for one in submissions(results) for p in sorted(one.glob("[!.]*")) if p.is_dir()]
+    for folder in [*sorted(p for p in results.glob("[!.]*") if p.is_dir()), *submitted]:
         files = result_files(folder)
-        newest = max((_time(path) for path in files), default=0.0)
-        cells |= {f"grid {folder.name}": newest} | {read_result(path).cell: newest for path in files}
+        grid, newest = f"grid {folder.name}", max((_time(path) for path in files), default=0.0)
+        cells |= {read_result(path).cell: newest for path in files}
+        cells[grid] = max(newest, cells.get(grid, 0.0))
     return cells
 
 

@@ -20,8 +20,8 @@ from kit.fuzz import cases, lines, mutated, torn
 
 from bench import BenchError, Budget
 from bench.grids.grid import Grid, override, read_grid, shipped_grids
-from bench.grids.strict import read_yaml
 from bench.plan.components import budgets_of
+from bench.records.strict_yaml import read_yaml
 from bench.registry import Spec
 
 SHIPPED = {name: path.read_bytes() for name, path in shipped_grids().items()}

@@ -11,7 +11,7 @@ import yaml
 
 from bench import BenchError
 from bench.grids.grid import shipped_grids
-from bench.grids.strict import read_yaml
+from bench.records.strict_yaml import read_yaml
 
 
 @pytest.mark.parametrize(
