@@ -284,19 +284,26 @@ def video(name: str) -> tuple[bytes, list[Frame]]:
         return path.read_bytes(), decode(path, range(COUNT))
 
 
+@pytest.fixture(params=["decord", "av"])
+def reads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The one decoder that reads: decord, or PyAV, which does where decord is absent."""
+    monkeypatch.setattr(decoder, "ORDER", (request.param,))
+    monkeypatch.setattr(decoder, "PATIENCE", 5)
+    return str(request.param)
+
+
 def same(one: list[Frame], other: list[Frame]) -> bool:
     return all(a.shape == b.shape and np.abs(a.astype(int) - b).mean() < 1.5 for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_videos(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_videos(name: str, reads: str) -> None:
     """A video is refused, or its frames are those of the undamaged one; so are those before the damage that is padded.
 
     Runs of bytes are spoilt, as disks and networks do. None of these codecs has a checksum: in one of a hundred cases
     the bytes are another video that nobody can tell from a whole one, which counts here and may not become more. At
     twice that share, chance exceeds the bound in fewer than one of a hundred sets of cases.
     """
-    monkeypatch.setattr(decoder, "PATIENCE", 5)
     whole, frames = video(name)
     unnoticed: list[bytes] = []
 
@@ -316,9 +323,8 @@ def test_videos(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(unnoticed) <= 0.02 * 20 * MORE + 2 * MORE**0.5
 
 
-def test_a_bit_of_a_video(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bit_of_a_video(reads: str) -> None:
     """Never anything but a sentence or frames."""
-    monkeypatch.setattr(decoder, "PATIENCE", 5)
     whole, _ = video("h.mp4")
 
     @cases(40)
