@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import pandas as pd
 
@@ -55,11 +56,36 @@ def exported(rows: Sequence[NamedRow], kind: Format) -> bytes:
         return (frame.to_json(orient="records", lines=False, indent=1, double_precision=15) + "\n").encode()
     if kind == "csv":
         return frame.assign(**{name: frame[name].map(json.dumps) for name in _LISTS}).to_csv(index=False).encode()
-    buffer = io.BytesIO()
+    return _parquet(frame)
+
+
+# Columns that are no text. A column has its type whatever is in it: files of two grids then fit together, also where
+# nothing failed in one of them.
+_TYPES = {
+    **dict.fromkeys(("label", "clean_prediction", "prediction", "forwards", "backwards"), "int64"),
+    **dict.fromkeys(("correct", "attacked"), "bool"),
+    **dict.fromkeys(("linf", "l2", "changed", "seconds", "chance"), "double"),
+    **dict.fromkeys(("votes", "draws"), "list<int64>"),
+    **dict.fromkeys(("measured", "trace"), "list<double>"),
+}
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    """The frame of all outcomes as Parquet, with the types of docs/frame.md.
+
+    Raises:
+        BenchError: pyarrow is not here.
+    """
     try:
-        frame.to_parquet(buffer, index=False)
+        arrow: Any = importlib.import_module("pyarrow")
+        written: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise BenchError("Parquet is written by pyarrow: pip install 'videorobustbench[parquet]'.") from error
+    types = {"int64": arrow.int64(), "bool": arrow.bool_(), "double": arrow.float64(), "string": arrow.string()}
+    types |= {f"list<{name}>": arrow.list_(types[name]) for name in ("int64", "double")}
+    schema = arrow.schema([(name, types[_TYPES.get(name, "string")]) for name in frame.columns])
+    buffer = io.BytesIO()
+    written.write_table(arrow.Table.from_pandas(frame, schema=schema, preserve_index=False), buffer)
     return buffer.getvalue()
 
 

@@ -9,16 +9,19 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from kit.cells import cell
 from kit.commands import Answer
 
 import bench as package
 from bench import BenchError
 from bench.records.results import read_results
 from bench.report.export import _escaped, check_format, exported, result_frame
-from bench.report.rows import find_rows
+from bench.report.rows import NamedRow, find_rows
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "results" / "demo"
@@ -70,9 +73,64 @@ def test_latex_counts_as_the_grid_says() -> None:
     assert "Union with clean & Mean with clean" in text
 
 
+def arrow_type(documented: str) -> str:
+    """The type in Parquet of a column that is described so in docs/frame.md."""
+    if documented.startswith("list of "):
+        return f"list<{'int64' if 'classes' in documented else 'double'}>"
+    if documented.startswith(("whole number", "class or none", "passes")):
+        return "int64"
+    if documented.startswith("true or false"):
+        return "bool"
+    return "double" if documented.startswith(("intensity", "share", "seconds", "0 to 1")) else "string"
+
+
+def flawed() -> NamedRow:
+    """A row of one cell: nothing measured a clip but the third, which a randomised defence saw."""
+    seen = cell("d", "PGD", "adaptive", "001")
+    lost, failed, third = seen.outcomes
+    lost.status, lost.error, lost.prediction, lost.votes = "missing", "not there", None, []
+    failed.status, failed.error, failed.linf, failed.clean_prediction = "failed", "x", None, None
+    failed.votes, failed.trace = [None, 7], [None, 0.5]
+    third.draws, third.measured, third.trace, third.changed = [0, 3], [0.1, -2.0], [1.5, None], 1 / 3
+    return NamedRow("grid", "m", "d", (seen,))
+
+
+@pytest.mark.parametrize("of", ["demo", "flawed"])
+def test_parquet_read_again_is_the_frame_with_the_documented_types(of: str, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = find_rows(str(DEMO)) if of == "demo" else [flawed()]
+    path = tmp_path / "a.parquet"
+    path.write_bytes(exported(rows, "parquet"))
+    lines = [line for line in (ROOT / "docs" / "frame.md").read_text().splitlines() if line.startswith("| `")]
+    cells = [line.split("|")[1:3] for line in lines]
+    documented = {name: arrow_type(kind.strip()) for names, kind in cells for name in re.findall(r"`(\w+)`", names)}
+    schema = parquet.read_schema(path)
+    written = {name: re.sub(r"<\w+: ", "<", str(kind)) for name, kind in zip(schema.names, schema.types, strict=True)}
+    assert written == {name: documented[name] for name in schema.names}
+    # Values: those of the outcomes, none for none.
+    outcomes = [(row, c, o) for row in rows for c in row.cells for o in c.outcomes]
+    stored = parquet.read_table(path).to_pylist()
+    assert len(stored) == len(outcomes)
+    for line, (row, c, outcome) in zip(stored, outcomes, strict=True):
+        expected = {**outcome.model_dump(), "grid": row.grid, "chance": outcome.chance, "gradient": c.gradient}
+        names = ("dataset", "model", "defense", "attack", "knowledge", "budget")
+        assert line == {**expected, **{name: getattr(c, name) for name in names}}
+    # And pandas reads what the frame held: a class that is none, and one of a list, is no number there.
+    frame, read = result_frame(rows), pd.read_parquet(path)
+    assert list(read.columns) == list(frame.columns)
+    for name in frame.columns:
+        assert [*map(plainly, frame[name])] == [*map(plainly, read[name])], name
+
+
+def plainly(value: Any) -> Any:
+    """A value with lists for arrays, and none for what is no number."""
+    if isinstance(value, (list, np.ndarray)):
+        return [plainly(one) for one in value]
+    return None if value is None or value != value else value
+
+
 def test_parquet_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "fastparquet", None)
     with pytest.raises(BenchError, match=r"pip install 'videorobustbench\[parquet\]'"):
         exported(find_rows(str(DEMO))[:1], "parquet")
     with pytest.raises(BenchError, match=r"Unknown format 'cvs'.*csv"):
