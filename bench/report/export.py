@@ -14,10 +14,22 @@ import pandas as pd
 
 from bench.errors import BenchError, nearest
 from bench.records.audits import read_audit
-from bench.records.results import read_grid_file, read_seconds, to_frame
-from bench.report.ranking import incomplete, ranked, unranked
+from bench.records.results import Score, read_grid_file, read_seconds, to_frame
+from bench.report.across import means_across
+from bench.report.ranking import UNRANKED, incomplete, ranked, unranked
 from bench.report.rows import NamedRow
-from bench.report.tables import Row, Table, TableOptions, interval, make_tables, percent
+from bench.report.tables import (
+    Row,
+    Table,
+    TableOptions,
+    area,
+    duration,
+    flaws,
+    interval,
+    make_tables,
+    percent,
+    voided,
+)
 
 Format = Literal["csv", "json", "parquet", "latex"]
 # Columns whose values are lists, which CSV has no word for: there they are JSON.
@@ -103,45 +115,64 @@ def _of_grid(rows: Sequence[NamedRow], folder: Path) -> list[Table]:
         reported=None,
         skipped=described.skipped,
         seconds=lambda: read_seconds(folder),
+        across=means_across(described.across, folder.parent),
         audits=read_audit(folder),
     )
     return make_tables(cells, options)
 
 
 def _latex(table: Table) -> str:
-    """A table as it is printed, rows that claim nothing last, in the package booktabs."""
+    """A table as the leaderboard has it, rows that claim nothing last, in the package booktabs."""
     headings = [" ".join(table.heading(label)) for label in table.columns]
-    lines = {row.defense: _line(table, row) for row in (*ranked(table), *unranked(table))}
-    frame = pd.DataFrame.from_dict(lines, orient="index", columns=[*headings, *table.together])
-    frame.index.name = "Defence"
+    further = [*(["Seconds"] if table.timed else []), *(["Audit"] if table.audited else [])]
+    last = unranked(table)
+    lines = [line for row in (*ranked(table), *last) for line in _lines(table, row)]
+    frame = pd.DataFrame(lines, columns=["Defence", *headings, *table.together, *table.averages, *further])
     # Labels may hold what LaTeX takes for a command.
-    text = frame.reset_index().map(_escaped).rename(columns=_escaped).to_latex(index=False, escape=False)
-    caption = (
-        f"% {table.title}, {table.clips} clips; accuracy in percent, beside it the 95 % Wilson interval; needs "
-        "\\usepackage{booktabs}"
-    )
-    return f"{caption}\n{text}"
-
-
-def _line(table: Table, row: Row) -> list[str]:
-    scores = [row.scores.get(label) for label in table.columns]
-    cells = [
-        table.blank(row, label) if score is None else f"{percent(score.accuracy)} {interval(score)}"
-        for label, score in zip(table.columns, scores, strict=True)
+    text = frame.map(_escaped).rename(columns=_escaped).to_latex(index=False, escape=False)
+    nothing = [f"{UNRANKED[:-1]}: {', '.join(row.defense for row in last)}"] if last else []
+    notes = [
+        f"{table.title}, {table.clips} clips; accuracy in percent, beside it the 95 % Wilson interval; needs "
+        "\\usepackage{booktabs}",
+        *nothing,
+        *(f"{row.defense} is void: {voided(row)}" for row in last if row.void),
+        *(f"{mark} {reason}" for reason, mark in table.reasons.items()),
     ]
-    bound = "$\\leq$ " if incomplete(table, row) else ""
-    union = "void" if row.void else f"{bound}{percent(row.union.accuracy)} {interval(row.union)}" if row.union else "-"
-    return [*cells, union, "-" if math.isnan(row.mean) else percent(row.mean)]
+    return "\n".join([*(f"% {' '.join(note.split())}" for note in notes), text])
+
+
+def _lines(table: Table, row: Row) -> list[list[str]]:
+    """A row, and below it what its defence detects."""
+    cells = [_cell(row.scores.get(label), table.blank(row, label)) for label in table.columns]
+    union = _cell(row.union, "void" if row.void else "-", _BOUND if incomplete(table, row) else "")
+    averages = [percent(row.averages.get(label, math.nan)) for label in table.averages]
+    time = [duration(row.seconds)] if table.timed else []
+    grade = [row.grade or "-"] if table.audited else []
+    lines = [[row.defense, *cells, union, percent(row.mean), *averages, *time, *grade]]
+    if row.detected:
+        areas = [area(row, label) for label in table.columns]
+        lines.append([f"{row.defense}, ROC", *areas, *[""] * (len(lines[0]) - 1 - len(areas))])
+    return lines
+
+
+_BOUND = "$\\leq$ "
+
+
+def _cell(score: Score | None, blank: str, bound: str = "") -> str:
+    if score is None:
+        return blank
+    flawed = f" ({flaws(score)})" if score.flawed else ""
+    return f"{bound}{percent(score.accuracy)} {interval(score)}{flawed}"
 
 
 _SPECIAL = str.maketrans(
     {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\^{}"}
+    | {raised: rf"\textsuperscript{{{digit}}}" for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
 )
 
 
 def _escaped(text: str) -> str:
     """Text for LaTeX; the one command that is ours stays."""
-    bound = "$\\leq$ "
-    head, rest = (bound, text.removeprefix(bound)) if text.startswith(bound) else ("", text)
+    head, rest = (_BOUND, text.removeprefix(_BOUND)) if text.startswith(_BOUND) else ("", text)
     parts = rest.replace("\\", "\0").translate(_SPECIAL).replace("$", r"\$").replace("\0", r"\textbackslash{}")
     return head + parts

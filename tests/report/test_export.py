@@ -16,10 +16,14 @@ import pandas as pd
 import pytest
 from kit.cells import cell
 from kit.commands import Answer
+from scipy.stats import binomtest
 
 import bench as package
 from bench import BenchError
-from bench.records.results import read_results
+from bench.records.audits import AuditedRow, write_audit
+from bench.records.description import GridFile
+from bench.records.identity import Knowledge
+from bench.records.results import CellResult, read_results
 from bench.report.export import _escaped, check_format, exported, result_frame
 from bench.report.rows import NamedRow, find_rows
 
@@ -64,6 +68,7 @@ def test_latex_has_the_printed_figures_and_escapes_labels() -> None:
     (line,) = [line for line in text.splitlines() if line.startswith("temporal\\_shuffle(window=0)")]
     assert "58.3 [32, 81]" in line
     assert text.count("\\toprule") == text.count("\\bottomrule") == 1
+    assert _escaped("n/a¹²") == r"n/a\textsuperscript{1}\textsuperscript{2}"  # LaTeX knows three raised digits alone
     assert _escaped(r"a_b & 50% of {x} \cmd $") == r"a\_b \& 50\% of \{x\} \textbackslash{}cmd \$"
 
 
@@ -71,6 +76,78 @@ def test_latex_counts_as_the_grid_says() -> None:
     """Lo and Patel's grids count the clean clips in Union: the figure of the leaderboard, and not another."""
     text = exported(find_rows(str(ROOT / "results" / "embedded_multibn")), "latex").decode()
     assert "Union with clean & Mean with clean" in text
+
+
+# Clips of two defences: 1 is right. Counted below, and nowhere else.
+RIGHT = {
+    ("a_b", "clean"): "11111110",
+    ("a_b", "noise"): "11101110",
+    ("a_b", "PGD"): "11001100",
+    ("a_b", "PGD+exact"): "10011000",
+    ("none", "clean"): "11111111",
+    ("none", "noise"): "11111111",
+    ("none", "PGD"): "10000000",
+}
+OTHER = {("a_b", "PGD"): "11111110", ("a_b", "clean"): "11111111"}
+KNOWS: dict[str, Knowledge] = {"clean": "clean", "noise": "noise", "PGD": "gray-box", "PGD+exact": "adaptive"}
+
+
+def written(folder: Path, right: dict[tuple[str, str], str], **described: Any) -> list[CellResult]:
+    """Results of a grid of two defences, as a run leaves them; the last clip of PGD on ``a_b`` is an invalid one."""
+    folder.mkdir(parents=True)
+    flaws = {("a_b", "PGD"): ".......x"}
+    cells = [cell(d, a, KNOWS[a], clips, flaws.get((d, a), "")) for (d, a), clips in right.items()]
+    for one in cells:
+        for outcome, is_right in zip(one.outcomes, right[one.defense, "clean"], strict=True):
+            outcome.clean_prediction = 0 if is_right == "1" else 1
+        (folder / one.file_name).write_text(one.model_dump_json())
+    order = [one.file_name for one in cells]
+    file = GridFile(name=folder.name, title="", summary="", order=order, skipped=[], **described)
+    (folder / "_grid.json").write_text(file.model_dump_json())
+    return cells
+
+
+def counted(clips: str) -> str:
+    """Percent and Wilson's interval, by SciPy."""
+    low, high = binomtest(clips.count("1"), len(clips)).proportion_ci(0.95, "wilson")
+    return f"{100 * clips.count('1') / len(clips):.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def test_latex_has_flaws_averages_seconds_and_grades(tmp_path: Path) -> None:
+    across = {"Both grids": {"column": "PGD", "grids": ["mine", "other"]}}
+    cells = written(tmp_path / "mine", RIGHT, averages={"Pair": ["clean", "PGD"]}, across=across, timed=True)
+    written(tmp_path / "other", OTHER)
+    seconds = {"finished": "2025-02-03", "clip_seconds_of_all_outcomes": 1.0, "seconds_of_a_pass": {"m": {"a_b": 0.25}}}
+    (tmp_path / "mine" / "_run.json").write_text(json.dumps(seconds))
+    measured = [one.cell for one in cells if one.defense == "a_b"]
+    write_audit(
+        tmp_path / "mine",
+        [AuditedRow(model="m", defense="a_b", budget="linf 4/255", grade="B", findings=[], measured=measured)],
+    )
+    text = exported(find_rows(str(tmp_path / "mine")), "latex").decode()
+    lines = [[c.strip() for c in line.removesuffix(r"\\").split(" & ")] for line in text.splitlines() if " & " in line]
+    header, *rows = lines
+    table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    mine = {attack: clips for (defense, attack), clips in RIGHT.items() if defense == "a_b"}
+    both = "".join(min(mine[attack][i] for attack in mine if attack != "clean") for i in range(8))
+    pgd, exact, clean = (100 * mine[a].count("1") / 8 for a in ("PGD", "PGD+exact", "clean"))
+    assert table[r"a\_b"] == {
+        "Defence": r"a\_b",
+        "Standard": counted(mine["clean"]),
+        "Noise": counted(mine["noise"]),
+        "Robust* PGD": f"{counted(mine['PGD'])} (1 invalid)",
+        "Robust PGD+exact": counted(mine["PGD+exact"]),
+        "Union": counted(both),
+        "Mean": f"{(pgd + exact) / 2:.1f}",
+        "Pair": f"{(clean + pgd) / 2:.1f}",
+        "Both grids": f"{(pgd + 100 * OTHER['a_b', 'PGD'].count('1') / 8) / 2:.1f}",
+        "Seconds": "0.25",
+        "Audit": "B (outcomes)",
+    }
+    bare = table["none"]
+    assert (bare["Robust PGD+exact"], bare["Mean"], bare["Both grids"]) == ("-", "-", "-")  # not run, or not in both
+    assert (bare["Seconds"], bare["Audit"]) == ("-", "-")
+    assert bare["Union"] == rf"$\leq$ {counted(RIGHT['none', 'PGD'])}"
 
 
 def arrow_type(documented: str) -> str:
