@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,13 +55,19 @@ def _print_clips(lines: list[ClipOfRow]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Clip")
     table.add_column("Label", justify="right")
-    several = len({budget for _, budget in columns if budget}) > 1
-    for attack, budget in columns:
-        table.add_column(f"{attack}\n{budget}" if several and budget else attack, justify="right", overflow="fold")
+    for title in _titles(columns):
+        table.add_column(title, justify="right", overflow="fold")
     for line in lines:
         answers = [answer(line.outcomes[column]) if column in line.outcomes else "-" for column in columns]
         table.add_row(line.clip, str(line.label), *answers)
     out.print(table)
+
+
+def _titles(columns: Iterable[tuple[str, str]]) -> list[str]:
+    """Attacks, each with its budget below it where there are several."""
+    listed = list(columns)
+    several = len({budget for _, budget in listed if budget}) > 1
+    return [f"{attack}\n{budget}" if several and budget else attack for attack, budget in listed]
 
 
 def _print_clip(line: ClipOfRow) -> None:
@@ -74,10 +81,11 @@ def _print_clip(line: ClipOfRow) -> None:
     table.add_column("Attack", overflow="fold")
     for title in ("Answer", "linf / 255", "l2", "changed", "loss", "passes"):
         table.add_column(title, justify="right")
-    for (attack, _), o in line.outcomes.items():
+    titles = _titles(line.outcomes)
+    for title, o in zip(titles, line.outcomes.values(), strict=True):
         loss = ends(o.trace)
         table.add_row(
-            attack,
+            title,
             answer(o),
             "-" if o.linf is None else f"{255 * o.linf:.3g}",
             "-" if o.l2 is None else f"{o.l2:.3g}",
@@ -86,6 +94,6 @@ def _print_clip(line: ClipOfRow) -> None:
             f"{o.forwards} + {o.backwards}",
         )
     out.print(table)
-    for (attack, _), o in line.outcomes.items():
+    for title, o in zip(titles, line.outcomes.values(), strict=True):
         if o.error:
-            out.print(f"{attack}: {o.error}", highlight=False, markup=False)
+            out.print(f"{', '.join(title.splitlines())}: {o.error}", highlight=False, markup=False)

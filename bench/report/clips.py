@@ -16,16 +16,19 @@ class ClipOfRow:
 
     Attributes:
         outcomes: by attack and budget, in the order of the row.
+        attacked: those of the outcomes that are of attacks: neither clean nor noise.
     """
 
     clip: str
     label: int
     outcomes: Mapping[tuple[str, str], Outcome]
+    attacked: frozenset[tuple[str, str]]
 
     @property
     def standing(self) -> float:
-        """Mean chance of being right under the attacks, 0 to 1; of a row without any, on the clean clip."""
-        attacked = [o.chance for (attack, _), o in self.outcomes.items() if attack != "clean"]
+        """Mean chance of being right under the attacks, 0 to 1, of which noise is none, as in the column *Mean*; where
+        there is none, over all columns of the row."""
+        attacked = [o.chance for column, o in self.outcomes.items() if column in self.attacked]
         chances = attacked or [o.chance for o in self.outcomes.values()]
         return sum(chances) / len(chances)
 
@@ -43,7 +46,8 @@ def clips_of(row: NamedRow, clip: str | None = None) -> list[ClipOfRow]:
     if clip is not None and clip not in found:
         raise BenchError(f"{row} has no clip {clip!r}{nearest(clip, found)}; it has: {_few(sorted(found))}.")
     chosen = {clip: found[clip]} if clip is not None else found
-    lines = [ClipOfRow(name, next(iter(o.values())).label, o) for name, o in chosen.items()]
+    attacked = frozenset(column for column, cell in row.columns.items() if cell.knowledge not in ("clean", "noise"))
+    lines = [ClipOfRow(name, next(iter(o.values())).label, o, attacked) for name, o in chosen.items()]
     return sorted(lines, key=lambda line: (line.standing, line.clip))
 
 

@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kit.cells import cell
 from kit.commands import Answer
+from kit.running import exported
+
+from bench.report.clips import clips_of
+from bench.report.rows import NamedRow
 
 RESULTS = Path(__file__).parents[2] / "results"
 HOW = ("--results", RESULTS)
@@ -23,12 +28,23 @@ def test_the_hardest_clips_come_first(bench: Callable[..., Answer]) -> None:
     assert done.code == 0, done.err
     lines = json.loads(done.out)
     by_attack = {attack: stored("jpeg", attack) for attack in ("noise", "PGD", "adaptive")}
-    right = {clip: sum(bool(cells[clip].get("correct")) for cells in by_attack.values()) for clip in by_attack["PGD"]}
+    attacks = [by_attack["PGD"], by_attack["adaptive"]]  # noise is none
+    right = {clip: sum(bool(cells[clip].get("correct")) for cells in attacks) for clip in by_attack["PGD"]}
     assert [line["clip"] for line in lines] == sorted(right, key=lambda clip: (right[clip], clip))
     for line in lines:
-        for cell in line["attacks"]:
-            if cell["attack"] in by_attack:
-                assert cell["correct"] == bool(by_attack[cell["attack"]][line["clip"]].get("correct"))
+        for shown in line["attacks"]:
+            if shown["attack"] in by_attack:
+                assert shown["correct"] == bool(by_attack[shown["attack"]][line["clip"]].get("correct"))
+
+
+def test_noise_is_no_attack() -> None:
+    """As in the column Mean: a clip that noise alone breaks is no harder than one that nothing breaks."""
+    clean, noise = cell("d", "clean", "clean", "1111"), cell("d", "noise", "noise", "0111")
+    cells = [clean, noise, cell("d", "PGD", "gray-box", "1011")]
+    lines = clips_of(NamedRow("grid", "m", "d", tuple(cells)))
+    assert [(line.clip, line.standing) for line in lines] == [("1", 0.0), ("0", 1.0), ("2", 1.0), ("3", 1.0)]
+    (bare, *_) = clips_of(NamedRow("grid", "m", "d", tuple(cells[:2])))
+    assert (bare.clip, bare.standing) == ("0", 0.5)
 
 
 def test_the_table_and_one_clip(bench: Callable[..., Answer]) -> None:
@@ -40,6 +56,20 @@ def test_the_table_and_one_clip(bench: Callable[..., Answer]) -> None:
     assert f" {outcome['prediction']}" in line
     assert "4" in line  # linf, in 255ths
     assert f"{outcome['forwards']} + {outcome['backwards']}" in line
+
+
+def test_a_clip_under_several_budgets_names_each(
+    bench: Callable[..., Answer], gray_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A gray clip of one level moves by as much as the budget lets it."""
+    budgets = ("{norm: linf, size: 0.15, steps: 4}", "{size: 4/255, steps: 2}, {size: 8/255, steps: 2}")
+    exported(gray_grid(budgets, ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[clean, PGD]")), tmp_path / "results")
+    shown = bench("show", "gray:none", "--clip", "gray/0", "--results", tmp_path / "results")
+    assert shown.code == 0, shown.err
+    lines = [line.split() for line in shown.out.splitlines() if "PGD" in line or line.strip().startswith("linf")]
+    named = {" ".join(budget): cells for cells, budget in zip(lines[::2], lines[1::2], strict=True)}
+    moved = {budget: (attack, linf) for budget, (attack, _, linf, *_) in named.items()}
+    assert moved == {"linf 4/255, 2 steps": ("PGD", "4"), "linf 8/255, 2 steps": ("PGD", "8")}
 
 
 @pytest.mark.parametrize(
