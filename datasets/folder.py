@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -251,17 +252,22 @@ class Folder(Dataset):
             line, _ = found.setdefault(name, (row.line, row.label))
             if line != row.line:
                 raise BenchError(f"{file}, line {row.line}: {name} stands in line {line} already; remove one.")
-        self.note = self._say(file, listed, sum(not (root / name).exists() for name in found))
+        self.note = self._say(file, listed, [name for name in found if not (root / name).exists()])
         return [(name, label) for name, (_, label) in found.items()]
 
-    def _say(self, file: Path, listed: Listed, absent: int) -> str:
-        if absent == len(listed.rows):
+    def _say(self, file: Path, listed: Listed, absent: Sequence[str]) -> str:
+        count = len(absent)
+        if count == len(listed.rows):
             raise BenchError(
-                f"None of the {absent} clips of {file} is below {self.root}, such as {listed.rows[0].path}: paths "
+                f"None of the {count} clips of {file} is below {self.root}, such as {listed.rows[0].path}: paths "
                 "count from the root."
             )
-        gone = f"; {absent} of {len(listed.rows)} clips are not there, and count as missing" if absent else ""
+        named = ", ".join(absent[:_NAMED]) + (f" and {count - _NAMED} more" if count > _NAMED else "")
+        gone = f"; {count} of {len(listed.rows)} clips are not there, and count as missing: {named}" if absent else ""
         return f"{file.name}: {listed.said}{gone}."
+
+
+_NAMED = 5  # of the files that are not there
 
 
 def _by_number(name: str) -> tuple[int, int, str]:

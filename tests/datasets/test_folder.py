@@ -130,10 +130,19 @@ def test_a_list_says_which_clips_and_labels_and_what_is_gone(root: Path) -> None
     assert data.classes == ("along", "up")
     assert [(r.id, r.label) for r in data.refs()] == [("run/d", 0), ("jump/a.avi", 1), ("run/gone.mp4", 0)]
     assert data.note == (
-        "test.csv: paths from 'file', labels from 'action'; 1 of 3 clips are not there, and count as missing."
+        "test.csv: paths from 'file', labels from 'action'; 1 of 3 clips are not there, and count as missing: "
+        "run/gone.mp4."
     )
     with pytest.raises(MissingClip):
         data.load(data.refs()[2])
+
+
+def test_the_first_files_that_are_gone_are_named(root: Path) -> None:
+    names = [f"run/{number}.mp4" for number in (9, 3, 7, 1, 5, 2)]
+    (root / "test.csv").write_text("".join(f"{name},along\n" for name in ["run/d", *names]))
+    said = make(root, list="test.csv").note
+    assert "6 of 7 clips are not there" in said
+    assert said.endswith("missing: run/9.mp4, run/3.mp4, run/7.mp4, run/1.mp4, run/5.mp4 and 1 more.")
 
 
 def test_kinetics_videos_are_found_wherever_they_lie(root: Path) -> None:
