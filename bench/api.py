@@ -27,6 +27,7 @@ from bench.defense.nature import drawing_from
 from bench.errors import BenchError
 from bench.grids.grid import DatasetSection, Grid, find_grid, override, read_mapping
 from bench.plan.cells import Component, Plan
+from bench.plan.classes import strangers
 from bench.plan.components import Parts, check_attacks, make_component, with_baseline
 from bench.plan.expand import make_plan
 from bench.plan.probe import ask, first_clip, in_words
@@ -61,7 +62,8 @@ class GridRun:
         computed: outcomes that were not in the store before.
         removed: names of result files of an earlier measurement, which are gone.
         warnings: what makes a figure doubtful although nothing failed: networks that are random or look at the other
-            clips of a batch, or that return probabilities, attacks whose loss never moved; a sentence each.
+            clips of a batch, that return probabilities or name other classes, attacks whose loss never moved; one
+            sentence each.
     """
 
     results: list[CellResult]
@@ -240,14 +242,24 @@ def run_plan(
         tables=make_tables(results, options),
         computed=runner.computed,
         removed=removed,
-        warnings=[*_natures(plan), *_probabilities(plan, device), *map(str, flat_losses(results))],
+        warnings=[*_strangers(plan), *_natures(plan), *_probabilities(plan, device), *map(str, flat_losses(results))],
     )
+
+
+def _networks(plan: Plan) -> dict[str, nn.Module]:
+    """The classifiers of a plan by label, those to transfer from among them."""
+    units = [cell.unit.model for cell in plan.cells if cell.unit and cell.unit.model]
+    return {model.label: model.instance for model in (*(cell.model for cell in plan.cells), *units)}
+
+
+def _strangers(plan: Plan) -> list[str]:
+    """Classes of the clips that networks do not have among the names of theirs."""
+    return strangers(plan.dataset, _networks(plan))
 
 
 def _natures(plan: Plan) -> list[str]:
     """What the networks of a plan are, and do not say."""
-    units = [cell.unit.model for cell in plan.cells if cell.unit and cell.unit.model]
-    models = {model.label: model.instance for model in (*(cell.model for cell in plan.cells), *units)}
+    models = _networks(plan)
     return [
         words
         for label, nature in plan.natures.items()

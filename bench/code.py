@@ -60,6 +60,7 @@ SILENT = (
     "bench.grids",
     "bench.modes",
     "bench.origins",
+    "bench.plan.classes",  # labels are in the identity of the data set
     "bench.plan.components",
     "bench.plan.cost",
     "bench.plan.moves",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -38,10 +39,10 @@ class Folder(Dataset):
     """Videos of one's own, in any container that the decoders read, or folders of frames.
 
     Without a list, ``ROOT/<class>/`` holds the videos of a class, or folders of numbered frames; classes are counted
-    from 0 in the order of their names, and names that are numbers are their own. With one, it names paths below ROOT
-    and labels: a CSV or TSV file, with or without a header, lines ``PATH LABEL`` or ``CLASS/PATH``, or Kinetics'
-    ``label,youtube_id,time_start,time_end,split`` (:func:`bench.data.lists.read_list`). Listed files that are not there
-    are missing clips, as long as any is there.
+    from 0 in the order of their names, or as the classifier names them, and names that are numbers are their own. With
+    one, it names paths below ROOT and labels: a CSV or TSV file, with or without a header, lines ``PATH LABEL`` or
+    ``CLASS/PATH``, or Kinetics' ``label,youtube_id,time_start,time_end,split`` (:func:`bench.data.lists.read_list`).
+    Listed files that are not there are missing clips, as long as any is there.
 
     Classes take turns, so that the first few clips show many. Every frame is resized (bilinear, antialiased) so that
     its short side is ``size``, or to ``width`` and ``height`` whatever its shape, and cropped at the centre.
@@ -149,6 +150,20 @@ class Folder(Dataset):
         if self.width:
             return to_clip([squeeze(frame, self.width, self.height, self.size) for frame in frames])
         return to_clip([fit(frame, self.size) for frame in frames])
+
+    def in_order_of(self, names: Sequence[str]) -> Folder | None:
+        """The same clips, each labelled with the place of its class among the names of a classifier's outputs; nothing
+        if the numbers are given, by ``classes`` or as labels.
+
+        Raises:
+            BenchError: a class is none of the names.
+        """
+        if self._order is not None or not self.classes or self.root is None:
+            return None
+        ordered = copy(self)
+        ordered._order = ordered.classes = tuple(names)
+        ordered._refs = ordered._read(self.root)
+        return ordered
 
     def fingerprint(self) -> str:
         """Names, sizes and times of the files, and their labels."""

@@ -20,6 +20,7 @@ from bench.defense.trained import TrainedDefense, know_origin
 from bench.errors import BenchError
 from bench.grids.grid import AttackSection, Grid
 from bench.plan.cells import Component
+from bench.plan.classes import in_common_order
 from bench.plan.labels import own_labels
 from bench.records.identity import ComponentIdentity, digest
 from bench.registry import ATTACKS, DATASETS, DEFENSES, MODELS, Entry, Registry, Spec
@@ -84,6 +85,8 @@ def make_parts(grid: Grid, data_root: Path | None, checkpoint: Path | None) -> P
     judges = _judges(grid, models, data_root)
     if grid.dataset.labels == "own":
         dataset = own_labels(dataset, models[0], grid.dataset.clips)
+    else:
+        dataset = in_common_order(dataset, [*models, *sources, *judges.values()])
     return Parts(dataset=dataset, models=models, defenses=defenses, attacks=attacks, sources=by_label, judges=judges)
 
 

@@ -40,7 +40,7 @@ def factory(name: str) -> Factory:
             options: further arguments of torchvision's builder, as a mapping.
         """
         preset: Any = get_model_weights(name).DEFAULT.transforms()
-        network = build_seeded(lambda: get_model(name, num_classes=num_classes, **(options or {})), seed)
+        network: Any = build_seeded(lambda: get_model(name, num_classes=num_classes, **(options or {})), seed)
         if weights is not None:
             place = torchvision_file(name, weights)
             if isinstance(place, Missing):
@@ -48,6 +48,7 @@ def factory(name: str) -> Factory:
                 raise MissingFiles([replace(place, get=url, licence="BSD-3-Clause (torchvision)")])
             preset = get_model_weights(name)[weights].transforms()
             load_strictly(network, load_checkpoint(place), place)
+            network.class_names = tuple(get_model_weights(name)[weights].meta["categories"])
         return Wrapped(
             network,
             mean=preset.mean,
