@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.api import evaluate as evaluate
+    from bench.api import plot as plot
     from bench.api import run_grid as run_grid
     from bench.attack.around import Around as Around
     from bench.attack.base import Attack as Attack
@@ -144,6 +145,7 @@ _HOME = {
     "nearest": "bench.errors",
     "one_look": "bench.attack.turns",
     "parse_size": "bench.threat.budgets",
+    "plot": "bench.api",
     "plurality": "bench.defense.defended",
     "read_results": "bench.records.results",
     "region_of": "bench.attack.masked",

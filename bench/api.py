@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import pandas as pd
@@ -36,9 +36,10 @@ from bench.records.audits import read_audit
 from bench.records.flat import flat_losses, probabilities
 from bench.records.identity import ComponentIdentity, Gradient
 from bench.records.results import CellResult, pass_seconds, to_frame
-from bench.registry import ATTACKS, DEFENSES, Registry, Spec
+from bench.registry import ATTACKS, DATASETS, DEFENSES, Registry, Spec
 from bench.report.across import means_across
 from bench.report.bar import RunProgress
+from bench.report.plot import draw, figure_data
 from bench.report.render import heading, render
 from bench.report.reported import Reported, shipped_folder
 from bench.report.tables import Table, TableOptions, make_tables
@@ -50,6 +51,9 @@ from bench.run.runner import CONTROL_CLIPS, Keep, Progress, Runner
 from bench.run.store import Store
 from bench.threat.budgets import Budget
 from bench.weights.files import fingerprint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -652,3 +656,49 @@ def _kept(plan: Plan, store_folder: Path, question: _Question, dataset: _InMemor
             ids = [dataset.refs()[i].id for i in rows]
             found[rows] = store.load_clips(cell.unit.id, ids, clips[rows]).clips
     return found
+
+
+def plot(
+    *what: str,
+    kind: str = "accuracy",
+    against: str = "",
+    attacks: Sequence[str] = (),
+    budget: str = "",
+    results: str | Path = "results",
+) -> Figure:
+    """Draws stored results, as ``bench plot`` does; docs/tables.md shows what.
+
+    Args:
+        what: ``GRID``, ``GRID:DEFENCE[@MODEL]``, results folders or result files.
+        kind: ``accuracy`` against an argument, ``loss`` of attacks, or ``confusion`` of the classes of one row.
+        against: of accuracy, the argument: ``size``, ``steps``, ``t_star``, ``queries`` or any other of attacks and
+            defences (``defense.steps`` where the name alone says too little); if not given, the one that differs.
+        attacks: labels of attacks; all if not given, of ``confusion`` the clean clips.
+        budget: the first words of the budgets that are drawn, such as ``linf 4/255``; all if not given.
+        results: folder of the grids' folders.
+
+    Raises:
+        BenchError: nothing is called so, nothing differs in the argument, no losses are kept, or there is too much for
+            one figure.
+    """
+    return draw(
+        figure_data(
+            *what,
+            kind=kind,
+            against=against,
+            attacks=attacks,
+            budget=budget,
+            results=Path(results),
+            names=class_names,
+        )
+    )
+
+
+def class_names(dataset: str) -> Sequence[str]:
+    """Names of the classes of a registered data set, in the order of their numbers; none where they are those of its
+    files, or it is not installed here."""
+    try:
+        names = getattr(DATASETS.get(dataset).factory, "classes", ())
+    except BenchError:
+        return ()
+    return names if isinstance(names, tuple | list) else ()

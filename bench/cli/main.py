@@ -14,6 +14,7 @@ from bench.cli.doctor import doctor
 from bench.cli.export import export
 from bench.cli.fetch import fetch
 from bench.cli.leaderboard import leaderboard
+from bench.cli.plot import plot
 from bench.cli.rehearse import rehearse
 from bench.cli.run import run
 from bench.cli.show import list_, show
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show,
     "leaderboard": leaderboard,
     "export": export,
+    "plot": plot,
     "train": train,
     "doctor": doctor,
     "fetch": fetch,

@@ -1,0 +1,42 @@
+"""``bench plot``: figures of stored results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kit.commands import Answer
+
+RESULTS = Path(__file__).parents[2] / "results"
+HOW = ("--results", RESULTS)
+
+
+def test_the_command_writes_the_figure_and_says_what_is_not_in_it(
+    bench: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    where = ("--results", os.path.relpath(RESULTS, tmp_path))
+    done = bench("plot", "demo:jpeg", "--kind", "loss", *where)
+    assert done.code == 0, done.err
+    assert "No losses are kept of noise" in done.err
+    assert Path("demo-loss.svg").read_text().startswith("<?xml")
+    rows = ("embedded_motion_flow:Random", "embedded_motion_flow:Defended")
+    done = bench("plot", *rows, "--against", "lambdas", "--output", tmp_path / "a.png", *where)
+    assert done.code == 0, done.err
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("demo",), "No two cells of these rows differ in one argument alone"),
+        (("demo:jpge",), "did you mean 'jpeg'"),
+        (("demo:jpeg", "--kind", "confusion", "--output", "a.txt"), "ends in .svg, .png or .pdf"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(bench: Callable[..., Answer], arguments: tuple[str, ...], says: str) -> None:
+    refused = bench("plot", *arguments, *HOW)
+    assert refused.code == 2
+    assert says in refused.err
