@@ -240,12 +240,19 @@ def sweep(rows: Sequence[NamedRow], against: str = "", attacks: Sequence[str] = 
     if alone:
         remarks.append(f"Not drawn, as no other cell differs in {argument.name} alone: {', '.join(alone)}.")
     labels = _labels(lines, argument)
+    kind = "accuracy under attack" if attacked else "accuracy on clean clips"
     return Sweep(
-        _title([row for line in lines for _, row, _ in line], shown, "accuracy under attack" if attacked else "clean"),
+        _title([row for line in lines for _, row, _ in line], shown, ", ".join([kind, *_shared_budget(shown)])),
         axis,
         tuple(Line(label, _points(line, clean, scale)) for label, line in zip(labels, lines, strict=True)),
         tuple(remarks),
     )
+
+
+def _shared_budget(cells: Sequence[CellResult]) -> list[str]:
+    """What the labels of all budgets say alike, such as ``10 steps``."""
+    budgets = [cell.budget.split(", ") for cell in cells]
+    return [part for part in budgets[0] if part and all(part in budget for budget in budgets)]
 
 
 def _points(line: _Group, clean: Mapping[Any, CellResult], scale: float) -> tuple[Point, ...]:

@@ -64,7 +64,9 @@ def figure_data(
             raise BenchError("A figure shows the answers of one row under one attack: name one of each.")
         row = find_row(what[0], results)
         alone = row.cells[0].attack if len(row.cells) == 1 else "clean"  # a result file is one cell
-        return confusion(row, *(attacks or [alone]), budget=budget, names=names(row.cells[0].settings.dataset.name))
+        return confusion(
+            row, attacks[0] if attacks else alone, budget=budget, names=names(row.cells[0].settings.dataset.name)
+        )
     named = [row for name in what for row in find_rows(name, results)]
     # Whoever names a row twice means it once.
     keys = [(row.folder, row.model, row.defense, *(cell.file_name for cell in row.cells)) for row in named]
@@ -172,18 +174,24 @@ def _draw_line(axis: Axes, line: Line, i: int, x: Sequence[float], words: bool) 
 
 
 def _clean(axis: Axes, lines: Sequence[Line], places: dict[float | str, float]) -> list[Line2D]:
-    """Clean accuracies, in the colours of their lines; what several lines share is drawn once."""
+    """Clean accuracies, in the colours of their lines; what several lines share is drawn once, and grey."""
     from matplotlib.lines import Line2D
 
-    seen = set()
+    shared: dict[object, tuple[dict[float, float], list[int]]] = {}
     for i, line in enumerate(lines):
-        known = tuple((places[p.x], p.clean) for p in line.points if p.clean is not None)
-        if known and known not in seen:
-            seen.add(known)
-            x, y = zip(*known, strict=True)
-            # One number is no line.
-            axis.plot(x, y, "--", color=f"C{i % 10}", linewidth=1, marker="_" if len(x) == 1 else "")
-    return [Line2D([], [], color="grey", linestyle="--", linewidth=1, label="the same, clean clips")] if seen else []
+        known = {places[p.x]: p.clean for p in line.points if p.clean is not None}
+        if known:
+            # A number that stays the same is one level, however far each line goes.
+            key = next(iter(known.values())) if len(set(known.values())) == 1 else tuple(known.items())
+            points, of = shared.setdefault(key, ({}, []))
+            points.update(known)
+            of.append(i)
+    for points, of in shared.values():
+        x = sorted(points)
+        colour = f"C{of[0] % 10}" if len(of) == 1 else "grey"
+        # One number is no line.
+        axis.plot(x, [points[v] for v in x], "--", color=colour, linewidth=1, marker="_" if len(x) == 1 else "")
+    return [Line2D([], [], color="grey", linestyle="--", linewidth=1, label="the same, clean clips")] if shared else []
 
 
 def draw_losses(data: Losses) -> Figure:
@@ -204,7 +212,10 @@ def draw_losses(data: Losses) -> Figure:
 
 
 def _draw_panel(axis: Axes, panel: LossPanel, labels: Sequence[str], handles: dict[str, Line2D]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axis.set_title(_text(panel.title), fontsize="small")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("step")
     axis.set_ylabel(_text(f"loss ({panel.loss})" if panel.loss else "loss"))
     for curve in panel.curves:

@@ -124,7 +124,7 @@ def test_lines_are_the_accuracies_and_bands_the_wilson_intervals_of_scipy(sizes:
         for x, interval in zip((2.0, 4.0, 8.0), intervals, strict=True):
             assert {(x, round(100 * interval.low, 6)), (x, round(100 * interval.high, 6))} <= corners
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("size of the attack (linf, /255)", "accuracy (%)")
-    assert figure.get_suptitle() == "sizes: m on cifar10\naccuracy under attack, 8 clips"
+    assert figure.get_suptitle() == "sizes: m on cifar10\naccuracy under attack, 10 steps, 8 clips"
     dashed = [list(line.get_ydata()) for line in axis.get_lines() if line.get_linestyle() == "--"]
     assert dashed == [[100.0] * 3, [87.5] * 3]
     solid = [line for line in axis.get_lines() if line.get_linestyle() == "-"]
