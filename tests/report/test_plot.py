@@ -167,6 +167,10 @@ def test_what_differs_along_with_an_argument_is_said(tmp_path: Path) -> None:
     assert isinstance(data, Sweep)
     assert [[p.x for p in line.points] for line in data.lines] == [[21.0, 101.0]]
     assert data.remarks == ("Along with t_star differ steps.",)
+    put(tmp_path / "g", right(4), defense=("diffpure", {"t_star": 21, "steps": 3}))
+    put(tmp_path / "g", right(4), defense=("diffpure", {"t_star": 101, "steps": 9}))
+    with pytest.raises(BenchError, match=r"differ in t_star alone; what differs is defense\.steps"):
+        figure_data("g", against="t_star", results=tmp_path)
 
 
 def test_queries_have_a_line_per_attack_and_words_have_bars(tmp_path: Path) -> None:
@@ -273,3 +277,24 @@ def test_a_label_is_no_formula_and_files_have_the_same_bytes(tmp_path: Path) -> 
         save(draw(data), tmp_path / "a.gif")
     with pytest.raises(BenchError, match="Cannot write"):
         save(draw(data), tmp_path / "no" / "a.svg")
+
+
+def test_folders_make_one_line_and_those_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    put(tmp_path / "a", right(3), budget=linf(4, steps=1))
+    put(tmp_path / "b", right(2), budget=linf(4, steps=5))
+    data = figure_data("a", "b", "a:blur", results=tmp_path)
+    assert isinstance(data, Sweep)
+    assert [[(p.x, p.accuracy) for p in line.points] for line in data.lines] == [[(1.0, 37.5), (5.0, 25.0)]]
+    put(tmp_path / "c", right(7), budget=linf(4, steps=5))
+    with pytest.raises(
+        BenchError, match="b:blur@m under PGD and c:blur@m under PGD differ in no argument, but in their"
+    ):
+        figure_data("a", "b", "c", results=tmp_path)
+
+
+def test_more_lines_than_can_be_told_apart_are_refused(tmp_path: Path) -> None:
+    for i in range(21):
+        for steps in (1, 2):
+            put(tmp_path / "g", right(1, of=1), budget=linf(4, steps), defense=(f"d{i}", {}))
+    with pytest.raises(BenchError, match="That would be 21 lines, and 20 can be told apart"):
+        figure_data("g", results=tmp_path)
