@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kit.cells import SOMEBODY
-from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from scipy.stats import binomtest
@@ -116,7 +116,7 @@ def test_lines_are_the_accuracies_and_bands_the_wilson_intervals_of_scipy(sizes:
         "blur": (pytest.approx([2, 4, 8]), [75.0, 37.5, 0.0]),
         "none": (pytest.approx([2, 4, 8]), [62.5, 0.0, 0.0]),
     }
-    bands = [c for c in axis.collections if isinstance(c, FillBetweenPolyCollection)]
+    bands = [c for c in axis.collections if isinstance(c, PolyCollection)]
     for band, hits in zip(bands, ((6, 3, 0), (5, 0, 0)), strict=True):
         (path,) = band.get_paths()
         corners = {(round(float(x), 6), round(float(y), 6)) for x, y in path.vertices}
