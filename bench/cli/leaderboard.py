@@ -22,7 +22,7 @@ def leaderboard(
 
     text = make_leaderboard(results)
     for name, why in sorted_out(results)[1].items():
-        err.print(f"Left out: the submission {name}; {why}.", style="yellow", markup=False, soft_wrap=True)
+        err.print(f"Left out: the submission {name}; {why.rstrip('.')}.", style="yellow", markup=False, soft_wrap=True)
     unchanged = output.is_file() and output.read_text(encoding="utf-8") == text
     if not unchanged:
         try:

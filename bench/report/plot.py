@@ -127,7 +127,8 @@ def draw_sweep(data: Sweep) -> Figure:
     numbers = sorted({p.x for line in data.lines for p in line.points if isinstance(p.x, float)})
     places: dict[float | str, float] = {number: number for number in numbers}
     if words:  # which have places of their own; so have numbers beside them
-        places = {value: float(i) for i, value in enumerate([*numbers, *words])}
+        every: list[float | str] = [*numbers, *words]
+        places = {value: float(i) for i, value in enumerate(every)}
     handles = []
     for i, line in enumerate(data.lines):
         # Points over a word stand side by side.
