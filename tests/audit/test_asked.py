@@ -103,10 +103,10 @@ def test_fresh_clips_are_as_right_as_those_that_were_measured(stored: str, answe
     assert finding is None or (finding.severity, finding.cells) == ("fault", ["PGD"])
 
 
-def audited(path: Path, folder: Path, label: str) -> AuditedRow:
+def audited(path: Path, folder: Path, label: str, clips: int = 6) -> AuditedRow:
     """One row of a grid, run with its controls and audited."""
     results = run_plan(make_plan(read_grid(path)), folder, control=4)
-    (row,) = audit(make_plan(read_grid(path)), results, clips=6, salt="salt", defenses=[label], store=folder)
+    (row,) = audit(make_plan(read_grid(path)), results, clips=clips, salt="salt", defenses=[label], store=folder)
     return row
 
 
@@ -148,14 +148,14 @@ def test_a_fraud_that_knows_the_test_clips_by_heart(gray_grid: Write, tmp_path: 
     path = gray_grid(
         ('"kit.gray:GrayClips", length: 6', "actions12, clips: 12"),
         ("kit.gray:level_classifier", "nl_tiny"),
-        ('"kit.gray:Identity"', '"planted:Rendering"'),
-        ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[PGD, PGD+exact]"),
+        ('"kit.gray:Identity"', '"planted:Rendering(length=12)"'),
+        ("[clean, noise, PGD, PGD+BPDA, PGD+exact]", "[PGD+exact]"),
         ("size: 0.15", "size: 4/255"),
     )
-    row = audited(path, tmp_path / "s", "planted:Rendering")
+    row = audited(path, tmp_path / "s", "planted:Rendering(length=12)", clips=4)
     assert "fresh clips" in {f.check for f in row.findings if f.severity == "fault"}, row.findings
     assert "alone" not in {f.check for f in row.findings}
-    assert row.fresh > 12
+    assert row.fresh > 8
 
 
 def test_the_false_identity_is_refused(gray_grid: Write, tmp_path: Path) -> None:
