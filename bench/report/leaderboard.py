@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from bench.errors import BenchError
-from bench.records.audits import read_audit
-from bench.records.description import Skipped
-from bench.records.results import CellResult, Score, read_grid_file, read_results, read_seconds
-from bench.records.submissions import FOLDER as SUBMISSIONS
-from bench.report.across import means_across
+from bench.records.results import CellResult, Score
+from bench.report.grids import GridTables, all_grids
 from bench.report.papers import paper_sections
 from bench.report.ranking import UNRANKED, incomplete, ranked, unranked
-from bench.report.reported import Reported
-from bench.report.submitted import Accepted, belongs, cards, sorted_out
+from bench.report.submitted import cards, sorted_out
 from bench.report.tables import (
     Row,
     Table,
-    TableOptions,
     area,
     as_text,
     duration,
     flaws,
     interval,
-    make_tables,
     markdown_table,
     percent,
     printed,
@@ -130,93 +123,23 @@ def make_leaderboard(results: Path) -> str:
     Raises:
         BenchError: the folder does not exist, or a file in it is not a valid result.
     """
-    if not results.is_dir():
-        raise BenchError(f"There is no results folder {results}: run 'bench run' first, or give --results.")
-    reported_folder = results / "reported"
-    accepted, _ = sorted_out(results)
-    others = ("reported", SUBMISSIONS)
-    grids = sorted(p for p in results.iterdir() if p.is_dir() and p.name not in others and not p.name.startswith("."))
-    measured = [line for folder in grids for line in _grid(folder, reported_folder, accepted)]
-    measured += [line for one in accepted for line in _apart(one, results, reported_folder)]
+    measured = [line for grid in all_grids(results) for line in _grid(grid)]
     lines = [*_PREAMBLE.splitlines(), "", "## Measured", "", *(measured or ["Nothing has been measured yet.", ""])]
-    lines += cards(accepted)
-    lines += paper_sections(reported_folder)
+    lines += cards(sorted_out(results)[0])
+    lines += paper_sections(results / "reported")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _joining(folder: Path, accepted: Sequence[Accepted]) -> dict[str, tuple[Accepted, list[CellResult]]]:
-    """Submitted rows that stand in the tables of a results folder, by their labels."""
-    cells = read_results(folder) if folder.is_dir() else []
-    there = {cell.defense for cell in cells}
-    found: dict[str, tuple[Accepted, list[CellResult]]] = {}
-    for one in accepted:
-        row = one.row(folder.name) if folder.name in one.submitted.grids else []
-        if row and one.card.name not in {*there, *found} and belongs(row, cells):
-            found[one.card.name] = one, row
-    return found
-
-
-def _apart(one: Accepted, results: Path, reported_folder: Path) -> list[str]:
-    """Tables of a submission that stands in no other: beside the undefended row that its authors ran."""
-    apart = [name for name in one.submitted.grids if one.card.name not in _joining(results / name, [one])]
-    return [line for name in apart for line in _grid(one.folder / name, reported_folder, [], alone=one)]
-
-
-def _grid(
-    folder: Path, reported_folder: Path, accepted: Sequence[Accepted], alone: Accepted | None = None
-) -> list[str]:
-    """The measured tables of one results folder; nothing if nothing was measured.
-
-    Args:
-        accepted: submissions, whose rows stand in these tables if they may.
-        alone: the submission whose own results these are.
-    """
-    cells = read_results(folder)
-    described = read_grid_file(folder)
-    if not cells:
-        return []
-    if described is None:
-        raise BenchError(
-            f"{folder} holds {len(cells)} results, but no _grid.json, which says how they stand together: run 'bench "
-            "run' with that grid again (what is stored is not measured again), or move the folder away."
-        )
-    reported = None
-    if described.reported is not None and reported_folder.is_dir():
-        reported = Reported(described.reported, reported_folder)
-    joined = _joining(folder, accepted)
+def _grid(grid: GridTables) -> list[str]:
+    """The measured tables of one results folder."""
+    described, alone = grid.described, grid.alone
     by = f", submitted by {as_text(', '.join(alone.card.authors))}" if alone is not None else ""
     lines = [f"### {as_text(described.title or described.name)} (`{as_text(described.name)}`){by}", ""]
     if described.summary:
         lines += [as_text(described.summary), ""]
-    options = TableOptions.of(
-        described,
-        reported=reported,
-        skipped=[*described.skipped, *(s for one, _ in joined.values() for s in _skipped(one, folder.name))],
-        seconds=lambda: read_seconds(folder) | _seconds(folder.name, joined),
-        across=means_across(described.across, folder.parent) if alone is None else {},
-        audits=alone.audits(folder.name)
-        if alone is not None
-        else [*read_audit(folder), *(row for one, _ in joined.values() for row in one.audits(folder.name))],
-    )
-    submitted = {alone.card.name} if alone is not None else set(joined)
-    for table in make_tables([*cells, *(cell for _, row in joined.values() for cell in row)], options):
-        lines += _measured(table, submitted)
-    return [*lines, *_stale(cells)]
-
-
-def _skipped(one: Accepted, grid: str) -> list[Skipped]:
-    described = read_grid_file(one.folder / grid)
-    return [s for s in described.skipped if s.defense == one.card.name] if described is not None else []
-
-
-def _seconds(grid: str, joined: Mapping[str, tuple[Accepted, list[CellResult]]]) -> dict[tuple[str, str], float]:
-    """Of a pass, as the authors' machines took it."""
-    return {
-        key: seconds
-        for name, (one, _) in joined.items()
-        for key, seconds in read_seconds(one.folder / grid).items()
-        if key[1] == name
-    }
+    for table in grid.tables:
+        lines += _measured(table, grid.submitted)
+    return [*lines, *_stale(grid.cells)]
 
 
 def _stale(cells: Sequence[CellResult]) -> list[str]:
