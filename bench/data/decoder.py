@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import faulthandler
 import importlib
 import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -173,7 +173,7 @@ class Decoder:
         code = self._running().wait()
         if code == -9:
             return MemoryError(f"The process that decodes {path} was ended from outside, as if memory had run out.")
-        if code == _TOO_LATE:
+        if code in _TOO_LATE:
             return BenchError(f"Cannot decode {path}: one frame takes more than {PATIENCE:g} s; the file is damaged.")
         return BenchError(f"Cannot decode {path}: the decoder crashes ({code}); the file is damaged.")
 
@@ -197,7 +197,9 @@ def plain(message: str) -> str:
 # --- in the process ---
 
 _READY = b"ready\n"
-_TOO_LATE, _BUG = 1, 70  # codes with which the process ends: faulthandler's, and that of an error of ours
+_BUG = 70  # the code with which the process ends after an error of ours
+_ALARM = getattr(signal, "SIGALRM", None)  # not on Windows
+_TOO_LATE = (1,) if _ALARM is None else (-int(_ALARM),)  # faulthandler's code, and what a signal leaves
 
 
 def _serve(questions: BinaryIO, answers: BinaryIO, said: FileIO) -> None:
@@ -231,7 +233,7 @@ def _serve(questions: BinaryIO, answers: BinaryIO, said: FileIO) -> None:
         checks: list[int] = []
         why = ""
         for number in range(asked["length"]):
-            with _watched(video["patience"], said):
+            with _watched(video["patience"]):
                 try:
                     picture = reader.next()
                 except Exception as error:  # noqa: BLE001 - whatever a library says of a broken file
@@ -259,7 +261,7 @@ def _opened(video: dict[str, Any], said: FileIO) -> tuple[Reader | None, str]:
             continue
         said.seek(0)
         said.truncate()
-        with _watched(video["patience"], said):
+        with _watched(video["patience"]):
             try:
                 return READERS[name](video["path"], tuple(video["size"]) if video["size"] else None), ""
             except Exception as error:  # noqa: BLE001 - whatever a library says of a broken file
@@ -268,13 +270,25 @@ def _opened(video: dict[str, Any], said: FileIO) -> tuple[Reader | None, str]:
 
 
 @contextlib.contextmanager
-def _watched(patience: float, said: FileIO) -> Iterator[None]:
-    """Ends the process if the block takes longer: nothing else stops a library that hangs."""
-    faulthandler.dump_traceback_later(patience, exit=True, file=said)
+def _watched(patience: float) -> Iterator[None]:
+    """Ends the process if the block takes longer, whatever hangs in it and whatever lock it holds.
+
+    The system does it, without a word of Python: a thread that first writes down where the other one is, as
+    faulthandler's does, reads what that one is changing, and where it was not hanging but slow, crashes now and then.
+    """
+    if sys.platform == "win32":
+        import faulthandler
+
+        faulthandler.dump_traceback_later(patience, exit=True)
+    else:
+        signal.setitimer(signal.ITIMER_REAL, patience)
     try:
         yield
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        if sys.platform == "win32":
+            faulthandler.cancel_dump_traceback_later()
+        else:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _words(said: FileIO) -> int:
@@ -289,6 +303,10 @@ def _complaint(said: FileIO, start: int) -> str:
 
 
 def _main() -> None:
+    if sys.platform != "win32":
+        # Whoever started this process may have kept the alarm from it.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     with tempfile.TemporaryFile(buffering=0) as said, os.fdopen(os.dup(1), "wb") as answers:
         # Whatever is printed goes to the file.
         os.dup2(said.fileno(), 2)
