@@ -51,6 +51,7 @@ SILENT = (
     "bench.api",
     "bench.attack.known",  # the moves that a cell runs are written out in its identity
     "bench.audit",
+    "bench.board",
     "bench.cli",
     "bench.code",
     "bench.errors",

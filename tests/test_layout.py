@@ -64,7 +64,7 @@ ORDER = (
     *("records", "grids", "data"),
     *("threat", "attack"),
     *("weights", "flow", "models", "defense", "diffusion", "training"),
-    *("plan", "run", "report", "audit"),
+    *("plan", "run", "report", "audit", "board"),
     *("api", "ready", "cli"),
 )
 SISTERS = ("attacks", "datasets", "defenses")

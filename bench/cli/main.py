@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from bench.cli.app import app, err
 from bench.cli.audit import audit
 from bench.cli.bank import bank
+from bench.cli.board import board
 from bench.cli.check import check
 from bench.cli.compare import compare
 from bench.cli.doctor import doctor
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_,
     "show": show,
     "leaderboard": leaderboard,
+    "board": board,
     "export": export,
     "plot": plot,
     "train": train,

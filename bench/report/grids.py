@@ -68,11 +68,12 @@ def all_grids(results: Path) -> list[GridTables]:
 
 def _joining(folder: Path, accepted: Sequence[Accepted]) -> dict[str, tuple[Accepted, list[CellResult]]]:
     """Submitted rows that stand in the tables of a results folder, by their labels."""
-    cells = read_results(folder) if folder.is_dir() else []
+    accepted = [one for one in accepted if folder.name in one.submitted.grids]
+    cells = read_results(folder) if accepted and folder.is_dir() else []
     there = {cell.defense for cell in cells}
     found: dict[str, tuple[Accepted, list[CellResult]]] = {}
     for one in accepted:
-        row = one.row(folder.name) if folder.name in one.submitted.grids else []
+        row = one.row(folder.name)
         if row and one.card.name not in {*there, *found} and belongs(row, cells):
             found[one.card.name] = one, row
     return found

@@ -28,6 +28,13 @@ class Still(GrayClips):
         return super().load(ref)[:, :1]
 
 
+class Long(GrayClips):
+    """Clips of sixteen frames, long enough to be watched."""
+
+    def load(self, ref: ClipRef) -> Tensor:
+        return super().load(ref).repeat(1, 4, 1, 1)
+
+
 def flow_i3d() -> nn.Module:
     """A network that takes flow, given to whoever has colours."""
     return I3D(3, channels=2)
