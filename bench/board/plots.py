@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.board.entries import Entry
-from bench.records.outcome import Outcome
 from bench.records.results import CellResult
+from bench.report.curves import LossCurve, confusion
+from bench.report.rows import NamedRow
 
 # Lines are told apart without colour, too.
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -27,7 +27,7 @@ def plots_of(entry: Entry, siblings: Sequence[Entry] = (), names: Sequence[str] 
     attacked = [c for c in entry.cells if c.knowledge not in ("clean", "noise")]
     found = [_sizes([entry, *siblings]), _losses(attacked), _overlap(attacked)]
     hardest = min(attacked, key=lambda c: c.score.accuracy, default=None)
-    found.append(_confusion(hardest, names) if hardest is not None else None)
+    found.append(_confusion(entry, hardest, names) if hardest is not None else None)
     return [plot for plot in found if plot is not None]
 
 
@@ -114,40 +114,31 @@ def _sizes(entries: Sequence[Entry]) -> Plot | None:
 
 
 def _losses(cells: Sequence[CellResult]) -> Plot | None:
-    """The median loss of every attack over its steps; a clip that has left the batch keeps its last one."""
+    """The mean loss of every attack over its steps; a clip that has left the batch keeps its last one."""
     traces: list[dict[str, Any]] = []
     for i, cell in enumerate(cells):
-        curves = [t for o in cell.outcomes if (t := _carried(o))]
-        if not curves:
+        kept = tuple(tuple(o.trace) for o in cell.outcomes if any(loss is not None for loss in o.trace))
+        if not kept:
             continue
-        longest = max(map(len, curves))
-        median = [statistics.median(c[min(step, len(c) - 1)] for c in curves) for step in range(longest)]
+        mean = LossCurve(cell.attack, kept).mean
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines+markers",
                 "name": cell.attack,
-                "x": list(range(1, longest + 1)),
-                "y": median,
+                "x": list(range(1, len(mean) + 1)),
+                "y": mean,
                 "line": {"dash": _DASHES[i % len(_DASHES)]},
                 "marker": {"symbol": _SYMBOLS[i % len(_SYMBOLS)], "size": 5},
             }
         )
     if not traces:
         return None
-    layout = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": "median loss over clips"}}}
-    words = "Median loss of each attack over its steps: " + ", ".join(
+    layout = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": "mean loss over clips"}}}
+    words = "Mean loss of each attack over its steps: " + ", ".join(
         f"{t['name']} from {t['y'][0]:.3g} to {t['y'][-1]:.3g}" for t in traces
     )
     return {"id": "losses", "title": "Losses of the attacks", "traces": traces, "layout": layout, "words": words}
-
-
-def _carried(outcome: Outcome) -> list[float]:
-    found: list[float] = []
-    for loss in outcome.trace:
-        if loss is not None or found:
-            found.append(loss if loss is not None else found[-1])
-    return found
 
 
 def _overlap(cells: Sequence[CellResult]) -> Plot | None:
@@ -176,32 +167,25 @@ def _overlap(cells: Sequence[CellResult]) -> Plot | None:
     return {"id": "overlap", "title": title, "traces": [trace], "layout": layout, "words": words}
 
 
-def _confusion(cell: CellResult, names: Sequence[str]) -> Plot | None:
+def _confusion(entry: Entry, cell: CellResult, names: Sequence[str]) -> Plot:
     """True classes against answers under one attack."""
-    pairs = [(o.label, o.prediction) for o in cell.outcomes if o.status == "ok" and o.prediction is not None]
-    if not pairs:
-        return None
-    classes = sorted({c for pair in pairs for c in pair})
-
-    def called(number: int) -> str:
-        return names[number] if number < len(names) else str(number)
-
-    counts = [[sum(pair == (true, answer) for pair in pairs) for answer in classes] for true in classes]
-    labels = [called(c) for c in classes]
+    row = NamedRow(entry.grid, entry.model, entry.defense, (cell,))
+    found = confusion(row, cell.attack, cell.budget, names)
+    answers = [*found.classes, "no answer"][: found.counts.shape[1]]
     trace = {
         "type": "heatmap",
-        "x": labels,
-        "y": labels,
-        "z": counts,
-        "text": [[str(value) if value else "" for value in row] for row in counts],
-        "texttemplate": "%{text}" if len(classes) <= 25 else "",
+        "x": answers,
+        "y": found.classes,
+        "z": found.counts.tolist(),
+        "text": [[str(value) if value else "" for value in counts] for counts in found.counts.tolist()],
+        "texttemplate": "%{text}" if len(found.classes) <= 25 else "",
         "colorscale": "Blues",
     }
     layout = {
         "xaxis": {"title": {"text": "answer"}, "type": "category"},
         "yaxis": {"title": {"text": "true class"}, "type": "category", "autorange": "reversed"},
     }
-    right = sum(true == answer for true, answer in pairs)
-    words = f"Under {cell.attack}: {right} of {len(pairs)} answers are right"
+    right, clips = int(found.counts.diagonal().sum()), int(found.counts.sum())
+    words = f"Under {cell.attack}: {right} of {clips} answers are right"
     title = f"What is taken for what under {cell.attack}"
     return {"id": "confusion", "title": title, "traces": [trace], "layout": layout, "words": words}

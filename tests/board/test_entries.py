@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from kit.running import exported
 from scipy.stats import binomtest
 
 from bench.board.entries import Entry, Figure, claims, measured, reported, unique
+from bench.board.plots import cost_plot, plots_of
 from bench.records.description import GridFile
+from bench.records.identity import Knowledge
 from bench.records.results import CellResult
 from bench.report.grids import all_grids
 from bench.report.reported import shipped_folder
@@ -105,3 +108,31 @@ def test_a_printed_figure_is_compared_with_the_interval_beside_it(gray_grid: Wri
 def test_addresses_are_unique() -> None:
     one = Entry(key="a", kind="measured", grid="g", dataset="d", model="m", defense="x", threat="")
     assert [e.key for e in unique([one, one, one])] == ["a", "a-2", "a-3"]
+
+
+def test_what_is_drawn_of_a_row(tmp_path: Path) -> None:
+    cells = [cell("blur", name, knows, right) for name, knows, right in DRAWN]
+    for one, losses in zip(cells[1:], ([1.0, 2.0], [1.0, 4.0]), strict=True):
+        for outcome in one.outcomes:
+            outcome.trace, outcome.forwards, outcome.backwards = list(losses), 2, 2
+    cells[2].outcomes[0].trace = [2.0, None]  # broken, and out of the batch
+    put(tmp_path, *cells)
+    overlap, confused, losses_ = (
+        next(p for p in plots_of(entry(tmp_path, "blur")) if p["id"] == name)
+        for name in ("overlap", "confusion", "losses")
+    )
+    # PGD breaks the clips 2 and 3, APGD 0 and 3: one of them both.
+    assert overlap["traces"][0]["z"] == [[2, 1], [1, 2]]
+    # All clips are of class 0; what is wrong was answered with 1.
+    assert confused["traces"][0]["z"] == [[2, 2], [0, 0]]
+    assert [list(t["y"]) for t in losses_["traces"]] == [[1.0, 2.0], [5 / 4, (2 + 3 * 4) / 4]]
+    assert cost_plot([entry(tmp_path, "blur")]) is None  # whose seconds nobody knows
+    timed = replace(entry(tmp_path, "blur"), seconds=2.0)
+    plot = cost_plot([timed])
+    assert plot is not None
+    assert (plot["traces"][0]["x"], plot["traces"][0]["y"]) == ([2.0], [25.0])
+
+
+DRAWN: list[tuple[str, Knowledge, str]] = [
+    *(("clean", "clean", "1111"), ("PGD", "adaptive", "1100"), ("APGD", "adaptive", "0110"))
+]
