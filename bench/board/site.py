@@ -170,7 +170,17 @@ class _Site:
         )
         plot = cost_plot(shown)
         self._write("cost.html", "cost.html.j2", plots=[plot] if plot is not None else [])
-        self._write("claims.html", "claims.html.j2", claims=claims(self._entries))
+        found = claims(self._entries)
+        parts = [
+            ("On the paper's clips and network", "", [c for c in found if c.same]),
+            (
+                "On embedded clips, which stand for the paper's",
+                "Other clips and a small network: figures need not agree, but what breaks a defence there and not here, "
+                "or here and not there, is worth a look.",
+                [c for c in found if not c.same],
+            ),
+        ]
+        self._write("claims.html", "claims.html.j2", claims=found, parts=parts)
 
     def row(self, entry: Entry, clips: Sequence[Shown]) -> None:
         """The page of a row, and those of its clips."""

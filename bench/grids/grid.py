@@ -248,6 +248,8 @@ class Grid(_Section):
         across: columns that are the mean of one column over several grids, ``{label: {column: C, grids: [G, H]}}``, by
             the labels of the defences; they show once all of those grids have been run.
         reported: published figures shown beside the measured ones.
+        stands_for: the shipped grid of a paper's table whose rows and columns these are in the embedded size. Figures
+            of that table are compared with these ones, and said to be of other clips and networks.
     """
 
     name: str
@@ -267,6 +269,14 @@ class Grid(_Section):
     averages: dict[str, list[str]] = {}
     across: dict[str, AcrossSection] = {}
     reported: ReportedSection | None = None
+    stands_for: str = ""
+
+    @field_validator("stands_for")
+    @classmethod
+    def _is_shipped(cls, name: str) -> str:
+        if name and name not in (shipped := shipped_grids()):
+            raise ValueError(f"there is no shipped grid {name!r}{nearest(name, shipped)}")
+        return name
 
     @field_validator("name")
     @classmethod

@@ -13,8 +13,10 @@ from kit.cells import cell
 from kit.running import exported
 from scipy.stats import binomtest
 
+from bench import BenchError
 from bench.board.entries import Entry, Figure, claims, measured, reported, unique
 from bench.board.plots import cost_plot, plots_of
+from bench.grids.grid import read_mapping
 from bench.records.description import GridFile
 from bench.records.identity import Knowledge
 from bench.records.results import CellResult
@@ -24,11 +26,11 @@ from bench.report.reported import shipped_folder
 Write = Callable[..., Path]
 
 
-def put(results: Path, *cells: CellResult) -> None:
+def put(results: Path, *cells: CellResult, grid: str = "g") -> None:
     """Writes a grid of cells made by hand."""
-    folder = results / "g"
+    folder = results / grid
     folder.mkdir(parents=True)
-    described = GridFile(name="g", title="By hand", summary="", order=[c.file_name for c in cells], skipped=[])
+    described = GridFile(name=grid, title="By hand", summary="", order=[c.file_name for c in cells], skipped=[])
     (folder / "_grid.json").write_text(described.model_dump_json(), encoding="utf-8")
     for one in cells:
         (folder / one.file_name).write_text(one.to_text(), encoding="utf-8")
@@ -136,3 +138,17 @@ def test_what_is_drawn_of_a_row(tmp_path: Path) -> None:
 DRAWN: list[tuple[str, Knowledge, str]] = [
     *(("clean", "clean", "1111"), ("PGD", "adaptive", "1100"), ("APGD", "adaptive", "0110"))
 ]
+
+
+def test_an_embedded_grid_is_compared_with_the_table_that_it_stands_for(tmp_path: Path) -> None:
+    """``embedded_nl`` has rows and columns of VideoPure's first table, on other clips."""
+    cells = [cell("VideoPure", "clean", "clean", "1111"), cell("VideoPure", "PGD", "gray-box", "1110")]
+    cells = [c.model_copy(update={"budget": c.budget and "linf 4/255, 10 steps"}) for c in cells]
+    put(tmp_path, *cells, grid="embedded_nl")
+    figures = printed("videopure_table1.csv", "VideoPure")
+    found = {c.column: c for c in claims(measured(all_grids(tmp_path)))}
+    assert {column: c.reported for column, c in found.items()} == {"clean": figures["None"], "PGD": figures["PGD"]}
+    assert {column: c.measured.value for column, c in found.items()} == {"clean": 100.0, "PGD": 75.0}
+    assert all((c.table, c.same) == ("videopure_table1_ucf101_nl", False) for c in found.values())
+    with pytest.raises(BenchError, match="there is no shipped grid 'videopure_tabel1'"):
+        read_mapping({"name": "g", "stands_for": "videopure_tabel1"})
