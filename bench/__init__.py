@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.api import evaluate as evaluate
+    from bench.api import figure as figure
     from bench.api import plot as plot
     from bench.api import run_grid as run_grid
     from bench.attack.around import Around as Around
@@ -135,6 +136,7 @@ _HOME = {
     "clip01": "bench.ranges",
     "cross_entropy": "bench.attack.losses",
     "evaluate": "bench.api",
+    "figure": "bench.api",
     "in_turn": "bench.attack.turns",
     "listing": "bench.data.base",
     "log_odds": "bench.attack.losses",

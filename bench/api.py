@@ -39,6 +39,7 @@ from bench.records.results import CellResult, pass_seconds, to_frame
 from bench.registry import ATTACKS, DATASETS, DEFENSES, Registry, Spec
 from bench.report.across import means_across
 from bench.report.bar import RunProgress
+from bench.report.figures import published_data
 from bench.report.plot import draw, figure_data
 from bench.report.render import heading, render
 from bench.report.reported import Reported, shipped_folder
@@ -670,7 +671,8 @@ def plot(
 
     Args:
         what: ``GRID``, ``GRID:DEFENCE[@MODEL]``, results folders or result files.
-        kind: ``accuracy`` against an argument, ``loss`` of attacks, or ``confusion`` of the classes of one row.
+        kind: ``accuracy`` against an argument, ``loss`` of attacks, ``confusion`` of the classes of one row, or
+            ``measure``, what the defence of one row measures of clips.
         against: of accuracy, the argument: ``size``, ``steps``, ``t_star``, ``queries`` or any other of attacks and
             defences (``defense.steps`` where the name alone says too little); if not given, the one that differs.
         attacks: labels of attacks; all if not given, of ``confusion`` the clean clips.
@@ -692,6 +694,21 @@ def plot(
             names=class_names,
         )
     )
+
+
+def figure(name: str, *, grid: str = "", attacks: Sequence[str] = (), results: str | Path = "results") -> Figure:
+    """Draws a figure of a paper as it was measured here, as ``bench figure`` does; docs/tables.md lists them.
+
+    Args:
+        name: of the figure, such as ``videopure-4``.
+        grid: whose results are drawn; if not given, the first of the figure's grids that has any.
+        attacks: labels of attacks; those of the figure if not given.
+        results: folder of the grids' folders.
+
+    Raises:
+        BenchError: there is no such figure, it is not known here what it shows, or there are no results of it.
+    """
+    return draw(published_data(name, grid, attacks=attacks, results=Path(results), names=class_names))
 
 
 def class_names(dataset: str) -> Sequence[str]:

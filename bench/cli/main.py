@@ -14,6 +14,7 @@ from bench.cli.compare import compare
 from bench.cli.doctor import doctor
 from bench.cli.export import export
 from bench.cli.fetch import fetch
+from bench.cli.figure import figure
 from bench.cli.leaderboard import leaderboard
 from bench.cli.plot import plot
 from bench.cli.rehearse import rehearse
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "board": board,
     "export": export,
     "plot": plot,
+    "figure": figure,
     "train": train,
     "doctor": doctor,
     "fetch": fetch,

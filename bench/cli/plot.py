@@ -13,7 +13,9 @@ from bench.cli.app import Results, err
 
 def plot(
     what: Annotated[list[str], typer.Argument(help="GRID, GRID:DEFENCE[@MODEL], results folders or result files.")],
-    kind: Annotated[str, typer.Option(help="accuracy, loss (of attacks) or confusion (of classes).")] = "accuracy",
+    kind: Annotated[
+        str, typer.Option(help="accuracy, loss, confusion (of classes) or measure (of a defence).")
+    ] = "accuracy",
     against: Annotated[
         str,
         typer.Option(help="Of accuracy: size, steps, t_star, queries or any argument; the one that differs."),
@@ -23,12 +25,12 @@ def plot(
     output: Annotated[Path | None, typer.Option(help="FILE.svg, .png or .pdf; GRID-KIND.svg if not given.")] = None,
     results: Results = Path("results"),
 ) -> None:
-    """Draw stored results: accuracy against an argument, losses of attacks, or classes against answers."""
+    """Draw stored results: accuracy against an argument, losses, classes against answers, what defences measure."""
     from bench.report.plot import draw, figure_data, save
     from bench.report.rows import find_rows
 
     data = figure_data(
-        *what, kind=kind, against=against, attacks=attack or (), budget=budget, results=results, names=_names
+        *what, kind=kind, against=against, attacks=attack or (), budget=budget, results=results, names=class_names
     )
     file = output if output is not None else Path(f"{find_rows(what[0], results)[0].grid}-{kind}.svg")
     save(draw(data), file)
@@ -37,7 +39,8 @@ def plot(
     err.print(f"wrote {file}", soft_wrap=True)
 
 
-def _names(dataset: str) -> Sequence[str]:
-    from bench.api import class_names  # which loads torch
+def class_names(dataset: str) -> Sequence[str]:
+    """Names of the classes of a registered data set."""
+    from bench.api import class_names as of_registry  # which loads torch
 
-    return class_names(dataset)
+    return of_registry(dataset)

@@ -1,4 +1,5 @@
-"""What figures of stored results show: points with their intervals, losses, and tables of answers; nothing is drawn."""
+"""What figures of stored results show: points with their intervals, losses, tables of answers, and what defences
+measure; nothing is drawn."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from bench.report.rows import NamedRow
 
 _PLACES = ("budget", "attack", "defense")
 _SAME = {"eps": "size", "epsilon": "size"}  # as budgets take them
-_MOST_LINES, _MOST_PANELS = 20, 12
+_MOST_LINES, _MOST_PANELS, _MOST_GROUPS = 20, 12, 9
+_BINS = 24
 # Follows from other settings or from the code, and says nothing of which cells belong to one line.
 _BESIDES = ("code", "parts")
 
@@ -153,6 +155,38 @@ class Confusion:
     classes: tuple[str, ...]
     counts: np.ndarray = field(compare=False)
     remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MeasuredClips:
+    """What a defence measures of some clips, one value a clip."""
+
+    label: str
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.values) / len(self.values)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a defence measures of clean clips, of attacked ones, and of these once it has purified them.
+
+    Attributes:
+        axis: what is measured, in words.
+        remarks: as in :class:`Sweep`.
+    """
+
+    title: str
+    axis: str
+    groups: tuple[MeasuredClips, ...]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Bounds of the bins that all groups share: of equal width, from the least value to the greatest."""
+        return np.histogram_bin_edges([value for group in self.groups for value in group.values], _BINS)
 
 
 # Which cells.
@@ -556,4 +590,53 @@ def confusion(row: NamedRow, attack: str = "clean", budget: str = "", names: Seq
         tuple(names[c] if c < len(names) else str(c) for c in classes),
         counts,
         tuple(_stale([cell])),
+    )
+
+
+# Measures.
+
+
+def measures(row: NamedRow, attacks: Sequence[str] = (), budget: str = "") -> Measures:
+    """What the defence of a row measures (:meth:`bench.defense.base.Purifier.measure`): of clean clips as they come,
+    and under each attack of clips as they come and purified.
+
+    Args:
+        row: of results.
+        attacks: labels; all but noise if not given.
+        budget: the first words of budgets; all if not given.
+
+    Raises:
+        BenchError: the defence measures nothing, or there is too much for one figure.
+    """
+    clean = [cell for cell in row.cells if cell.knowledge == "clean"]
+    attacked = [
+        cell
+        for _, cell in _cells([row], attacks, budget)
+        if cell.knowledge not in (("clean",) if attacks else ("clean", "noise"))
+    ]
+    if 1 + 2 * len(attacked) > _MOST_GROUPS:
+        raise BenchError(
+            f"That would be {1 + 2 * len(attacked)} histograms, and {_MOST_GROUPS} can be told apart: choose attacks "
+            "with --attack or budgets with --budget."
+        )
+    several = len({cell.budget for cell in attacked}) > 1
+    found = [("clean clips", cell, 0) for cell in clean]
+    for cell in attacked:
+        label = f"{cell.attack}, {cell.budget}" if several else cell.attack
+        found += [(f"under {label}", cell, 0), (f"under {label}, purified", cell, 1)]
+    groups = [
+        MeasuredClips(label, tuple(o.measured[at] for o in cell.outcomes if len(o.measured) > at))
+        for label, cell, at in found
+    ]
+    if not any(group.values for group in groups):
+        raise BenchError(
+            f"{row} keeps no measures of its clips: only a defence that measures clips has them, such as "
+            "motion_consistency."
+        )
+    shown = [*clean, *attacked]
+    return Measures(
+        _title([row], shown, f"{row.defense}, what it measures of a clip"),
+        f"measured by {row.cells[0].settings.defense.name}",
+        tuple(group for group in groups if group.values),
+        tuple(_stale(shown)),
     )

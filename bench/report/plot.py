@@ -1,4 +1,5 @@
-"""Figures of stored results: accuracy against an argument, losses of attacks, true classes against answers."""
+"""Figures of stored results: accuracy against an argument, losses of attacks, true classes against answers, and what
+defences measure."""
 
 from __future__ import annotations
 
@@ -7,16 +8,31 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
+import numpy as np
+
 from bench.errors import BenchError, nearest
-from bench.report.curves import Confusion, Line, Losses, LossPanel, Sweep, confusion, losses, sweep
+from bench.report.curves import (
+    Confusion,
+    Line,
+    Losses,
+    LossPanel,
+    Measures,
+    Sweep,
+    confusion,
+    losses,
+    measures,
+    sweep,
+)
 from bench.report.rows import find_row, find_rows
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-Kind = Literal["accuracy", "loss", "confusion"]
+Kind = Literal["accuracy", "loss", "confusion", "measure"]
+Data = Sweep | Losses | Confusion | Measures
 FORMATS = ("svg", "png", "pdf")
 # Nine markers beside ten colours: twenty lines differ in both.
 _MARKERS = "os^Dv*PX<"
@@ -38,12 +54,13 @@ def figure_data(
     budget: str = "",
     results: Path = Path("results"),
     names: Callable[[str], Sequence[str]] = lambda _: (),
-) -> Sweep | Losses | Confusion:
+) -> Data:
     """What a figure of stored results shows.
 
     Args:
         what: ``GRID``, ``GRID:DEFENCE[@MODEL]``, results folders or result files.
-        kind: ``accuracy`` against an argument, ``loss`` of attacks, or ``confusion`` of the classes of one row.
+        kind: ``accuracy`` against an argument, ``loss`` of attacks, ``confusion`` of the classes of one row, or
+            ``measure``, what the defence of one row measures of clips.
         against: of accuracy, see :func:`bench.report.curves.sweep`.
         attacks: labels; all if not given, of ``confusion`` the clean clips.
         budget: the first words of the budgets that are drawn, such as ``linf 4/255``; all if not given.
@@ -67,6 +84,10 @@ def figure_data(
         return confusion(
             row, attacks[0] if attacks else alone, budget=budget, names=names(row.cells[0].settings.dataset.name)
         )
+    if chosen == "measure":
+        if len(what) > 1:
+            raise BenchError("A figure shows what the defence of one row measures: name one.")
+        return measures(find_row(what[0], results), attacks, budget)
     named = [row for name in what for row in find_rows(name, results)]
     # Whoever names a row twice means it once.
     keys = [(row.folder, row.model, row.defense, *(cell.file_name for cell in row.cells)) for row in named]
@@ -74,10 +95,12 @@ def figure_data(
     return losses(rows, attacks, budget) if chosen == "loss" else sweep(rows, against, attacks, budget)
 
 
-def draw(data: Sweep | Losses | Confusion) -> Figure:
+def draw(data: Data) -> Figure:
     """The figure of some data."""
     if isinstance(data, Sweep):
         return draw_sweep(data)
+    if isinstance(data, Measures):
+        return draw_measures(data)
     return draw_losses(data) if isinstance(data, Losses) else draw_confusion(data)
 
 
@@ -145,7 +168,7 @@ def draw_sweep(data: Sweep) -> Figure:
     return figure
 
 
-def _legend(figure: Figure, handles: Sequence[Line2D], title: str) -> None:
+def _legend(figure: Figure, handles: Sequence[Artist], title: str) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="small", title=title)
 
 
@@ -255,4 +278,20 @@ def draw_confusion(data: Confusion) -> Figure:
     if rows <= _MOST_WRITTEN:
         for (i, j), count in ((place, int(data.counts[place])) for place in zip(*data.counts.nonzero(), strict=True)):
             axis.text(j, i, str(count), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
+    return figure
+
+
+def draw_measures(data: Measures) -> Figure:
+    """Histograms over the same bins, with the mean of each dashed."""
+    figure = _empty(7.6, 4.2 + 0.12 * len(data.groups), data.title)
+    axis = figure.add_subplot(xlabel=_text(data.axis), ylabel="clips")
+    handles: list[Artist] = []
+    for i, group in enumerate(data.groups):
+        counts, edges = np.histogram(group.values, data.edges)
+        label = _text(f"{group.label} (mean {group.mean:.3g})")
+        handles.append(axis.stairs(counts, edges, fill=True, color=f"C{i}", alpha=0.35, label=label))
+        axis.stairs(counts, edges, color=f"C{i}")
+        axis.axvline(group.mean, color=f"C{i}", linestyle="--", linewidth=1)
+    axis.grid(alpha=0.3)
+    _legend(figure, handles, "dashed: means")
     return figure

@@ -40,3 +40,24 @@ def test_what_cannot_be_drawn_is_said(bench: Callable[..., Answer], arguments: t
     refused = bench("plot", *arguments, *HOW)
     assert refused.code == 2
     assert says in refused.err
+
+
+def test_the_figures_of_papers_are_listed_and_drawn(
+    bench: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = bench("figure", *HOW)
+    assert listed.code == 0, listed.err
+    lines = [line.split(maxsplit=1) for line in listed.out.splitlines() if not line.startswith(" ")]
+    said = {name: words.strip() for name, words in lines}
+    assert said["videopure-7"] == "VideoPure, Figure 7: not known here what it shows"
+    assert said["motion-9"] == "Motion consistency, Figure 9: accuracy against the steps of the defence"
+    assert "embedded_motion (has results)" in listed.out
+    assert "(no results: bench run --grid motion_figure9)" in listed.out
+    monkeypatch.chdir(tmp_path)
+    done = bench("figure", "motion-5", "--results", os.path.relpath(RESULTS, tmp_path))
+    assert done.code == 0, done.err
+    assert Path("motion-5.svg").read_text().startswith("<?xml")
+    assert "wrote motion-5.svg" in done.err
+    refused = bench("figure", "slides-3", *HOW)
+    assert refused.code == 2
+    assert "is not known here" in refused.err

@@ -143,7 +143,18 @@ def selected(grid: Grid) -> dict[tuple[str, str], list[dict[str, str]]]:
 
 
 def test_these_are_all() -> None:
-    assert [name for name in shipped_grids() if name.startswith("motion_")] == GRIDS
+    assert [name for name in shipped_grids() if name.startswith("motion_")] == ["motion_figure9", *GRIDS]
+
+
+def test_figure_9_sweeps_the_steps_of_the_defence_of_table_4() -> None:
+    """20 are the paper's, and enough, it says; so there must be more and fewer."""
+    grid, table = find_grid("motion_figure9"), find_grid("motion_table4")
+    (defended,) = [s.params for s in table.defense_specs if s.name == "motion_consistency"]
+    swept = [s.params for s in grid.defense_specs if s.name == "motion_consistency"]
+    assert [p["steps"] for p in swept] == [1, 5, 10, 20, 40]
+    assert all({k: v for k, v in p.items() if k != "steps"} == defended for p in swept)
+    assert (grid.dataset, grid.models, grid.budgets) == (table.dataset, table.models, table.budgets)
+    assert grid.reported is None
 
 
 @pytest.mark.parametrize("name", GRIDS)

@@ -245,6 +245,14 @@ def test_figures_sweep_what_they_say() -> None:
         assert find_grid(name).reported is None
 
 
+def test_embedded_figures_sweep_the_same() -> None:
+    assert [b["steps"] for b in find_grid("embedded_steps").budgets] == [1, 5, 10, 20, 40]
+    guided = [s.params for s in find_grid("embedded_guidance").defense_specs if s.name == "videopure"]
+    assert [p["guidance"] for p in guided] == [0, 1, 2, 4, 8, 16]
+    carried = [s.params for s in find_grid("embedded_t_star").defense_specs if s.name == "videopure"]
+    assert [(p["steps"], p["t_star"]) for p in carried] == [(2, 21), (4, 61), (6, 101), (8, 141)]
+
+
 def tiny(name: str, folder: Path) -> Path:
     """A grid with the shipped networks and clips in place of those that must be fetched."""
     text = shipped_grids()[name].read_text(encoding="utf-8")

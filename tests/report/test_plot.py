@@ -3,93 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from kit.cells import SOMEBODY
+from kit.stored import drawn, linf, put, right
 from matplotlib.collections import PolyCollection
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from scipy.stats import binomtest
 
 from bench import BenchError, plot
-from bench.records.identity import BudgetIdentity, CellIdentity, ComponentIdentity
-from bench.records.outcome import Outcome
-from bench.records.results import CellResult, Score
-from bench.report.curves import Sweep
+from bench.report.curves import Measures, Sweep
 from bench.report.plot import draw, figure_data, save
-
-Answers = Sequence[tuple[int, int]]  # (label, answer) of every clip
-
-
-def put(
-    folder: Path,
-    answers: Answers,
-    *,
-    attack: str = "PGD",
-    budget: BudgetIdentity | None = None,
-    params: dict[str, Any] | None = None,
-    defense: tuple[str, dict[str, Any]] = ("blur", {}),
-    traces: Sequence[list[float | None]] = (),
-    stale: str = "",
-    failed: int = 0,
-    spared: int = 0,
-) -> None:
-    """Writes a result file; the last few clips have no answer, or were wrong without the attack and spared it."""
-    clean = attack == "clean"
-    budget = None if clean else budget or linf(4)
-    outcomes = []
-    for i, (label, answer) in enumerate(answers):
-        o = Outcome(clip=f"c{i}", label=label, prediction=answer, correct=label == answer, votes=[answer])
-        o.attacked = not clean and i < len(answers) - spared
-        o.clean_prediction = label if o.attacked else answer
-        if traces:
-            o.trace, o.forwards, o.backwards = traces[i], len(traces[i]), len(traces[i])
-        if i >= len(answers) - failed:
-            o = Outcome(clip=f"c{i}", label=label, status="failed", error="RuntimeError: no", attacked=not clean)
-        outcomes.append(o)
-    name, arguments = defense
-    said = ", ".join(f"{k}={v}" for k, v in arguments.items())
-    settings = CellIdentity(
-        engine="e",
-        dataset=ComponentIdentity(name="cifar10"),
-        model=ComponentIdentity(name="m"),
-        defense=ComponentIdentity(name=name, params=arguments),
-        attack=None if clean else ComponentIdentity(name=attack.split()[0].lower(), params=params or {}),
-        budget=budget,
-        knowledge="clean" if clean else "adaptive",
-        gradient="none" if clean else "exact",
-        seed=0,
-    )
-    cell = CellResult(
-        cell=settings.id,
-        dataset="cifar10",
-        model="m",
-        defense=f"{name}({said})" if said else name,
-        attack=attack,
-        knowledge=settings.knowledge,
-        gradient=settings.gradient,
-        budget="" if budget is None else f"{budget.norm} {255 * budget.size:g}/255, {budget.steps} steps",
-        settings=settings,
-        score=Score.of(outcomes),
-        stale=stale,
-        provenance=[SOMEBODY],
-        outcomes=outcomes,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / cell.file_name).write_text(cell.to_text(), encoding="utf-8")
-
-
-def linf(size: float, steps: int = 10, norm: str = "linf") -> BudgetIdentity:
-    return BudgetIdentity(norm=norm, size=size / 255, steps=steps, restarts=1)
-
-
-def right(hits: int, of: int = 8) -> Answers:
-    """Clips of class 3, of which so many are answered rightly."""
-    return [(3, 3 if i < hits else 5) for i in range(of)]
 
 
 @pytest.fixture
@@ -101,12 +27,6 @@ def sizes(tmp_path: Path) -> Path:
         for size in (8, 2, 4):
             put(folder, right(hits[size]), budget=linf(size), defense=(name, {}), spared=8 - clean)
     return folder
-
-
-def drawn(figure: Figure) -> dict[str, tuple[list[float], list[float]]]:
-    """Lines of the legend, by their label."""
-    lines = [line for axis in figure.axes for line in axis.get_lines() if not str(line.get_label()).startswith("_")]
-    return {str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata())) for line in lines}
 
 
 def test_lines_are_the_accuracies_and_bands_the_wilson_intervals_of_scipy(sizes: Path) -> None:
@@ -298,3 +218,54 @@ def test_more_lines_than_can_be_told_apart_are_refused(tmp_path: Path) -> None:
             put(tmp_path / "g", right(1, of=1), budget=linf(4, steps), defense=(f"d{i}", {}))
     with pytest.raises(BenchError, match="That would be 21 lines, and 20 can be told apart"):
         figure_data("g", results=tmp_path)
+
+
+def test_measures_are_counted_by_hand_in_bins_that_all_share(tmp_path: Path) -> None:
+    """From 0 to 24 the bins are a unit wide; a clip without an answer has no measure."""
+    clean, attacked = [[0.0, 9.0], [0.5, 9.0], [3.5, 9.0]], [[24.0, 3.25], [23.5, 0.75], [20.5, 3.75]]
+    put(tmp_path / "g", right(3, of=3), attack="clean", measured=clean)
+    put(tmp_path / "g", right(1, of=3), attack="noise", measured=attacked)
+    put(tmp_path / "g", right(1, of=3), measured=attacked, stale="Old.")
+    put(tmp_path / "g", right(1, of=3), attack="Square", measured=attacked, failed=1)
+    figure = plot("g", kind="measure", attacks=["PGD"], results=tmp_path)
+    (axis,) = figure.axes
+    found = {str(p.get_label()).rpartition(" (mean")[0]: p.get_data() for p in axis.patches}
+    expected = {
+        "clean clips": {0: 2, 3: 1},
+        "under PGD": {23: 2, 20: 1},
+        "under PGD, purified": {3: 2, 0: 1},
+    }
+    for label, bins in expected.items():
+        values, edges, _ = found[label]
+        assert list(edges) == list(range(25))
+        assert {i: n for i, n in enumerate(values) if n} == bins
+    means = [line.get_xdata()[0] for line in axis.get_lines()]
+    assert means == pytest.approx([4 / 3, 68 / 3, 7.75 / 3])
+    assert axis.get_xlabel() == "measured by blur"
+    data = figure_data("g", kind="measure", results=tmp_path)  # every attack, and noise is none
+    assert isinstance(data, Measures)
+    assert [(g.label, len(g.values)) for g in data.groups] == [
+        ("clean clips", 3),
+        ("under PGD", 3),
+        ("under PGD, purified", 3),
+        ("under Square", 2),
+        ("under Square, purified", 2),
+    ]
+    assert data.remarks == ("Stale: Old. Run the grid again.",)
+
+
+def test_measures_are_those_of_one_row_that_has_them(sizes: Path) -> None:
+    for what, says in (
+        (("sizes:blur", "sizes:none"), "one row measures: name one"),
+        (("sizes",), "has 2 rows; name one of them"),
+        (("sizes:blur",), "keeps no measures of its clips"),
+    ):
+        with pytest.raises(BenchError, match=says):
+            figure_data(*what, kind="measure", results=sizes.parent)
+    for size in (1, 16):
+        put(sizes, right(0), budget=linf(size), measured=[[1.0, 1.0]] * 8)
+    with pytest.raises(BenchError, match=r"11 histograms, and 9 .* --budget"):
+        figure_data("sizes:blur", kind="measure", results=sizes.parent)
+    data = figure_data("sizes:blur", kind="measure", budget="linf 16/255", results=sizes.parent)
+    assert isinstance(data, Measures)
+    assert [g.label for g in data.groups] == ["under PGD", "under PGD, purified"]
