@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from bench.cli.app import DataRoot, Results, out, warn_broken
+from bench.cli.clips import show_clip
 from bench.cli.rows import is_row, show_row
 from bench.errors import BenchError, nearest
 
@@ -70,10 +71,17 @@ def list_(
 def show(
     name: Annotated[
         str,
-        typer.Argument(help="Attack, defence, data set, classifier, gradient, grid, FILE.py, or row GRID:DEFENCE."),
+        typer.Argument(
+            help="Attack, defence, data set, classifier, gradient, grid, FILE.py, row GRID:DEFENCE, or a clip --of one."
+        ),
     ],
     as_json: AsJson = False,
     clip: Annotated[str | None, typer.Option(help="Of a row: id of one clip, with all its numbers.")] = None,
+    of: Annotated[str, typer.Option(help="Row GRID:DEFENCE whose clip is drawn, attacked and purified.")] = "",
+    attack: Annotated[str | None, typer.Option(help="Of a clip --of a row: label of the attack.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Of a clip --of a row: FILE.gif, .webp or .png; CLIP.gif if not given.")
+    ] = None,
     results: Results = Path("results"),
     sheet: Annotated[Path | None, typer.Option(help="Of a data set: write a contact sheet (.png).")] = None,
     animate: Annotated[Path | None, typer.Option(help="Of a data set: write an animated sheet (.gif).")] = None,
@@ -83,7 +91,12 @@ def show(
     count: Annotated[int, typer.Option(help="Clips on the sheet.")] = 12,
     data_root: DataRoot = None,
 ) -> None:
-    """Show what a component is: summary, source, parameters, defaults. Or a row of results, clip by clip."""
+    """Show what a component is: summary, source, parameters, defaults. Or a row of results, clip by clip, or a clip."""
+    if of:
+        show_clip(name, of, attack, output, results, data_root)
+        return
+    if attack is not None or output is not None:
+        raise BenchError("--attack and --output are of one clip of a row: 'bench show CLIP --of GRID:DEFENCE'.")
     if is_row(name, results):
         show_row(name, results, clip, as_json)
         return

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -14,6 +17,8 @@ from bench.errors import BenchError
 _GAP = 4
 _LABEL = 14
 _MILLISECONDS = 80
+# Panels are at least as wide and high, and a letter of their words is about as wide, in pixels.
+_LEAST_SIDE, _LETTER = 160, 6
 
 
 def _bytes(clip: np.ndarray) -> np.ndarray:
@@ -54,6 +59,84 @@ def animation(clips: list[np.ndarray], names: list[str]) -> list[Image.Image]:
             picture.paste(Image.fromarray(frames[t % len(frames)]), (x, y + _LABEL))
         pictures.append(picture)
     return pictures
+
+
+class Panel(NamedTuple):
+    """One of the clips that are shown side by side: words above it, and the clip ``(3, T, H, W)`` in ``[0, 1]``."""
+
+    words: str
+    clip: np.ndarray
+
+
+def side_by_side(panels: Sequence[Panel], caption: str) -> list[Image.Image]:
+    """Clips from left to right below a caption, one picture per frame; the shorter ones begin again. Small clips are
+    enlarged by a whole number, pixel by pixel."""
+    moving = _enlarged(panels)
+    height = max(frames.shape[1] for frames in moving)
+    widths = [frames.shape[2] for frames in moving]
+    total = sum(widths) + _GAP * (len(panels) + 1)
+    lines = wrap(caption, total // _LETTER)
+    words = [wrap(panel.words, width // _LETTER) for panel, width in zip(panels, widths, strict=True)]
+    head = _LABEL * len(lines)
+    top = head + _LABEL * max(map(len, words))
+    pictures = []
+    for t in range(max(map(len, moving))):
+        picture = Image.new("RGB", (total, top + height + _GAP), "white")
+        draw = ImageDraw.Draw(picture)
+        draw.text((_GAP, 0), "\n".join(lines), fill="black")
+        left = _GAP
+        for frames, width, said in zip(moving, widths, words, strict=True):
+            draw.text((left, head), "\n".join(said), fill="black")
+            picture.paste(Image.fromarray(frames[t % len(frames)]), (left, top))
+            left += width + _GAP
+        pictures.append(picture)
+    return pictures
+
+
+def strip(panels: Sequence[Panel], caption: str, frames: int = 8) -> Image.Image:
+    """Evenly spaced frames of clips from left to right, the clips below one another, each below its words."""
+    moving = [clip[np.linspace(0, len(clip) - 1, frames).round().astype(int)] for clip in _enlarged(panels)]
+    width = _GAP + frames * (max(clip.shape[2] for clip in moving) + _GAP)
+    lines = wrap(caption, width // _LETTER)
+    head = _LABEL * len(lines)
+    picture = Image.new("RGB", (width, head + sum(_LABEL + clip.shape[1] + _GAP for clip in moving)), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.text((_GAP, 0), "\n".join(lines), fill="black")
+    top = head
+    for panel, clip in zip(panels, moving, strict=True):
+        draw.text((_GAP, top), panel.words, fill="black")
+        for i, frame in enumerate(clip):
+            picture.paste(Image.fromarray(frame), (_GAP + i * (clip.shape[2] + _GAP), top + _LABEL))
+        top += _LABEL + clip.shape[1] + _GAP
+    return picture
+
+
+def _enlarged(panels: Sequence[Panel]) -> list[np.ndarray]:
+    """Frames ``uint8 (T, H, W, 3)``; what is not finite is put to the end of the range."""
+    times = max(1, -(-_LEAST_SIDE // min(min(panel.clip.shape[2:]) for panel in panels)))
+    clips = [_bytes(np.nan_to_num(panel.clip)) for panel in panels]
+    return [clip.repeat(times, axis=1).repeat(times, axis=2) for clip in clips]
+
+
+def write_side_by_side(panels: Sequence[Panel], caption: str, file: Path) -> None:
+    """Writes clips side by side: moving as ``.gif`` (256 colours a frame) or ``.webp`` (nothing is lost), or as a strip
+    of frames, ``.png``.
+
+    Raises:
+        BenchError: the file has another suffix, or cannot be written.
+    """
+    suffix = file.suffix.lower()
+    if suffix not in (".gif", ".webp", ".png"):
+        raise BenchError(f"Cannot write {file}: name a file that ends in .gif, .webp or .png.")
+    try:
+        if suffix == ".png":
+            strip(panels, caption).save(file)
+            return
+        first, *rest = side_by_side(panels, caption)
+        whole = {"lossless": True} if suffix == ".webp" else {}
+        first.save(file, save_all=True, append_images=rest, duration=_MILLISECONDS, loop=0, **whole)
+    except OSError as error:
+        raise BenchError(f"Cannot write {file}: {error.strerror or error}.") from error
 
 
 def write_sheets(dataset: Dataset, count: int, sheet: Path | None, animate: Path | None) -> list[Path]:
