@@ -108,7 +108,7 @@ FIGURES = (
         against="budget.steps",
         embedded=Made("embedded_steps", attacks=_ADAPTIVE),
         published=Made("videopure_figure4", attacks=_ADAPTIVE),
-        remark="The paper's attack is PGD+BPDA; PGD+exact is not in it.",
+        remark="Which steps the paper takes is not known here, and PGD+exact is not in it.",
     ),
     Published(
         "videopure-5",

@@ -104,7 +104,7 @@ def test_remarks_go_along(tmp_path: Path) -> None:
     steps(tmp_path / "embedded_steps", {1: 2, 5: 0})
     data = published_data("VideoPure-4", results=tmp_path)
     assert data.remarks == (
-        "The paper's attack is PGD+BPDA; PGD+exact is not in it.",
+        "Which steps the paper takes is not known here, and PGD+exact is not in it.",
         "Not there yet: PGD+BPDA as published; 'bench run --grid embedded_steps' makes them.",
     )
 
