@@ -12,16 +12,14 @@ from torch import Tensor
 
 from bench.board.asked import Answered, Networks
 from bench.board.entries import Entry
-from bench.board.video import Frames, as_frames, difference, flows, write_strip, write_video
-from bench.data.base import ClipRef, Dataset, MissingClip
+from bench.board.video import Frames, as_frames, flows, write_strip, write_video
 from bench.errors import BenchError
 from bench.files import slug
 from bench.records.outcome import Outcome
 from bench.records.results import CellResult
 from bench.report.clips import clips_of
 from bench.report.rows import NamedRow
-from bench.run.kept import dataset_of
-from bench.run.store import LostClips, Store
+from bench.run.pairs import KeptPairs, Pair, difference
 
 # By which differences are enlarged.
 TIMES = 10
@@ -89,7 +87,7 @@ class Shown:
         for i, (clip, vote) in enumerate(zip(self.answered.candidates, self.answered.votes, strict=True), 1):
             words = f"Purified{f', candidate {i}' if several else ''}: {self.called(vote)}"
             found.append((f"purified{i}", words, as_frames(clip)))
-        changed = difference(self.clean, self.adversarial, TIMES)
+        changed = difference(Pair(self.clean, self.adversarial), TIMES)
         found.append(("difference", f"What the attack changed, {TIMES} times", as_frames(changed)))
         for name, words, frames in zip(
             ("flow-clean", "flow-adversarial"),
@@ -120,16 +118,10 @@ class Kept:
     """
 
     def __init__(self, results: Path, networks: Networks) -> None:
-        there = (results / ".store" / "outcomes.sqlite").is_file()
-        self._networks = networks
-        self._store = Store(results / ".store", writable=False) if there else None
-        self._units = {use.cell: use.unit for use in self._store.uses()} if self._store is not None else {}
-        self._datasets: dict[str, tuple[Dataset, dict[str, ClipRef]] | None] = {}
-        self._done: dict[str, set[str]] = {}
+        self._networks, self._kept = networks, KeptPairs(results)
 
     def close(self) -> None:
-        if self._store is not None:
-            self._store.close()
+        self._kept.close()
 
     def of(self, entry: Entry, most: int) -> list[Shown]:
         """The clips of a row that fall to most attacks, as far as they are kept, those that need none last: each under
@@ -138,12 +130,10 @@ class Kept:
         Args:
             most: how many, at most.
         """
-        if not entry.cells or most < 1 or not any(c.cell in self._units for c in entry.cells):
-            return []
         row = NamedRow(entry.grid, entry.model, entry.defense, entry.cells)
         found: list[Shown] = []
         wrong = {o.clip for c in entry.cells if c.knowledge == "clean" for o in c.outcomes if not o.correct}
-        for line in sorted(clips_of(row), key=lambda line: line.clip in wrong):
+        for line in sorted(clips_of(row) if entry.cells else [], key=lambda line: line.clip in wrong):
             if len(found) == most:
                 break
             shown = self._shown(entry, line.clip)
@@ -153,49 +143,18 @@ class Kept:
 
     def _shown(self, entry: Entry, clip: str) -> Shown | None:
         outcomes = {c.attack: next(o for o in c.outcomes if o.clip == clip) for c in entry.cells}
-        attacked = [c for c in entry.cells if c.knowledge not in ("clean", "noise")]
 
         def rank(cell: CellResult) -> tuple[bool, bool, bool]:
             outcome = outcomes[cell.attack]
             return not outcome.attacked, outcome.correct, cell.knowledge != "adaptive"
 
-        order = sorted(attacked, key=rank)
-        for cell in order:
-            pair = self._pair(entry, cell.cell, clip)
-            if pair is not None and pair[0].shape == pair[1].shape:
-                dataset = self._dataset(entry.dataset)
-                names = tuple(dataset[0].classes) if dataset is not None else ()
-                answered = self._networks.ask(cell.settings, entry.seconds, clip, *pair)
-                return Shown(entry, clip, outcomes[cell.attack].label, cell.attack, outcomes, names, *pair, answered)
-        return None
-
-    def _pair(self, entry: Entry, cell: str, clip: str) -> tuple[Tensor, Tensor] | None:
-        unit = self._units.get(cell)
-        if self._store is None or unit is None or clip not in self._there(unit):
-            return None
-        known = self._dataset(entry.dataset)
-        if known is None or clip not in known[1]:
-            return None
-        try:
-            clean = known[0].load(known[1][clip])
-            return clean, self._store.load_clips(unit, [clip], clean[None]).clips[0]
-        except (LostClips, MissingClip):  # a torn file, or a clip whose own file is gone: another one is shown
-            return None
-
-    def _there(self, unit: str) -> set[str]:
-        if unit not in self._done and self._store is not None:
-            self._done[unit] = self._store.clips_done(unit) - self._store.clip_errors(unit).keys()
-        return self._done[unit]
-
-    def _dataset(self, label: str) -> tuple[Dataset, dict[str, ClipRef]] | None:
-        """A data set by its label, if its files are here."""
-        if label not in self._datasets:
-            self._datasets[label] = None
+        attacked = [c for c in entry.cells if c.knowledge not in ("clean", "noise") and self._kept.has(c, clip)]
+        for cell in sorted(attacked, key=rank):
             try:
-                dataset = dataset_of(label.partition(", clips that ")[0])
-                if not dataset.missing():
-                    refs = {ref.id: ref for ref in dataset.refs()}
-                    self._datasets[label] = dataset, refs
-            except BenchError:  # of somebody else's: its rows are shown without clips
-                pass
-        return self._datasets[label]
+                pair = self._kept.pair(cell, clip)
+            except BenchError:  # a torn file, or a clip that is not here any more: another one is shown
+                continue
+            answered = self._networks.ask(cell.settings, entry.seconds, clip, *pair)
+            names = self._kept.classes(cell)
+            return Shown(entry, clip, outcomes[cell.attack].label, cell.attack, outcomes, names, *pair, answered)
+        return None

@@ -175,8 +175,8 @@ class _Site:
             ("On the paper's clips and network", "", [c for c in found if c.same]),
             (
                 "On embedded clips, which stand for the paper's",
-                "Other clips and a small network: figures need not agree, but what breaks a defence there and not here, "
-                "or here and not there, is worth a look.",
+                "Other clips and a small network: figures need not agree, but what breaks a defence there and not "
+                "here, or here and not there, is worth a look.",
                 [c for c in found if not c.same],
             ),
         ]

@@ -29,11 +29,6 @@ def as_frames(clip: Tensor) -> Frames:
     return np.ascontiguousarray(values.numpy().astype(np.uint8).transpose(1, 2, 3, 0))
 
 
-def difference(clean: Tensor, other: Tensor, times: float) -> Tensor:
-    """What differs, enlarged and put around middle gray: ``0.5 + times (other - clean)``, clamped to [0, 1]."""
-    return (0.5 + times * (other.detach().cpu() - clean.detach().cpu())).clamp(0, 1)
-
-
 @torch.no_grad()
 def flows(clips: Tensor) -> list[Frames]:
     """Optical flow of clips ``(B, 3, T, H, W)`` in the colours of the wheel, each ``(T, H, W, 3)``: hue is direction,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -133,7 +133,7 @@ def write_side_by_side(panels: Sequence[Panel], caption: str, file: Path) -> Non
             strip(panels, caption).save(file)
             return
         first, *rest = side_by_side(panels, caption)
-        whole = {"lossless": True} if suffix == ".webp" else {}
+        whole: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
         first.save(file, save_all=True, append_images=rest, duration=_MILLISECONDS, loop=0, **whole)
     except OSError as error:
         raise BenchError(f"Cannot write {file}: {error.strerror or error}.") from error

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.data.base import Missing
+from bench.defense.defended import DefendedClassifier
 from bench.errors import BenchError
 from bench.plan.cells import Component, stream_of
 from bench.plan.components import defend, make_component
@@ -35,6 +36,34 @@ class Purified:
     remark: str = ""
 
 
+@dataclass(frozen=True)
+class Remade:
+    """The networks of a cell.
+
+    Attributes:
+        classifier: without a defence.
+        defended: behind the one of the cell.
+        remark: where the defence is not the one that was measured, in words.
+    """
+
+    classifier: Component[nn.Module]
+    defended: DefendedClassifier
+    remark: str = ""
+
+
+def remade(settings: CellIdentity, data_root: Path | None = None) -> Remade:
+    """Makes the networks of a cell.
+
+    Raises:
+        BenchError: the classifier or the defence cannot be made here, or the classifier is not the one that was
+            measured.
+    """
+    made = make_component(Spec(settings.defense.name, settings.defense.params), DEFENSES)
+    classifier = remade_classifier(settings, data_root)
+    defense, defended = defend(classifier, made)
+    return Remade(classifier, defended, _differs(defense.identity, settings.defense))
+
+
 def purified(settings: CellIdentity, clip: str, shown: Tensor, data_root: Path | None = None) -> Purified:
     """What the defence of a cell makes of a clip, on the CPU, with the draws of its judge's first pass.
 
@@ -48,15 +77,15 @@ def purified(settings: CellIdentity, clip: str, shown: Tensor, data_root: Path |
         BenchError: the classifier or the defence cannot be made here, or the classifier is not the one that was
             measured.
     """
-    made = make_component(Spec(settings.defense.name, settings.defense.params), DEFENSES)
-    defense, defended = defend(remade_classifier(settings, data_root), made)
+    made = remade(settings, data_root)
+    defended = made.defended
     if defended.purifier is None or defended.purifier.identity:
         return Purified(shown.new_empty(0, *shown.shape), ())
     with torch.no_grad():
         rng = ClipRandom.for_clips([clip], "judge", judge_stream(settings))
         candidates = defended.candidates(shown[None], rng)[:, 0]
         logits = defended.classifier(candidates.clone())  # which may work in place
-    return Purified(candidates, tuple(logits.argmax(-1).tolist()), _differs(defense.identity, settings.defense))
+    return Purified(candidates, tuple(logits.argmax(-1).tolist()), made.remark)
 
 
 def remade_classifier(settings: CellIdentity, data_root: Path | None = None) -> Component[nn.Module]:
