@@ -86,6 +86,7 @@ SILENT = (
     "bench.run.remade",
     "bench.run.sample",
     "bench.run.store",
+    "bench.run.watching",
     "bench.training",
     "bench.userfiles",
     "bench.weights",

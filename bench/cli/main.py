@@ -23,11 +23,13 @@ from bench.cli.show import list_, show
 from bench.cli.submit import submit
 from bench.cli.train import train
 from bench.cli.verify import verify
+from bench.cli.watch import watch
 from bench.errors import BenchError
 
 # In the order of the help.
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
+    "watch": watch,
     "audit": audit,
     "submit": submit,
     "verify": verify,

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from typing import Any, Self
 
 from bench.faults import MachineFault
@@ -24,6 +25,30 @@ _LASTS, _RENEWED = 120.0, 20.0
 
 # Owners of this process that have ended: on a full disk they could not take their leases away.
 _ENDED: set[Any] = set()
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds leases: on which machine, and its number there."""
+
+    host: str
+    pid: str
+
+
+def holders(store: Store) -> list[tuple[str, Holder]]:
+    """Who holds what: for every clip that is leased, the work it belongs to and the process that runs."""
+    return [
+        (work, Holder(str(host), str(pid)))
+        for work, _, owner, host, pid, until in store.leases()
+        if _counts(owner, host, pid, until)
+    ]
+
+
+def _counts(owner: Any, host: Any, pid: Any, until: Any) -> bool:
+    """Whether a lease is in date, and its owner may run."""
+    if owner in _ENDED or not isinstance(until, float) or until < time.time():
+        return False
+    return bool(host != here() or runs(str(pid)))
 
 
 class Leases:
@@ -88,9 +113,7 @@ class Leases:
 
     def _counts(self, owner: Any, host: Any, pid: Any, until: Any) -> bool:
         """Whether a lease is somebody else's, in date, and its owner may run."""
-        if owner == self.owner or owner in _ENDED or not isinstance(until, float) or until < time.time():
-            return False
-        return host != here() or runs(str(pid))
+        return owner != self.owner and _counts(owner, host, pid, until)
 
     def _renew(self) -> None:
         """Renews all leases every now and then, in a thread of its own: a batch may take hours."""
