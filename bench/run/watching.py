@@ -98,7 +98,7 @@ def snapshot(plan: Plan, folder: Path) -> Snapshot:
             flawed = [o for o in outcomes if o.status != "ok"]
             flaw = flaw or next((o.error for o in flawed if o.error), "")
             names = (cell.model.label, cell.defense.label, cell.attack_label, cell.threat)
-            right, flaws = sum(o.chance for o in outcomes), Counter(o.status for o in flawed)
+            right, flaws = sum(o.chance for o in outcomes), Counter[str](o.status for o in flawed)
             cells.append(CellState(*names, len(outcomes), len(wanted), right, flaws))
             work += cell_weight(cell) * len(outcomes)
             all_work += cell_weight(cell) * len(wanted)
