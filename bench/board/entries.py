@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
+from bench.board.published import printed_rows, read_shipped
 from bench.errors import BenchError
 from bench.files import slug
-from bench.grids.grid import AttackSection, Grid, shipped_grids
+from bench.grids.grid import shipped_grids
 from bench.records.audits import AuditedRow
-from bench.records.metrics import union, wilson
-from bench.records.results import CellResult
-from bench.records.strict_yaml import read_yaml
-from bench.registry import ATTACKS
+from bench.records.results import CellResult, Score
 from bench.report.grids import GridTables
 from bench.report.reported import Reported, shipped_folder
 from bench.report.tables import Row, Table, voided
-from bench.threat.budgets import Budget
 
 Kind = Literal["measured", "submitted", "reported"]
 
@@ -40,9 +34,12 @@ class Figure:
     clips: int = 0
 
     @classmethod
-    def of(cls, hits: float, clips: int) -> Figure:
-        low, high = wilson(hits, clips)
-        return cls(100 * hits / clips if clips else math.nan, 100 * low, 100 * high, clips)
+    def of(cls, score: Score | None) -> Figure | None:
+        """Of what was measured; nothing if nothing was."""
+        if score is None or not score.clips:
+            return None
+        low, high = score.interval
+        return cls(score.accuracy, low, high, score.clips)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +125,6 @@ def _measured(grid: GridTables, table: Table, row: Row) -> Entry:
         and c.budget in ("", table.budget)
     )
     name = grid.described.name if grid.alone is None else f"{grid.described.name}-{grid.alone.folder.name}"
-    clean = next((c for c in cells if c.knowledge == "clean"), None)
-    adaptive = {} if row.void else _of(cells, "adaptive")
-    least = min(adaptive.values(), key=lambda c: c.score.accuracy, default=None)
     return Entry(
         key=slug(f"{name}--{row.defense}--{table.model}--{table.budget}").lower(),
         kind="submitted" if row.defense in grid.submitted else "measured",
@@ -139,11 +133,11 @@ def _measured(grid: GridTables, table: Table, row: Row) -> Entry:
         model=table.model,
         defense=row.defense,
         threat=table.budget,
-        standard=None if clean is None else Figure.of(clean.score.correct, clean.score.clips),
-        gray=_worst(_of(cells, "gray-box").values()),
-        adaptive=_worst(adaptive.values()),
-        union=None if row.union is None else Figure.of(row.union.correct, row.union.clips),
-        worst="" if least is None else least.attack,
+        standard=Figure.of(row.scores.get("clean")),
+        gray=Figure.of(row.gray),
+        adaptive=Figure.of(row.robust),
+        union=Figure.of(row.union),
+        worst=row.hardest,
         grade=row.grade,
         seconds=row.seconds,
         void=voided(row) if row.void else "",
@@ -154,92 +148,33 @@ def _measured(grid: GridTables, table: Table, row: Row) -> Entry:
     )
 
 
-def _of(cells: Iterable[CellResult], knowledge: str) -> dict[str, CellResult]:
-    return {c.attack: c for c in cells if c.knowledge == knowledge}
+def reported() -> list[Entry]:
+    """An entry for every row that papers print, see :func:`bench.board.published.printed_rows`."""
+    return [
+        Entry(
+            key=slug(f"reported--{row.grid}--{row.defense}--{row.threat}").lower(),
+            kind="reported",
+            grid=row.grid,
+            dataset=row.dataset,
+            model=row.model,
+            defense=row.defense,
+            threat=row.threat,
+            standard=_printed(row.standard),
+            gray=_printed(row.gray),
+            adaptive=_printed(row.robust),
+            union=_printed(row.union),
+            worst=row.hardest,
+            seconds=row.seconds,
+            source=row.file,
+            beside=row.beside,
+        )
+        for row in printed_rows()
+    ]
 
 
-def _worst(cells: Iterable[CellResult]) -> Figure | None:
-    """Clips that stand under all of some attacks."""
-    listed = list(cells)
-    survived = union({c.attack: {o.clip: o.verdicts for o in c.outcomes} for c in listed})
-    if not survived:
-        return None
-    hits = min(math.fsum(survived.values()), *(c.score.correct for c in listed))
-    return Figure.of(hits, len(survived))
-
-
-@lru_cache(maxsize=1)
-def reported() -> tuple[Entry, ...]:
-    """An entry for every row of a shipped grid beside which a paper prints figures, whether it was run or not. Papers
-    print some rows in several tables: those are one."""
-    entries: list[Entry] = []
-    for path in shipped_grids().values():
-        grid = _read(path)
-        if grid.reported is not None:
-            entries += list(_reported(grid, Reported(grid.reported, shipped_folder())))
-    rows: dict[tuple[object, ...], list[Entry]] = {}
-    for e in entries:
-        rows.setdefault((e.dataset, e.model, e.defense, e.threat, *e.figures.values()), []).append(e)
-    return tuple(replace(same[0], beside=tuple(e.grid for e in same[1:])) for same in rows.values())
-
-
-def _reported(grid: Grid, figures: Reported) -> Iterator[Entry]:
-    assert grid.reported is not None
-    columns = {section.label: _knowledge(section) for section in grid.attack_sections if not section.worst}
-    where = grid.reported.where
-    for budget in _budgets(grid):
-        for defense in [*map(str, grid.defense_specs), *grid.oracles]:
-            try:
-                found = figures.row(defense, [*columns, *grid.worst, "Union", "Mean", "Seconds"], budget)
-            except BenchError:  # several rows fit: the grid's own table chooses by model, and says so
-                continue
-            of_kind = {
-                kind: [v for label, v in found.items() if columns.get(label) == kind]
-                for kind in ("clean", "gray-box", "adaptive")
-            }
-            labels = {v: label for label, v in found.items() if columns.get(label) == "adaptive"}
-            if not any(of_kind.values()):
-                continue
-            yield Entry(
-                key=slug(f"reported--{grid.name}--{defense}--{budget}").lower(),
-                kind="reported",
-                grid=grid.name,
-                dataset=where.get("dataset", grid.dataset.name),
-                model=where.get(
-                    "model", grid.models[0] if isinstance(grid.models[0], str) else str(grid.model_specs[0])
-                ),
-                defense=defense,
-                threat=budget,
-                standard=_printed(of_kind["clean"]),
-                gray=_printed(of_kind["gray-box"]),
-                adaptive=_printed(of_kind["adaptive"]),
-                union=_printed([found["Union"]] if "Union" in found else []),
-                worst=labels.get(min(of_kind["adaptive"]), "") if of_kind["adaptive"] else "",
-                seconds=found.get("Seconds"),
-                source=grid.reported.file,
-            )
-
-
-def _printed(values: Sequence[float]) -> Figure | None:
-    """The least of what a paper prints: it has no verdicts by clip."""
-    return Figure(min(values)) if values else None
-
-
-def _knowledge(section: AttackSection) -> str:
-    """What the attacker of a column knows, as :mod:`bench.plan.expand` decides it."""
-    if section.attack is None:
-        return "clean"
-    if section.source is not None:
-        return "black-box"
-    attack = ATTACKS.get(section.attack.name).factory
-    if not getattr(attack, "uses_model", True):
-        return "universal" if getattr(attack, "learned", False) else "noise"
-    return "gray-box" if section.gradient in (None, "none") else "adaptive"
-
-
-def _budgets(grid: Grid) -> list[str]:
-    """Texts of a grid's budgets, as tables print them."""
-    return [str(Budget.parse(b)) for b in grid.budgets]
+def _printed(value: float | None) -> Figure | None:
+    """A paper has no interval."""
+    return None if value is None else Figure(value)
 
 
 def unique(entries: Sequence[Entry]) -> list[Entry]:
@@ -293,10 +228,9 @@ def claims(entries: Iterable[Entry]) -> list[Claim]:
         table, printed, remarks = _beside(entry)
         scores = dict(entry.row.scores) | ({"Union": entry.row.union} if entry.row.union is not None else {})
         for label, value in printed.items():
-            score = scores.get(label)
-            if score is not None:
-                figure = Figure.of(score.correct, score.clips)
-                found.append(Claim(entry, label, table, value, figure, table == entry.grid, remarks.get(label, "")))
+            if (figure := Figure.of(scores.get(label))) is not None:
+                same, words = table == entry.grid, remarks.get(label, "")
+                found.append(Claim(entry, label, table, value, figure, same, words))
     return found
 
 
@@ -306,8 +240,8 @@ def _beside(entry: Entry) -> tuple[str, Mapping[str, float], Mapping[str, str]]:
     if entry.row.reported:
         return entry.grid, entry.row.reported, entry.row.remarks
     grids = shipped_grids()
-    other = _read(grids[entry.grid]).stands_for if entry.grid in grids else ""
-    described = _read(grids[other]).reported if other else None
+    other = read_shipped(grids[entry.grid]).stands_for if entry.grid in grids else ""
+    described = read_shipped(grids[other]).reported if other else None
     if described is None:
         return "", {}, {}
     figures, columns = Reported(described, shipped_folder()), [*entry.row.scores, "Union"]
@@ -316,9 +250,3 @@ def _beside(entry: Entry) -> tuple[str, Mapping[str, float], Mapping[str, str]]:
     except BenchError:  # several figures fit, as of other networks: there is none to compare with
         return "", {}, {}
     return other, printed, figures.remarks(entry.defense, columns, entry.threat)
-
-
-@lru_cache(maxsize=256)
-def _read(path: Path) -> Grid:
-    """A shipped grid, not checked: that would make all of its components, and tests do so of what is shipped."""
-    return Grid(**{"name": path.stem, **read_yaml(path.read_text(encoding="utf-8"), f"Grid file {path}")})

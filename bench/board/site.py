@@ -242,7 +242,7 @@ def _attack(entry: Entry, cell: CellResult) -> dict[str, Any]:
         "label": cell.attack,
         "knowledge": cell.knowledge,
         "gradient": "" if cell.gradient == "none" else cell.gradient,
-        "figure": Figure.of(cell.score.correct, cell.score.clips),
+        "figure": Figure.of(cell.score),
         "forwards": _mean(o.forwards for o in spent),
         "backwards": _mean(o.backwards for o in spent),
         "flaws": flaws(cell.score),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.report.reported import figure_column, read_table, remark
-from bench.report.tables import markdown_table
+from bench.report.tables import markdown_table, narrow
 
 # Sources by how their files are called; the first that fits.
 _PAPERS = {
@@ -121,7 +121,7 @@ def _file(path: Path) -> list[str]:
     for values, group in groups:
         words = [*map(str, values), *(_words(column, value) for column, value in layout.same.items() if value)]
         caption = " · ".join([*map(_plain, words), f"[`{path.name}`](results/reported/{path.name})"])
-        lines += [f"*Reported*, {caption}", "", *_pivoted(group, layout, remarks), ""]
+        lines += [f"*Reported*, {caption}", "", *_pivoted(group, layout, remarks)]
     for remarked, number in remarks.items():
         lines += [f"{_mark(number)} {remarked[:1].upper()}{remarked[1:]}.", ""]
     return lines
@@ -157,7 +157,8 @@ def _pivoted(group: pd.DataFrame, layout: _Layout, remarks: dict[str, int]) -> l
         heads.setdefault(head)
     header = [_named(column) for column in layout.rows] or [""]
     lines = [[*(key or ("",)), *(cells.get(head, "") for head in heads)] for key, cells in rows.items()]
-    return [_plain(line) for line in markdown_table([*header, *heads], lines)]
+    parts = narrow([*header, *heads], lines, keys=len(header))
+    return [_plain(line) for part in parts for line in (*markdown_table(*part), "")]
 
 
 def _plain(text: str) -> str:

@@ -111,6 +111,9 @@ class Row:
         grade: of an audit of these cells, ``A`` to ``F``, with ``(outcomes)`` where no clip was asked again; empty if
             there was none.
         remarks: on the reported figures, by column.
+        gray, robust: clips that are right under every gray-box attack of the row, and under every adaptive one; before
+            an undefended classifier all of them are adaptive. ``None`` where there is no such attack.
+        hardest: the attack, of those in ``robust``, that leaves least.
     """
 
     defense: str
@@ -127,6 +130,9 @@ class Row:
     undefended: bool = False
     grade: str = ""
     remarks: dict[str, str] = field(default_factory=dict)
+    gray: Score | None = None
+    robust: Score | None = None
+    hardest: str = ""
 
 
 @dataclass
@@ -208,11 +214,20 @@ def _row(defense: str, cells: Mapping[str, CellResult], columns: Collection[str]
     seconds = options.seconds.get((model, defense))
     bare = all(r.settings.defense.name == "none" for r in cells.values())
     void = {label: r.control.message for label, r in cells.items() if r.control is not None and not r.control.passed}
+    gray = {label: r for label, r in cells.items() if r.knowledge == "gray-box"}
     if void:
         scores = {label: r.score for label, r in cells.items() if r.knowledge != "adaptive"}
         return Row(
-            defense=defense, scores=scores, union=None, mean=math.nan, void=void, seconds=seconds, undefended=bare
+            defense=defense,
+            scores=scores,
+            union=None,
+            mean=math.nan,
+            void=void,
+            seconds=seconds,
+            undefended=bare,
+            gray=_worst(gray),
         )
+    adaptive = {label: r for label, r in cells.items() if r.knowledge == "adaptive"} | (gray if bare else {})
     absent = {label: skipped for label, skipped in options.absent(model, defense).items() if label not in cells}
     not_run = frozenset(columns) - cells.keys() - absent.keys()
     attacked = {label: r for label, r in cells.items() if r.knowledge != "clean"}
@@ -220,6 +235,10 @@ def _row(defense: str, cells: Mapping[str, CellResult], columns: Collection[str]
         attacked = dict(cells)
     averaged = [r.score.accuracy for r in attacked.values() if r.knowledge != "noise"]
     total, worst = _survivors(attacked, options.parts(columns, absent))
+    of_gray, of_adaptive = _worst(gray), _worst(adaptive)
+    for part in (of_gray, of_adaptive):  # as of the columns of the worst
+        if total is not None and part is not None and part.correct < total.correct:
+            total = part
     return Row(
         defense=defense,
         scores={label: r.score for label, r in cells.items()} | worst,
@@ -233,6 +252,9 @@ def _row(defense: str, cells: Mapping[str, CellResult], columns: Collection[str]
         detected={} if defense in options.oracles else _detected(cells.values()),
         averages=_averages(cells, options.averages, absent)
         | {label: figures.get(defense, math.nan) for label, figures in options.across.items()},
+        gray=of_gray,
+        robust=of_adaptive,
+        hardest=min(adaptive, key=lambda label: adaptive[label].score.accuracy, default=""),
     )
 
 
@@ -261,6 +283,13 @@ def _survivors(
             if total is not None and scores[column].correct < total.correct:
                 total = scores[column]  # draws choose the worst of few attacks better than that of many
     return total, scores
+
+
+def _worst(cells: Mapping[str, CellResult]) -> Score | None:
+    """The clips that are right in all of some cells."""
+    if len(cells) < 2:  # of one there is nothing to choose
+        return next((r.score for r in cells.values()), None)
+    return _together({label: {o.clip: o.verdicts for o in r.outcomes} for label, r in cells.items()})
 
 
 def _detected(cells: Iterable[CellResult]) -> dict[str, float]:
@@ -362,6 +391,32 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list
     """Lines of a Markdown table, its first column to the left and the others to the right."""
     aligned = ["---", *["---:"] * (len(header) - 1)]
     return ["| " + " | ".join(cells) + " |" for cells in (header, aligned, *rows)]
+
+
+MOST_COLUMNS = 8
+"""Of a Markdown table, where it is read on a page."""
+
+
+def narrow(
+    header: Sequence[str], rows: Sequence[Sequence[str]], keys: int = 1
+) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+    """Tables, each a header and rows, of :data:`MOST_COLUMNS` columns at most, that say what one of any width does: the
+    same one if it is narrow enough, or else its columns as rows, and a few of its rows as columns of each.
+
+    Args:
+        keys: how many columns name a row.
+    """
+    if len(header) <= MOST_COLUMNS:
+        return [(header, rows)]
+    named = [" · ".join([row[0], *(f"{header[i]} {row[i]}" for i in range(1, keys))]) for row in rows]
+    found: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = []
+    # As many in each table, so that none is left alone.
+    size = math.ceil(len(rows) / math.ceil(len(rows) / (MOST_COLUMNS - 1))) if rows else 1
+    for start in range(0, len(rows), size):
+        chosen = range(start, min(start + size, len(rows)))
+        turned = [[header[i], *(rows[j][i] for j in chosen)] for i in range(keys, len(header))]
+        found.append((["", *(named[j] for j in chosen)], [line for line in turned if any(line[1:])]))
+    return found
 
 
 def as_text(words: str) -> str:

@@ -169,15 +169,15 @@ def test_the_command_writes_grades_that_the_leaderboard_shows(
     assert "not asked: probing a clip takes about" in hasty.out
     bench("leaderboard", "--results", tmp_path / "r", "--output", tmp_path / "hasty.md")
     lines = (tmp_path / "hasty.md").read_text().splitlines()
-    (line,) = [ln for ln in lines if ln.startswith("| planted:ReversedGradient")]
-    assert line.endswith("(outcomes; the rest is too dear) |")
+    told = [ln for ln in lines if ln.startswith("| planted:ReversedGradient")]  # in short, and whole
+    assert [ln.endswith("(outcomes; the rest is too dear) |") for ln in told] == [True, True]
     bench("audit", path, "--results", tmp_path / "r", "--clips", 4, "--salt", "salt")
     board = bench("leaderboard", "--results", tmp_path / "r", "--output", tmp_path / "board.md")
     assert board.code == 0, board.err
     text = (tmp_path / "board.md").read_text()
     assert "| Audit |" in text
-    (line,) = [ln for ln in text.splitlines() if ln.startswith("| planted:ReversedGradient")]
-    assert line.endswith("| C |")
+    graded = [ln for ln in text.splitlines() if ln.startswith("| planted:ReversedGradient")]
+    assert [ln.endswith("| C |") for ln in graded] == [True, True]
 
 
 def test_the_suspect_is_fresh_and_shares_its_weights() -> None:

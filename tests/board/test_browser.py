@@ -144,6 +144,7 @@ def test_the_front_is_used_by_keyboard_alone(visit: Visit, site: Path) -> None:
         if page.evaluate("document.activeElement.closest('th')?.innerText.trim()") == "Standard":
             break
     page.keyboard.press("Enter")
+    page.wait_for_selector("th[data-name=Standard][aria-sort]")
     after = visit.rows()
     assert after != before
     assert sorted(after) == sorted(before)

@@ -19,7 +19,7 @@ from bench.board.plots import cost_plot, plots_of
 from bench.grids.grid import read_mapping
 from bench.records.description import GridFile
 from bench.records.identity import Knowledge
-from bench.records.results import CellResult
+from bench.records.results import CellResult, Score
 from bench.report.grids import all_grids
 from bench.report.reported import shipped_folder
 
@@ -63,7 +63,8 @@ def test_figures_are_the_worst_clip_by_clip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("hits", "clips"), [(0, 6), (3, 7), (96, 96)])
 def test_intervals_are_wilsons(hits: int, clips: int) -> None:
     expected = binomtest(hits, clips).proportion_ci(0.95, method="wilson")
-    figure = Figure.of(hits, clips)
+    figure = Figure.of(Score(correct=hits, clips=clips))
+    assert figure is not None
     assert (figure.low, figure.high) == pytest.approx((100 * expected.low, 100 * expected.high), abs=0.01)
 
 
