@@ -16,6 +16,8 @@ from kit.running import exported
 
 from bench.registry import REGISTRIES
 
+# How wide tables are is not for whoever starts the tests to say.
+os.environ.pop("COLUMNS", None)
 # Two processes of pytest-xdist have a core each.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
 if "PYTEST_XDIST_WORKER" in os.environ:

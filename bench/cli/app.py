@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-# Tables need about 110 columns; a pipe or a file has no width of its own. Labels may hold brackets: no text is markup.
-out = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False, markup=False)
+# Tables need about 110 columns; a pipe or a file has no width of its own, but for what COLUMNS says, which the console
+# reads. Labels may hold brackets: no text is markup.
+_KNOWS_WIDTH = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+out = Console(width=None if _KNOWS_WIDTH else 120, soft_wrap=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
 
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights of the classifier.")]

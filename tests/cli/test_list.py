@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,3 +124,16 @@ def test_adaptive_is_shown_with_its_list_for_every_kind(bench: Bench) -> None:
     text = bench("show", "adaptive").out
     assert "Against a deterministic diffusion purifier" in text
     assert "apgd(loss='dlr')+exact (5 x steps)" in text
+
+
+@pytest.mark.parametrize(("columns", "widest"), [("60", 60), (None, 120), ("", 120)])
+def test_tables_in_a_pipe_are_as_wide_as_columns_says(columns: str | None, widest: int) -> None:
+    told = {} if columns is None else {"COLUMNS": columns}
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.cli", "list", "attacks"],
+        env={**os.environ, **told},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert max(map(len, done.stdout.splitlines())) == widest
