@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench.errors import BenchError
 from bench.records.identity import CellIdentity
-from bench.run.remade import Remade, judge_stream, remade
+from bench.run.remade import Remade, judge_stream, purified, remade
 from bench.seeds import ClipRandom
 
 _TOP = 5
@@ -79,23 +79,19 @@ class Networks:
         made = self._remade(settings)
         if isinstance(made, str):
             return Answered(why_not=made.rstrip("."))
-        defended, stream = made.defended, judge_stream(settings)
-
-        def rng() -> ClipRandom:
-            return ClipRandom.for_clips([clip], "judge", stream)
-
-        both = torch.stack([clean, adversarial])
-        if defended.purifier is None or defended.purifier.identity:
-            logits = [defended.vote_logits(one[None], rng())[0, 0] for one in both]
+        found = purified(made, settings, clip, adversarial)
+        if not len(found.candidates):
+            stream = judge_stream(settings)
+            rngs = [ClipRandom.for_clips([clip], "judge", stream) for _ in range(2)]
+            pairs = zip((clean, adversarial), rngs, strict=True)
+            logits = [made.defended.vote_logits(one[None], rng)[0, 0] for one, rng in pairs]
             return Answered([Bars.of("Clean", logits[0]), Bars.of("Attacked", logits[1])])
         # A copy, as some networks work in place.
-        alone = [made.classifier.instance(one[None].clone())[0] for one in both]
+        alone = [made.classifier.instance(one[None].clone())[0] for one in (clean, adversarial)]
         bars = [Bars.of("Clean, no defence", alone[0]), Bars.of("Attacked, no defence", alone[1])]
-        candidates = defended.candidates(both[1:], rng())[:, 0]
-        votes = defended.vote_logits(both[1:], rng())[:, 0]
-        several = len(votes) > 1
-        bars += [Bars.of(f"Purified{f', candidate {i}' if several else ''}", v) for i, v in enumerate(votes, 1)]
-        return Answered(bars, list(candidates), votes.argmax(-1).tolist())
+        several = len(found.candidates) > 1
+        bars += [Bars.of(f"Purified{f', candidate {i}' if several else ''}", v) for i, v in enumerate(found.logits, 1)]
+        return Answered(bars, list(found.candidates), list(found.answers))
 
     def _remade(self, settings: CellIdentity) -> Remade | str:
         """The networks of a cell; or why there are none, or others."""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from bench.board.published import printed_rows, read_shipped
-from bench.errors import BenchError
 from bench.files import slug
-from bench.grids.grid import shipped_grids
 from bench.records.audits import AuditedRow
 from bench.records.results import CellResult, Score
 from bench.report.grids import GridTables
-from bench.report.reported import Reported, shipped_folder
 from bench.report.tables import Row, Table, voided
 
 Kind = Literal["measured", "submitted", "reported"]
@@ -148,35 +144,6 @@ def _measured(grid: GridTables, table: Table, row: Row) -> Entry:
     )
 
 
-def reported() -> list[Entry]:
-    """An entry for every row that papers print, see :func:`bench.board.published.printed_rows`."""
-    return [
-        Entry(
-            key=slug(f"reported--{row.grid}--{row.defense}--{row.threat}").lower(),
-            kind="reported",
-            grid=row.grid,
-            dataset=row.dataset,
-            model=row.model,
-            defense=row.defense,
-            threat=row.threat,
-            standard=_printed(row.standard),
-            gray=_printed(row.gray),
-            adaptive=_printed(row.robust),
-            union=_printed(row.union),
-            worst=row.hardest,
-            seconds=row.seconds,
-            source=row.file,
-            beside=row.beside,
-        )
-        for row in printed_rows()
-    ]
-
-
-def _printed(value: float | None) -> Figure | None:
-    """A paper has no interval."""
-    return None if value is None else Figure(value)
-
-
 def unique(entries: Sequence[Entry]) -> list[Entry]:
     """Entries whose keys differ, numbered where two are alike."""
     seen: dict[str, int] = {}
@@ -185,68 +152,3 @@ def unique(entries: Sequence[Entry]) -> list[Entry]:
         seen[entry.key] = number = seen.get(entry.key, 0) + 1
         found.append(entry if number == 1 else replace(entry, key=f"{entry.key}-{number}"))
     return found
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A figure that a paper prints beside one that was measured here.
-
-    Attributes:
-        column: label, or Union.
-        table: the shipped grid of the paper's table.
-        reported: in percent.
-        measured: here.
-        same: whether on the paper's clips and network; otherwise on the embedded ones that stand for them.
-        remark: what is to be known of the printed figure.
-    """
-
-    entry: Entry
-    column: str
-    table: str
-    reported: float
-    measured: Figure
-    same: bool = True
-    remark: str = ""
-
-    @property
-    def difference(self) -> float:
-        return self.measured.value - self.reported
-
-    @property
-    def inside(self) -> bool:
-        """Whether what is printed lies in the interval that was measured."""
-        low, high = self.measured.low, self.measured.high
-        return low is not None and high is not None and low <= self.reported <= high
-
-
-def claims(entries: Iterable[Entry]) -> list[Claim]:
-    """Every printed figure that has a measured one beside it, or that an embedded grid stands for."""
-    found = []
-    for entry in entries:
-        if entry.row is None or entry.void:
-            continue
-        table, printed, remarks = _beside(entry)
-        scores = dict(entry.row.scores) | ({"Union": entry.row.union} if entry.row.union is not None else {})
-        for label, value in printed.items():
-            if (figure := Figure.of(scores.get(label))) is not None:
-                same, words = table == entry.grid, remarks.get(label, "")
-                found.append(Claim(entry, label, table, value, figure, same, words))
-    return found
-
-
-def _beside(entry: Entry) -> tuple[str, Mapping[str, float], Mapping[str, str]]:
-    """The grid of a paper's table, and what that prints and remarks of a row, by its columns."""
-    assert entry.row is not None
-    if entry.row.reported:
-        return entry.grid, entry.row.reported, entry.row.remarks
-    grids = shipped_grids()
-    other = read_shipped(grids[entry.grid]).stands_for if entry.grid in grids else ""
-    described = read_shipped(grids[other]).reported if other else None
-    if described is None:
-        return "", {}, {}
-    figures, columns = Reported(described, shipped_folder()), [*entry.row.scores, "Union"]
-    try:
-        printed = figures.row(entry.defense, columns, entry.threat)
-    except BenchError:  # several figures fit, as of other networks: there is none to compare with
-        return "", {}, {}
-    return other, printed, figures.remarks(entry.defense, columns, entry.threat)

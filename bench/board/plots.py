@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bench.board.entries import Entry
+from bench.board.entries import Entry, Figure
 from bench.records.results import CellResult
 from bench.report.curves import LossCurve, confusion
 from bench.report.rows import NamedRow
@@ -31,6 +31,17 @@ def plots_of(entry: Entry, siblings: Sequence[Entry] = (), names: Sequence[str] 
     return [plot for plot in found if plot is not None]
 
 
+def _intervals(figures: Sequence[Figure]) -> dict[str, Any]:
+    """Error bars; of a figure that a paper prints, none."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [0.0 if f.high is None else f.high - f.value for f in figures],
+        "arrayminus": [0.0 if f.low is None else f.value - f.low for f in figures],
+        "thickness": 1,
+    }
+
+
 def cost_plot(entries: Iterable[Entry]) -> Plot | None:
     """Accuracy under the worst adaptive attack against the seconds of a clean clip."""
     shown = [e for e in entries if e.seconds and e.adaptive is not None and not e.void]
@@ -49,13 +60,7 @@ def cost_plot(entries: Iterable[Entry]) -> Plot | None:
                 "y": [f.value for f in figures],
                 "text": [e.defense for e in of_kind],
                 "textposition": "top center",
-                "error_y": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [(f.high or f.value) - f.value for f in figures],
-                    "arrayminus": [f.value - (f.low if f.low is not None else f.value) for f in figures],
-                    "thickness": 1,
-                },
+                "error_y": _intervals(figures),
                 "marker": {
                     "symbol": f"{_SYMBOLS[i % len(_SYMBOLS)]}{'-open' if kind.startswith('reported') else ''}",
                     "size": 9,
@@ -95,13 +100,7 @@ def _sizes(entries: Sequence[Entry]) -> Plot | None:
                     "y": [f.value for _, f in points],
                     "line": {"dash": _DASHES[i]},
                     "marker": {"symbol": _SYMBOLS[i]},
-                    "error_y": {
-                        "type": "data",
-                        "symmetric": False,
-                        "array": [(f.high or f.value) - f.value for _, f in points],
-                        "arrayminus": [f.value - (f.low or 0.0) for _, f in points],
-                        "thickness": 1,
-                    },
+                    "error_y": _intervals([f for _, f in points]),
                 }
             )
     norm = known[0][1].norm

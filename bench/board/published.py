@@ -1,13 +1,15 @@
-"""Rows that papers print, by the shipped grids of their tables."""
+"""What papers print: their rows, by the shipped grids of their tables, and their figures beside those measured here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from bench.board.entries import Entry, Figure
 from bench.errors import BenchError
+from bench.files import slug
 from bench.grids.grid import AttackSection, Grid, shipped_grids
 from bench.records.identity import Knowledge
 from bench.records.strict_yaml import read_yaml
@@ -16,54 +18,21 @@ from bench.report.reported import Reported, shipped_folder
 from bench.threat.budgets import Budget
 
 
-@dataclass(frozen=True)
-class PrintedRow:
-    """A defence before a classifier, on a data set, under a threat, as a paper prints it; in percent.
-
-    Attributes:
-        file, grid: the table of figures, and the shipped grid that reads it.
-        dataset, model: as the grid calls them.
-        standard: clean clips.
-        gray, robust: the least under gray-box and under adaptive attacks: a paper has no clips, so that nobody knows
-            what survives all of them.
-        union: if the paper has it.
-        hardest: the adaptive attack that leaves least.
-        seconds: of a clip.
-        beside: other grids that read the same row.
-        remarks: on its figures, by column.
-    """
-
-    file: str
-    grid: str
-    dataset: str
-    model: str
-    defense: str
-    threat: str
-    standard: float | None = None
-    gray: float | None = None
-    robust: float | None = None
-    union: float | None = None
-    hardest: str = ""
-    seconds: float | None = None
-    beside: tuple[str, ...] = ()
-    remarks: tuple[tuple[str, str], ...] = ()
-
-
 @lru_cache(maxsize=1)
-def printed_rows() -> tuple[PrintedRow, ...]:
-    """Every row of a shipped grid beside which a paper prints figures. Papers print some rows in several tables: those
-    are one."""
-    rows: dict[PrintedRow, list[PrintedRow]] = {}
+def reported() -> tuple[Entry, ...]:
+    """An entry for every row of a shipped grid beside which a paper prints figures, whether it was run or not. Papers
+    print some rows in several tables: those are one."""
+    rows: dict[tuple[object, ...], list[Entry]] = {}
     for path in shipped_grids().values():
         grid = read_shipped(path)
         if grid.reported is not None:
-            for row in _rows(grid, Reported(grid.reported, shipped_folder())):
-                same = replace(row, file="", grid="", seconds=None, remarks=())
-                rows.setdefault(same, []).append(row)
-    return tuple(replace(first, beside=tuple(row.grid for row in others)) for first, *others in rows.values())
+            for e in _rows(grid, Reported(grid.reported, shipped_folder())):
+                rows.setdefault((e.dataset, e.model, e.defense, e.threat, e.worst, *e.figures.values()), []).append(e)
+    return tuple(replace(first, beside=tuple(e.grid for e in others)) for first, *others in rows.values())
 
 
-def _rows(grid: Grid, figures: Reported) -> Iterator[PrintedRow]:
+def _rows(grid: Grid, figures: Reported) -> Iterator[Entry]:
+    """The least that a paper prints is the worst: it has no clips, so that nobody knows what survives all attacks."""
     assert grid.reported is not None
     columns = {section.label: _knowledge(section) for section in grid.attack_sections if not section.worst}
     model = grid.reported.model or str(grid.model_specs[0])
@@ -72,7 +41,6 @@ def _rows(grid: Grid, figures: Reported) -> Iterator[PrintedRow]:
             labels = [*columns, *grid.worst, "Union", "Mean", "Seconds"]
             try:
                 found = figures.row(defense, labels, budget)
-                remarks = figures.remarks(defense, labels, budget)
             except BenchError:  # several rows fit: the grid's own table chooses by model, and says so
                 continue
             of_kind = {
@@ -82,21 +50,27 @@ def _rows(grid: Grid, figures: Reported) -> Iterator[PrintedRow]:
             if not any(of_kind.values()):
                 continue
             adaptive = of_kind["adaptive"]
-            yield PrintedRow(
-                file=grid.reported.file,
+            yield Entry(
+                key=slug(f"reported--{grid.name}--{defense}--{budget}").lower(),
+                kind="reported",
                 grid=grid.name,
                 dataset=grid.dataset.name,
                 model=model,
                 defense=defense,
                 threat=budget,
-                standard=min(of_kind["clean"].values(), default=None),
-                gray=min(of_kind["gray-box"].values(), default=None),
-                robust=min(adaptive.values(), default=None),
-                union=found.get("Union"),
-                hardest=min(adaptive, key=lambda label: adaptive[label], default=""),
+                standard=_printed(min(of_kind["clean"].values(), default=None)),
+                gray=_printed(min(of_kind["gray-box"].values(), default=None)),
+                adaptive=_printed(min(adaptive.values(), default=None)),
+                union=_printed(found.get("Union")),
+                worst=min(adaptive, key=lambda label: adaptive[label], default=""),
                 seconds=found.get("Seconds"),
-                remarks=tuple(remarks.items()),
+                source=grid.reported.file,
             )
+
+
+def _printed(value: float | None) -> Figure | None:
+    """A paper has no interval."""
+    return None if value is None else Figure(value)
 
 
 def _knowledge(section: AttackSection) -> Knowledge:
@@ -115,3 +89,68 @@ def _knowledge(section: AttackSection) -> Knowledge:
 def read_shipped(path: Path) -> Grid:
     """A shipped grid, not checked: that would make all of its components, and tests do so of what is shipped."""
     return Grid(**{"name": path.stem, **read_yaml(path.read_text(encoding="utf-8"), f"Grid file {path}")})
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure that a paper prints beside one that was measured here.
+
+    Attributes:
+        column: label, or Union.
+        table: the shipped grid of the paper's table.
+        reported: in percent.
+        measured: here.
+        same: whether on the paper's clips and network; otherwise on the embedded ones that stand for them.
+        remark: what is to be known of the printed figure.
+    """
+
+    entry: Entry
+    column: str
+    table: str
+    reported: float
+    measured: Figure
+    same: bool = True
+    remark: str = ""
+
+    @property
+    def difference(self) -> float:
+        return self.measured.value - self.reported
+
+    @property
+    def inside(self) -> bool:
+        """Whether what is printed lies in the interval that was measured."""
+        low, high = self.measured.low, self.measured.high
+        return low is not None and high is not None and low <= self.reported <= high
+
+
+def claims(entries: Iterable[Entry]) -> list[Claim]:
+    """Every printed figure that has a measured one beside it, or that an embedded grid stands for."""
+    found = []
+    for entry in entries:
+        if entry.row is None or entry.void:
+            continue
+        table, printed, remarks = _beside(entry)
+        scores = dict(entry.row.scores) | ({"Union": entry.row.union} if entry.row.union is not None else {})
+        for label, value in printed.items():
+            if (figure := Figure.of(scores.get(label))) is not None:
+                same, words = table == entry.grid, remarks.get(label, "")
+                found.append(Claim(entry, label, table, value, figure, same, words))
+    return found
+
+
+def _beside(entry: Entry) -> tuple[str, Mapping[str, float], Mapping[str, str]]:
+    """The grid of a paper's table, and what that prints and remarks of a row, by its columns."""
+    assert entry.row is not None
+    if entry.row.reported:
+        return entry.grid, entry.row.reported, entry.row.remarks
+    grids = shipped_grids()
+    other = read_shipped(grids[entry.grid]).stands_for if entry.grid in grids else ""
+    described = read_shipped(grids[other]).reported if other else None
+    if described is None:
+        return "", {}, {}
+    figures, columns = Reported(described, shipped_folder()), [*entry.row.scores, "Union"]
+    try:
+        printed = figures.row(entry.defense, columns, entry.threat)
+    except BenchError:  # several figures fit, as of other networks: there is none to compare with
+        return "", {}, {}
+    return other, printed, figures.remarks(entry.defense, columns, entry.threat)

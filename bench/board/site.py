@@ -13,8 +13,9 @@ from typing import Any
 import bench
 from bench.board.asked import Networks
 from bench.board.clips import Kept, Shown
-from bench.board.entries import Entry, Figure, claims, measured, reported, unique
+from bench.board.entries import Entry, Figure, measured, unique
 from bench.board.plots import cost_plot, plots_of
+from bench.board.published import claims, reported
 from bench.board.video import FRAMES_PER_SECOND, as_frames, wheel, write_strip
 from bench.errors import BenchError
 from bench.files import replacing

@@ -71,13 +71,13 @@ def _outcome(cell: CellResult, clip: str) -> Outcome:
 def _write(cell: CellResult, clip: str, kept: KeptPairs, file: Path, data_root: Path | None) -> None:
     from bench.data.pictures import Panel, write_side_by_side
     from bench.run.pairs import difference
-    from bench.run.remade import purified
+    from bench.run.remade import purified, remade
 
     pair, names, outcome = kept.pair(cell, clip), kept.classes(cell), _outcome(cell, clip)
     under = ", ".join(part for part in (cell.attack, cell.budget) if part)
     panels = [Panel("clean", pair.clean.numpy()), Panel(f"under {cell.attack}", pair.adversarial.numpy())]
     try:
-        made = purified(cell.settings, clip, pair.adversarial, data_root)
+        made = purified(remade(cell.settings, data_root), cell.settings, clip, pair.adversarial)
         if made.answers:  # of several the last, which VideoPure has denoised furthest
             which = f"{len(made.answers)} of {len(made.answers)}: " if len(made.answers) > 1 else ""
             words = f"purified, {which}{_called(made.answers[-1], names)}"

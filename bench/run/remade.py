@@ -27,13 +27,18 @@ class Purified:
 
     Attributes:
         candidates: ``float32 (V, 3, T, H, W)``; none of a defence that changes no clip.
-        answers: the class that each is given.
+        logits: ``(V, K)``, of each.
         remark: where the defence is not the one that was measured, in words.
     """
 
     candidates: Tensor
-    answers: tuple[int, ...]
+    logits: Tensor
     remark: str = ""
+
+    @property
+    def answers(self) -> tuple[int, ...]:
+        """The class that each candidate is given."""
+        return tuple(self.logits.argmax(-1).tolist())
 
 
 @dataclass(frozen=True)
@@ -64,28 +69,23 @@ def remade(settings: CellIdentity, data_root: Path | None = None) -> Remade:
     return Remade(classifier, defended, _differs(defense.identity, settings.defense))
 
 
-def purified(settings: CellIdentity, clip: str, shown: Tensor, data_root: Path | None = None) -> Purified:
+def purified(made: Remade, settings: CellIdentity, clip: str, shown: Tensor) -> Purified:
     """What the defence of a cell makes of a clip, on the CPU, with the draws of its judge's first pass.
 
     Args:
+        made: the cell's networks.
         settings: of the cell.
         clip: id of the clip, which seeds a randomised defence.
         shown: the clip that is purified, ``float32 (3, T, H, W)`` in [0, 1].
-        data_root: folder of weights.
-
-    Raises:
-        BenchError: the classifier or the defence cannot be made here, or the classifier is not the one that was
-            measured.
     """
-    made = remade(settings, data_root)
     defended = made.defended
     if defended.purifier is None or defended.purifier.identity:
-        return Purified(shown.new_empty(0, *shown.shape), ())
+        return Purified(shown.new_empty(0, *shown.shape), shown.new_empty(0, 1))
     with torch.no_grad():
         rng = ClipRandom.for_clips([clip], "judge", judge_stream(settings))
         candidates = defended.candidates(shown[None], rng)[:, 0]
         logits = defended.classifier(candidates.clone())  # which may work in place
-    return Purified(candidates, tuple(logits.argmax(-1).tolist()), made.remark)
+    return Purified(candidates, logits, made.remark)
 
 
 def remade_classifier(settings: CellIdentity, data_root: Path | None = None) -> Component[nn.Module]:

@@ -14,8 +14,9 @@ from kit.running import exported
 from scipy.stats import binomtest
 
 from bench import BenchError
-from bench.board.entries import Entry, Figure, claims, measured, reported, unique
+from bench.board.entries import Entry, Figure, measured, unique
 from bench.board.plots import cost_plot, plots_of
+from bench.board.published import claims, reported
 from bench.grids.grid import read_mapping
 from bench.records.description import GridFile
 from bench.records.identity import Knowledge

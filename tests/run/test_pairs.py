@@ -15,7 +15,7 @@ from bench.grids.grid import read_grid
 from bench.plan.expand import make_plan
 from bench.records.results import CellResult, read_results
 from bench.run.pairs import KeptPairs, Pair, difference
-from bench.run.remade import judge_stream, purified, remade_classifier
+from bench.run.remade import judge_stream, purified, remade, remade_classifier
 
 Write = Callable[..., Path]
 ALL = "[clean, noise, PGD, PGD+BPDA, PGD+exact]"
@@ -97,7 +97,7 @@ def test_a_randomised_defence_answers_as_it_did_when_it_was_judged(gray_grid: Wr
                 continue
             for outcome in cell.outcomes:
                 shown = kept.pair(cell, outcome.clip).adversarial
-                made = purified(cell.settings, outcome.clip, shown)
+                made = purified(remade(cell.settings), cell.settings, outcome.clip, shown)
                 assert made.answers == (outcome.prediction,)
                 assert made.remark == ""
                 same = torch.equal(made.candidates[0], shown)
@@ -112,7 +112,8 @@ def test_what_changes_no_clip_has_no_candidates_and_other_networks_are_refused(
     exported(gray_grid(("kit.gray:Identity", "kit.gray:Doubled")), tmp_path)
     found = cells(tmp_path)
     for defense in ("none", "kit.gray:Doubled"):
-        assert purified(found[defense, "clean"].settings, "gray/0", gray(0.3)).answers == ()
+        settings = found[defense, "clean"].settings
+        assert purified(remade(settings), settings, "gray/0", gray(0.3)).answers == ()
     settings = found["none", "clean"].settings
     assert torch.equal(remade_classifier(settings).instance(gray(0.3)[None]).argmax(-1), torch.tensor([0]))
     other = settings.model.model_copy(update={"weights": "others"})
@@ -127,7 +128,8 @@ def test_a_defence_that_was_changed_is_remarked_on(gray_grid: Write, tmp_path: P
     exported(gray_grid(("kit.gray:Identity", "kit.gray:Lighten")), tmp_path)
     settings = cells(tmp_path)["kit.gray:Lighten", "clean"].settings
     changed = settings.defense.model_copy(update={"code": "older"})
-    made = purified(settings.model_copy(update={"defense": changed}), "gray/0", gray(0.3))
+    settings = settings.model_copy(update={"defense": changed})
+    made = purified(remade(settings), settings, "gray/0", gray(0.3))
     assert made.remark.startswith("The defence was changed since it was measured")
     assert torch.equal(made.candidates, gray(0.3)[None] + 0.2)
     assert made.answers == (1,)
